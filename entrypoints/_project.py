@@ -1,0 +1,10 @@
+"""Make ``src`` importable, so that an entry point runs from a plain checkout with nothing installed."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+# Waiting threads sleep instead of spinning: on a shared machine they would starve the very work they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -1,0 +1,68 @@
+"""Train the CRNN with cross-validation, score it on devel and test, and register it (paper section 3.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import _project  # noqa: F401  (first: makes src importable)
+from soundstack import cli
+from soundstack.config import CrnnConfig
+
+if TYPE_CHECKING:
+    from soundstack.summary import Trained
+
+
+def run(config: CrnnConfig) -> Trained:
+    """Train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
+    from soundstack import devices, summary, tracking
+    from soundstack.datasets.corpus import open_corpus
+    from soundstack.evaluation import plots
+    from soundstack.progress import bar
+    from soundstack.results import save_figure
+    from soundstack.systems import crnn, crnn_tuning
+    from soundstack.systems.spectrograms import log_mels_of
+
+    device = devices.choose(config.device)
+    with tracking.run(config.model_name, config) as opened:
+        with opened.stage("scan"):
+            corpus = open_corpus(config)
+        opened.corpus(corpus)
+        with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
+            spectrograms = log_mels_of(corpus, config, advance)
+        with opened.stage("train"):
+            if config.trials > 1:
+                spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened)
+            else:
+                spec = crnn.training_spec(config)
+            with bar("training", spec.epochs * len(corpus.dataset.folds), "epochs") as advance:
+                folds = crnn.train_folds(
+                    corpus,
+                    spectrograms,
+                    spec,
+                    config,
+                    device,
+                    on_epoch=lambda fold, epoch, values: advance(1),
+                )
+        with opened.stage("evaluate"):
+            trained = crnn.finish(corpus, spectrograms, spec, folds, device)
+        opened.settings(config, spec.to_json() | {"spectrogram": spectrograms.spec.to_json(), "device": device.type})
+        with opened.stage("track"):
+            opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})
+            for step, values in crnn.curves(folds):
+                opened.metrics(values, step)
+            save_figure(
+                plots.learning_curves_figure(crnn.histories(folds)),
+                opened.folder / "curves" / "learning_curves.png",
+            )
+            opened.evaluation(trained.evaluation)
+            registered = tracking.register(
+                opened,
+                trained.recogniser,
+                trained.evaluation,
+                {"dataset": config.dataset, "data_fingerprint": corpus.fingerprint, "family": "crnn"},
+            )
+    return summary.after_model(config.dataset, registered, trained.evaluation)
+
+
+if __name__ == "__main__":
+    cli.run(CrnnConfig, run)

@@ -1,0 +1,43 @@
+"""Make log-mel spectrograms of a data set into the cache, and log what they look like (paper section 3.1)."""
+
+from __future__ import annotations
+
+import _project  # noqa: F401  (first: makes src importable)
+from soundstack import cli
+from soundstack.config import ExtractConfig
+
+
+def run(config: ExtractConfig) -> None:
+    """Extract, and log previews, statistics and the data fingerprint as one MLflow run."""
+    from soundstack import summary, tracking
+    from soundstack.datasets.corpus import open_corpus
+    from soundstack.evaluation import plots
+    from soundstack.progress import bar
+    from soundstack.results import save_figure, write_json
+    from soundstack.systems.spectrograms import log_mels_of, preview, statistics
+
+    with tracking.run(f"{config.dataset}-extract", config) as opened:
+        with opened.stage("scan"):
+            corpus = open_corpus(config)
+        opened.corpus(corpus)
+        with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
+            made = log_mels_of(corpus, config, advance)
+        opened.settings(config, {"spectrogram": made.spec.to_json(), "audio": corpus.audio.to_json()})
+        opened.metrics({"examples_made": made.report.made, "examples_reused": made.report.reused})
+        opened.metrics({f"seconds_{name.split()[0]}": spent for name, spent in made.report.seconds.items()})
+        opened.metrics(statistics(made.values))
+        with opened.stage("preview"):
+            figure = plots.spectrogram_grid_figure(
+                preview(corpus, made.values),
+                corpus.audio.sample_rate,
+                corpus.audio.seconds,
+                unit="dB" if made.spec.front_end == "paper" else "",
+                htk=made.spec.front_end == "audeep",
+            )
+            save_figure(figure, opened.folder / "preview.png")
+            write_json(opened.folder / "statistics.json", statistics(made.values))
+    summary.after_extract(corpus, made)
+
+
+if __name__ == "__main__":
+    cli.run(ExtractConfig, run)

@@ -1,0 +1,69 @@
+"""Stack registered models of one data set with a linear SVM, and register the fusion (paper section 3.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import _project  # noqa: F401  (first: makes src importable)
+from soundstack import cli
+from soundstack.config import FuseConfig
+
+if TYPE_CHECKING:
+    from soundstack.summary import Trained
+
+
+def run(config: FuseConfig) -> Trained:
+    """Fetch the members' predictions, stack them, evaluate and register as one MLflow run."""
+    from soundstack import summary, tracking
+    from soundstack.evaluation import plots
+    from soundstack.results import save_figure, write_json
+    from soundstack.systems import stacking
+
+    with tracking.run(config.model_name, config) as opened:
+        with opened.stage("fetch"):
+            found = tracking.find_members(config.dataset, config.members)
+            members = stacking.fetch(found)
+        with opened.stage("fit"):
+            trained = stacking.train(members, config)
+        versions = [f"{member.name}/{member.version}" for member in found]
+        opened.settings(config, {"members": ",".join(versions), "C": trained.search.chosen})
+        fingerprint = found[0].data_fingerprint
+        opened.tags({"dataset": config.dataset, "data_fingerprint": fingerprint})
+        with opened.stage("track"):
+            opened.cost_search(trained.search)
+            opened.metrics({f"weight_share_{name}": share for name, share in trained.shares.items()})
+            opened.metrics({f"devel_macro_f1_without_{name}": score for name, score in trained.without.items()})
+            write_json(
+                opened.folder / "contributions.json",
+                {
+                    "members": versions,
+                    "weight_share": trained.shares,
+                    "devel_macro_f1_without": trained.without,
+                },
+            )
+            figure = plots.contributions_figure(
+                list(trained.shares),
+                list(trained.shares.values()),
+                list(trained.without.values()),
+                trained.devel_f1,
+            )
+            save_figure(figure, opened.folder / "contributions.png")
+            (opened.folder / "data").mkdir()
+            (opened.folder / "data" / "clips.csv").write_text(trained.manifest)
+            opened.evaluation(trained.evaluation)
+            registered = tracking.register(
+                opened,
+                stacking.recogniser(trained, found),
+                trained.evaluation,
+                {
+                    "dataset": config.dataset,
+                    "data_fingerprint": fingerprint,
+                    "family": "fusion",
+                    "members": ",".join(versions),
+                },
+            )
+    return summary.after_model(config.dataset, registered, trained.evaluation)
+
+
+if __name__ == "__main__":
+    cli.run(FuseConfig, run)

@@ -1,0 +1,155 @@
+"""From an encoded sound file to examples of equal length: the project's audio policy, in one place.
+
+===================  ==================================================================================
+what comes           what happens
+===================  ==================================================================================
+any format           whatever libsndfile reads (WAV, FLAC, OGG, MP3, AIFF ...), 8 to 32 bit and float,
+                     decoded to float32 in -1..1
+several channels     ``mean``: averaged; ``first``: the first; ``each``: one example a channel
+another rate         resampled to the nominal rate (soxr, high quality)
+shorter / longer     zero-padded at the end / cropped to the nominal length
+silent               kept; counted and reported
+empty                refused
+truncated            refused where the header tells (WAV, FLAC); a shortened OGG or MP3 is a shorter clip
+NaN or infinite      refused
+===================  ==================================================================================
+
+Refused clips raise :class:`AudioError`; data-set steps name the file and, with ``on_error=skip``, go on without it.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from soundstack.errors import AudioError
+
+Channels = Literal["mean", "first", "each"]
+Samples = NDArray[np.float32]
+
+#: Streaming writers put this in a WAV's size fields when the length is not known yet.
+_UNKNOWN_SIZE = (0, 0xFFFFFFFF, 0x7FFFFFFF)
+
+
+@dataclass(frozen=True)
+class AudioSpec:
+    """What the networks of one data set are fed: rate in Hz, length in seconds, and how channels are treated."""
+
+    sample_rate: int
+    seconds: float
+    channels: Channels = "mean"
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of an example."""
+        return max(1, round(self.sample_rate * self.seconds))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        return asdict(self)
+
+
+def decode(source: Path | bytes, *, max_seconds: float | None = None) -> tuple[Samples, int]:
+    """Decode a whole sound file.
+
+    Args:
+        source: A path, or the bytes of an encoded file.
+        max_seconds: Refuse longer sound before it is decoded.
+
+    Returns:
+        Samples of shape (frames, channels), float32 in -1..1 (float files may exceed that), and the rate in Hz.
+
+    Raises:
+        AudioError: The file is unreadable, empty, truncated, too long, or holds values that are not finite.
+    """
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with soundfile.SoundFile(stream) as file:
+            if max_seconds is not None and file.frames > max_seconds * file.samplerate:
+                raise AudioError(f"is {file.frames / file.samplerate:.1f} s long; at most {max_seconds:g} s are taken")
+            declared, rate = file.frames, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, soundfile.SoundFileRuntimeError, OSError, ValueError) as error:
+        raise AudioError(f"cannot be decoded ({_reason(error)}); send or store WAV, FLAC, OGG or MP3") from None
+    if len(samples) == 0:
+        raise AudioError("holds no samples")
+    if 0 < len(samples) < declared < 2**62:
+        raise AudioError(f"is truncated: {declared} samples declared, {len(samples)} found")
+    if missing := _missing_wav_bytes(source):
+        raise AudioError(f"is truncated: its header declares {missing} more bytes of sound than the file holds")
+    if not np.isfinite(samples).all():
+        raise AudioError("holds values that are not finite (NaN or infinity)")
+    return samples, rate
+
+
+def prepare(samples: Samples, rate: int, spec: AudioSpec) -> Samples:
+    """Bring decoded sound (frames, channels) into the examples of a data set.
+
+    Returns:
+        float32 of shape (examples, spec.samples): one example, or one a channel with ``channels="each"``.
+    """
+    if spec.channels == "mean":
+        examples = samples.mean(axis=1, dtype=np.float32)[None] if samples.shape[1] > 1 else samples.T
+    elif spec.channels == "first":
+        examples = samples[:, :1].T
+    else:
+        examples = samples.T
+    length = spec.samples
+    # Resampling what will be cropped away is wasted: keep a margin for the filter's ends, crop again after.
+    longest = int((spec.seconds + 0.5) * rate) + 1
+    examples = np.ascontiguousarray(examples[:, :longest])
+    if rate != spec.sample_rate:
+        resampled = soxr.resample(examples.T, rate, spec.sample_rate, quality="HQ")
+        examples = np.ascontiguousarray(np.asarray(resampled, dtype=np.float32).reshape(-1, len(examples)).T)
+    return fit_length(examples, length)
+
+
+def fit_length(examples: Samples, length: int) -> Samples:
+    """Zero-pad at the end or crop examples (n, samples) to ``length`` samples."""
+    have = examples.shape[1]
+    if have < length:
+        return np.pad(examples, ((0, 0), (0, length - have)))
+    return examples[:, :length]
+
+
+def load(source: Path | bytes, spec: AudioSpec, *, max_seconds: float | None = None) -> Samples:
+    """Decode a file and bring it into examples of shape (examples, spec.samples)."""
+    samples, rate = decode(source, max_seconds=max_seconds)
+    return prepare(samples, rate, spec)
+
+
+def is_silent(samples: Samples) -> bool:
+    """Tell whether every sample is digital zero."""
+    return not samples.any()
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).split(": ")[-1].strip().rstrip(".")
+    return text[:1].lower() + text[1:] if text else type(error).__name__
+
+
+def _missing_wav_bytes(source: Path | bytes) -> int:
+    """Return how many bytes of a RIFF/WAVE data chunk are missing; libsndfile shortens such files without a word."""
+    if isinstance(source, bytes):
+        head, size = source[: 1 << 16], len(source)
+    else:
+        with source.open("rb") as file:
+            head = file.read(1 << 16)
+            size = source.stat().st_size
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return 0
+    position = 12
+    while position + 8 <= len(head):
+        name, length = head[position : position + 4], struct.unpack_from("<I", head, position + 4)[0]
+        if name == b"data":
+            return 0 if length in _UNKNOWN_SIZE else max(0, position + 8 + length - size)
+        position += 8 + length + (length & 1)
+    return 0

@@ -1,0 +1,128 @@
+"""The feature cache: what is on disk, why a killed process cannot damage it, and how it is found again.
+
+A store holds the features of one configuration, ``<cache>/features/<kind>-<fingerprint>/``::
+
+    spec.json            the configuration, for the reader
+    <shard>.npy          features of up to a few hundred examples, memory-mapped when read
+    <shard>.json         their keys, in row order; written last: a shard with this file is complete
+
+The fingerprint covers every parameter that changes a feature, and only those. A key is the content hash of the
+sound file plus the channel, so renamed or relabelled clips, and data sets that share clips, reuse what is there, and an
+edited file does not. Files are written under a temporary name and renamed; a killed process leaves at most an
+unfinished temporary file, which the next one removes. A lock a store keeps two processes from doing the same work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from soundstack.config import fingerprint
+from soundstack.errors import StoreError
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that it either exists whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"Cannot write {path} ({error.strerror}); free space or choose another cache_dir.") from error
+
+
+class FeatureStore:
+    """Features of one configuration, by example key."""
+
+    def __init__(self, cache: Path, kind: str, spec: dict[str, Any]) -> None:
+        self.folder = cache / "features" / f"{kind}-{fingerprint(spec)}"
+        self._spec = spec
+        self._rows: dict[str, tuple[str, int]] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self.refresh()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store for writing; others wait, then find the work done."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".lock"):
+                for orphan in self.folder.glob(".*.tmp"):
+                    orphan.unlink(missing_ok=True)
+                self.refresh()
+                yield
+        except OSError as error:
+            raise StoreError(
+                f"The cache {self.folder} cannot be written ({error.strerror or error}); "
+                "free space or choose another cache_dir."
+            ) from error
+
+    def refresh(self) -> None:
+        """Read the list of finished shards; a damaged one counts as missing and is made anew."""
+        self._rows.clear()
+        self._arrays.clear()
+        for index in sorted(self.folder.glob("*.json")):
+            if index.name == "spec.json":
+                continue
+            try:
+                keys = json.loads(index.read_text())
+                array = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+                if len(array) != len(keys):
+                    raise ValueError("row count")
+            except (OSError, ValueError, EOFError):
+                continue
+            self._arrays[index.stem] = array
+            self._rows.update({key: (index.stem, row) for row, key in enumerate(keys)})
+
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Return the positions of the keys that are not stored yet."""
+        return [position for position, key in enumerate(keys) if key not in self._rows]
+
+    def add(self, keys: Sequence[str], features: NDArray[Any]) -> None:
+        """Store features (len(keys), ...) as one shard, durably and atomically."""
+        if len(keys) != len(features):
+            raise ValueError(f"{len(keys)} keys for {len(features)} rows")
+        if not self._arrays:
+            write_atomically(self.folder / "spec.json", json.dumps(self._spec, indent=1, default=str))
+        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+        final = self.folder / f"{name}.npy"
+        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                np.save(file, features, allow_pickle=False)
+            temporary.replace(final)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StoreError(
+                f"Cannot write {final} ({error.strerror}); free space or choose another cache_dir."
+            ) from error
+        write_atomically(final.with_suffix(".json"), json.dumps(list(keys)))
+        self._arrays[name] = np.load(final, mmap_mode="r", allow_pickle=False)
+        self._rows.update({key: (name, row) for row, key in enumerate(keys)})
+
+    def read(self, keys: Sequence[str]) -> NDArray[Any]:
+        """Return the features of the keys, (len(keys), ...), in their order."""
+        if not keys:
+            raise ValueError("no keys to read")
+        first = self._arrays[self._rows[keys[0]][0]]
+        out = np.empty((len(keys), *first.shape[1:]), dtype=first.dtype)
+        by_shard: dict[str, list[tuple[int, int]]] = {}
+        for position, key in enumerate(keys):
+            shard, row = self._rows[key]
+            by_shard.setdefault(shard, []).append((position, row))
+        for shard, pairs in by_shard.items():
+            positions, rows = zip(*pairs, strict=True)
+            out[list(positions)] = self._arrays[shard][list(rows)]
+        return out

@@ -1,0 +1,44 @@
+"""Probabilities for users: scores through a softmax whose one temperature is fitted on out-of-fold scores.
+
+One parameter keeps the ranking, so the most probable class is always the class of the highest score.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+_TINY = 1e-12
+
+
+def logits(scores: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
+    """What the softmax takes: decision values as they are, probabilities as logarithms."""
+    return np.log(np.maximum(scores, _TINY)) if kind == "probability" else scores
+
+
+def fit_sharpness(scores: NDArray[np.float64], truth: NDArray[np.intp], kind: str) -> float:
+    """Fit the factor on the logits (1 / temperature) that minimises the log loss.
+
+    Args:
+        scores: Out-of-fold scores (N, K).
+        truth: Class indices (N,).
+        kind: ``"probability"`` or ``"decision"``.
+
+    Returns:
+        A factor between 1e-3 and 1e3.
+    """
+    values = logits(scores, kind)
+    rows = np.arange(len(truth))
+
+    def loss(log_factor: float) -> float:
+        return float(-log_softmax(np.exp(log_factor) * values, axis=1)[rows, truth].mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(1e-3), np.log(1e3)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def probabilities(scores: NDArray[np.float64], kind: str, sharpness: float) -> NDArray[np.float64]:
+    """Calibrated class probabilities (N, K); every row sums to one."""
+    return np.asarray(softmax(sharpness * logits(scores, kind), axis=1))

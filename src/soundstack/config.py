@@ -1,0 +1,359 @@
+"""What a user may set: one frozen, validated model per entry point.
+
+The same models check ``mlflow run -P name=value``, ``python entrypoints/NAME.py --name value`` and calls from code.
+Nothing heavy is imported here, so a wrong parameter is refused within a second. ``auto`` means: chosen by the
+data set or the machine, and logged as what was chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from soundstack.networks.spec import NETWORKS
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+DataSetName = Literal["demo", "esc10", "esc50", "dcase2017", "dcase2018", "csv"]
+Auto = Literal["auto"]
+Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
+Rate = Annotated[int, Field(ge=1000, le=384_000)]
+Decibel = Annotated[float, Field(ge=-200, lt=0, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,40}$")]
+
+#: The paper's ten values of the SVM's complexity (section 3.3): 1e-9 ... 1, one a decade.
+PAPER_COSTS: tuple[float, ...] = tuple(10.0**power for power in range(-9, 1))
+
+
+class Config(BaseSettings):
+    """Base of all configurations: frozen, unknown names refused, filled from arguments only (no environment)."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        cli_kebab_case=False,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+    #: Fields that never change a result; the rest make up the fingerprint.
+    irrelevant: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from arguments alone: an environment variable named SEED must not change a run."""
+        return (init_settings,)
+
+    def fingerprint(self) -> str:
+        """Return 12 hex digits that change exactly when a result-changing field changes."""
+        return fingerprint(self.model_dump(mode="json", exclude=set(self.irrelevant)))
+
+
+def fingerprint(content: Any) -> str:
+    """Return 12 hex digits of the SHA-256 of JSON-able content (keys sorted, floats in full precision)."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _name(*parts: str, suffix: str) -> str:
+    return "-".join(parts if suffix == "none" else (*parts, suffix))
+
+
+class DataConfig(Config):
+    """Parameters that say which sound goes in, shared by all steps."""
+
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"data_dir", "cache_dir", "device", "jobs", "on_error"})
+
+    dataset: DataSetName = Field("demo", description="data set to work on; csv is your own table of clips")
+    data_dir: str = Field(
+        "auto",
+        description="folder of the extracted data set, or the CSV file for dataset=csv; "
+        "auto: data/<dataset> (demo writes itself into the cache)",
+    )
+    channels: Literal["mean", "first", "each"] = Field(
+        "mean",
+        description="several channels: their mean, the first one, or each channel as an example whose scores "
+        "are averaged at prediction",
+    )
+    clip_seconds: Seconds | Auto = Field(
+        "auto",
+        description="nominal clip length; shorter clips are zero-padded at the end, longer ones cropped. "
+        "auto: the data set's own, for csv the longest clip but at most 10 s",
+    )
+    sample_rate: Rate | Auto = Field(
+        "auto",
+        description="rate in Hz that clips of another rate are resampled to; auto: the data set's most common",
+    )
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="a damaged clip: fail and name it, or skip it and report"
+    )
+    cache_dir: str = Field("cache", description="folder of the feature cache, safe to delete; relative to the project")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a usable GPU")
+    seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
+    jobs: int = Field(0, ge=0, le=1024, description="decoding threads; 0: all cores")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return value if value == "auto" else str(Path(value).expanduser().absolute())
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _in_project(cls, value: str) -> str:
+        return str(PROJECT / Path(value).expanduser())
+
+    @model_validator(mode="after")
+    def _data_is_there(self) -> Self:
+        if self.dataset == "demo":
+            if self.data_dir != "auto":
+                raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
+            return self
+        place = self.data_path
+        if self.data_dir == "auto" and self.dataset == "csv":
+            raise ValueError("data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label")
+        if not place.exists():
+            hint = {
+                "csv": "give the path of a CSV file with columns filename,label",
+                "esc10": "fetch it with `-e download -P dataset=esc50` (esc10 is a part of it) or give its folder",
+            }.get(self.dataset, f"fetch it with `-e download -P dataset={self.dataset}` or give its folder")
+            raise ValueError(f"data_dir: {place} does not exist; {hint}")
+        return self
+
+    @property
+    def data_path(self) -> Path:
+        """Where the data set lies: ``data_dir``, or ``data/<dataset>`` in the project for ``auto``."""
+        if self.data_dir != "auto":
+            return Path(self.data_dir)
+        return PROJECT / "data" / ("esc50" if self.dataset == "esc10" else self.dataset)
+
+    @property
+    def cache_path(self) -> Path:
+        """The cache folder as an absolute path."""
+        return Path(self.cache_dir)
+
+    @property
+    def workers(self) -> int:
+        """Number of decoding threads."""
+        return self.jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self.jobs or 4
+
+
+class SpectrogramConfig(DataConfig):
+    """Parameters of the CRNN's log-mel spectrograms (paper section 3.1)."""
+
+    front_end: Literal["paper", "audeep"] = Field(
+        "paper", description="paper: centred frames, Slaney mel, dB; audeep: the auDeep toolkit's spectrogram"
+    )
+    clip_db: Decibel | Auto = Field(
+        "auto", description="values below this many dB under the clip's maximum are raised to it; auto: -80"
+    )
+
+
+class ExtractConfig(SpectrogramConfig):
+    """Make log-mel spectrograms of a data set into the cache, and show them.
+
+    Example: mlflow run . -e extract -P dataset=esc10 -P data_dir=path/to/ESC-50
+    """
+
+
+class CrnnConfig(SpectrogramConfig):
+    """Train the CRNN of paper section 3.2 with cross-validation, score it on devel and test, and register it.
+
+    Example: mlflow run . -e crnn -P dataset=esc10 -P data_dir=path/to/ESC-50 -P trials=20
+    """
+
+    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix"}
+
+    learning_rate: LearningRate | Auto = Field("auto", description="Adam's learning rate; auto: the paper's")
+    batch_size: BatchSize | Auto = Field("auto", description="clips a batch; auto: the paper's or 16 for small sets")
+    epochs: Epochs | Auto = Field("auto", description="passes over the training folds; auto: the paper's")
+    layout: Literal["auto", "three_blocks", "four_blocks"] = Field(
+        "auto", description="convolutional blocks; auto: three for dcase2018, four elsewhere"
+    )
+    standardise: Literal["scalar", "band"] = Field(
+        "scalar", description="inputs are standardised by one mean and deviation, or one pair per mel band"
+    )
+    trials: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="1: train once; more: Optuna tunes learning rate and batch size, one run a trial",
+    )
+    suffix: Suffix = Field("none", description="registered as <dataset>-crnn-<suffix>, to keep variants apart")
+
+    @property
+    def model_name(self) -> str:
+        """Name of the run and of the registered model."""
+        return _name(self.dataset, "crnn", suffix=self.suffix)
+
+
+class DeepSpectrumConfig(DataConfig):
+    """Extract deep features with a pre-trained or random CNN and train a linear SVM on them (paper section 3.3).
+
+    Example: mlflow run . -e deepspectrum -P network=densenet121 -P pretraining=none
+    """
+
+    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir"}
+
+    network: str = Field("efficientnet_lite0", description="one of: " + ", ".join(NETWORKS))
+    pretraining: Literal["auto", "imagenet", "audioset", "none"] = Field(
+        "auto", description="what the network was trained on; none: random weights from the seed"
+    )
+    colour_map: Literal["magma", "viridis", "cividis", "hot", "gray"] = Field(
+        "magma", description="colours of the DEEP SPECTRUM picture"
+    )
+    window: Seconds | Auto = Field(
+        "auto",
+        description="FFT window of the picture in seconds; auto: the toolkit's (next power of two >= 25 ms)",
+    )
+    clip_features: Bound | Literal["none"] = Field(
+        10.0,
+        description="standardised features are clipped to +- this; none: the paper's plain standardisation",
+    )
+    test_model: Literal["refit", "folds"] = Field(
+        "refit",
+        description="test scores from an SVM refitted on all devel clips, or the mean of the fold SVMs",
+    )
+    trials: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="arithmetic of the network's forward pass; bfloat16 is faster, features differ by 0.2 %%",
+    )
+    weights_dir: str = Field("auto", description="folder of weight files; auto: torch's hub cache")
+    suffix: Suffix = Field("none", description="registered as <dataset>-<network>-<pretraining>-<suffix>")
+
+    @property
+    def model_name(self) -> str:
+        """Name of the run and of the registered model."""
+        return _name(self.dataset, self.network, self.chosen_pretraining, suffix=self.suffix)
+
+    @field_validator("network")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in NETWORKS:
+            raise ValueError(f"{value!r} is not known; allowed: {', '.join(NETWORKS)}")
+        return value
+
+    @field_validator("weights_dir")
+    @classmethod
+    def _absolute_weights(cls, value: str) -> str:
+        return value if value == "auto" else str(Path(value).expanduser().absolute())
+
+    @model_validator(mode="after")
+    def _pretraining_exists(self) -> Self:
+        offered = NETWORKS[self.network].pretrainings
+        if self.pretraining not in ("auto", *offered):
+            raise ValueError(
+                f"pretraining: {self.network} has no {self.pretraining!r} weights; allowed: {', '.join(offered)}"
+            )
+        return self
+
+    @property
+    def chosen_pretraining(self) -> str:
+        """The pretraining with ``auto`` resolved to the network's first (its published weights)."""
+        return NETWORKS[self.network].pretrainings[0] if self.pretraining == "auto" else self.pretraining
+
+
+class FuseConfig(Config):
+    """Stack registered models of one data set with a linear SVM on their out-of-fold scores (paper section 3.4).
+
+    Everything comes from the registry; the sound files are not needed.
+    Example: mlflow run . -e fuse -P dataset=esc10 -P members="crnn,*-imagenet"
+    """
+
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"suffix", "cache_dir"})
+
+    dataset: DataSetName = Field("demo", description="data set whose registered models are stacked")
+    members: str = Field(
+        "all",
+        description="comma-separated names or glob patterns of registered models, with or without the leading "
+        "'<dataset>-'; NAME/3 or NAME@alias picks a version (default: the champion)",
+    )
+    crnn_scores: Literal["probability", "log"] = Field(
+        "probability",
+        description="how members' probabilities enter the stack: as they are, or their logarithms",
+    )
+    clip_features: Bound | Literal["none"] = Field(
+        10.0, description="standardised scores are clipped to +- this; none: plain standardisation"
+    )
+    trials: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
+    suffix: Suffix = Field("none", description="registered as <dataset>-fusion-<suffix>")
+    cache_dir: str = Field("cache", description="folder of the feature cache; relative to the project")
+
+    @property
+    def model_name(self) -> str:
+        """Name of the run and of the registered model."""
+        return _name(self.dataset, "fusion", suffix=self.suffix)
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _in_project(cls, value: str) -> str:
+        return str(PROJECT / Path(value).expanduser())
+
+
+class MainConfig(DataConfig):
+    """Run everything on one data set: spectrograms, CRNN, deep features with SVMs, fusion, and a summary.
+
+    With no parameter: the demo data set, which needs no download.
+    Example: mlflow run . -P dataset=esc10 -P data_dir=path/to/ESC-50
+    """
+
+    epochs: Epochs | Auto = Field("auto", description="passes of the CRNN over its training folds; auto: the paper's")
+    trials: int = Field(1, ge=1, le=1000, description="Optuna trials of the CRNN's learning rate and batch size")
+    systems: str = Field(
+        "crnn,efficientnet_lite0-imagenet,densenet121-none",
+        description="comma-separated systems to train and fuse: crnn, or <network>-<pretraining>",
+    )
+
+    @field_validator("systems")
+    @classmethod
+    def _systems_known(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if not names:
+            raise ValueError("name at least one system, e.g. crnn,efficientnet_lite0-imagenet")
+        for name in names:
+            network, _, pretraining = name.rpartition("-")
+            if name != "crnn" and (network not in NETWORKS or pretraining not in NETWORKS[network].pretrainings):
+                known = ", ".join(f"{n}-{p}" for n, spec in NETWORKS.items() for p in spec.pretrainings)
+                raise ValueError(f"{name!r} is not a system; allowed: crnn, {known}")
+        if len(set(names)) < len(names):
+            raise ValueError("a system is named twice")
+        return ",".join(names)
+
+
+class TestConfig(Config):
+    """Run the project's tests.
+
+    Example: mlflow run . -e test -P options="-k spectrogram"
+    """
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    options: str = Field("none", description="further options for pytest, in quotes; none: the whole suite")

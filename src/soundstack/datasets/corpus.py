@@ -1,0 +1,197 @@
+"""A data set made ready: its clips loaded, scanned and checked, with the audio spec and the fingerprint."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from soundstack.audio import AudioSpec
+from soundstack.config import DataConfig, fingerprint
+from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
+from soundstack.datasets.scan import Scan, scan_files
+from soundstack.errors import DataError
+
+#: A longest clip beyond this is cropped unless ``clip_seconds`` says otherwise.
+LONGEST_AUTO_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a network is fed: a clip, or one channel of it with ``channels=each``."""
+
+    clip: int
+    channel: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The usable clips of a data set, what they hold, and how they are brought to equal length and rate."""
+
+    dataset: DataSet
+    scans: tuple[Scan, ...]
+    audio: AudioSpec
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """The usable clips, development first."""
+        return self.dataset.clips
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when a clip, its sound, its label, its fold or its group changes; not with paths or order."""
+        rows = [
+            [clip.id, scan.content, clip.label, clip.fold, clip.group]
+            for clip, scan in zip(self.clips, self.scans, strict=True)
+        ]
+        return fingerprint(sorted(rows))
+
+    @cached_property
+    def examples(self) -> tuple[Example, ...]:
+        """All examples in clip order."""
+        each = self.audio.channels == "each"
+        return tuple(
+            Example(index, channel, f"{scan.content}:{channel}")
+            for index, scan in enumerate(self.scans)
+            for channel in range(scan.channels if each else 1)
+        )
+
+    @cached_property
+    def silent(self) -> tuple[str, ...]:
+        """Ids of the clips that are digital silence."""
+        return tuple(clip.id for clip, scan in zip(self.clips, self.scans, strict=True) if scan.silent)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Clips per class and fold: ``{label: {fold: count}}``."""
+        table = Counter((clip.label, clip.fold) for clip in self.clips)
+        folds = (*self.dataset.folds, TEST)
+        return {label: {fold: table[label, fold] for fold in folds} for label in self.dataset.labels}
+
+    def manifest(self) -> str:
+        """The clip table as CSV: what the run was trained and scored on, with the folds as they were used."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["filename", "label", "fold", "group", "seconds", "content"])
+        for clip, scan in zip(self.clips, self.scans, strict=True):
+            writer.writerow([clip.id, clip.label, clip.fold, clip.group, f"{scan.seconds:.3f}", scan.content])
+        return text.getvalue()
+
+
+def load_dataset(config: DataConfig) -> DataSet:
+    """Load the clip table of the configured data set.
+
+    Raises:
+        DataError: The data set is missing, malformed, or its splits leak.
+    """
+    if config.dataset == "demo":
+        from soundstack.datasets import demo
+
+        folder = config.cache_path / "demo"
+        demo.write(folder, seed=0, jobs=config.workers)
+        return demo.load(folder)
+    if config.dataset == "csv":
+        from soundstack.datasets import custom
+
+        return custom.load(config.data_path, seed=config.seed)
+    if config.dataset == "dcase2017":
+        from soundstack.datasets import dcase2017
+
+        return dcase2017.load(config.data_path)
+    if config.dataset == "dcase2018":
+        from soundstack.datasets import dcase2018
+
+        return dcase2018.load(config.data_path)
+    from soundstack.datasets import esc50
+
+    return esc50.load(config.data_path, subset=config.dataset)
+
+
+def open_corpus(config: DataConfig, *, progress: Callable[[int], object] = lambda count: None) -> Corpus:
+    """Load, scan and check the configured data set.
+
+    Raises:
+        DataError: The table is wrong, a file is damaged (unless ``on_error=skip``), or a split leaks.
+    """
+    dataset = load_dataset(config)
+    paths = [clip.path for clip in dataset.clips]
+    scans = scan_files(paths, config.cache_path, jobs=config.workers, progress=progress)
+    good, skipped = _sort_out(dataset, scans, config.on_error)
+    clips = tuple(clip for clip, _ in good)
+    if skipped:
+        check_splits(clips)
+    kept = tuple(scan for _, scan in good)
+    notes = list(dataset.notes)
+    if dataset.name == "csv":
+        _refuse_copies(good)
+    else:
+        notes += _report_copies(good)
+    audio = _audio_spec(dataset, kept, config)
+    dataset = replace(dataset, clips=clips, seconds=audio.seconds, sample_rate=audio.sample_rate, notes=tuple(notes))
+    return Corpus(dataset, kept, audio, skipped)
+
+
+def _sort_out(
+    dataset: DataSet, scans: Sequence[Scan], on_error: str
+) -> tuple[list[tuple[Clip, Scan]], tuple[str, ...]]:
+    pairs = list(zip(dataset.clips, scans, strict=True))
+    bad = [(clip, scan) for clip, scan in pairs if scan.problem]
+    if bad and on_error == "fail":
+        clip, scan = bad[0]
+        more = f" ({len(bad) - 1} more damaged clips)" if len(bad) > 1 else ""
+        raise DataError(f"{clip.path}: {scan.problem}{more}. Mend or remove it, or go on without: on_error=skip.")
+    if len(bad) == len(pairs):
+        raise DataError(
+            f"None of the {len(pairs)} clips can be used; the first: {pairs[0][0].path} {bad[0][1].problem}"
+        )
+    good = sorted(
+        ((clip, scan) for clip, scan in pairs if not scan.problem),
+        key=lambda pair: (pair[0].fold == TEST, pair[0].id),
+    )
+    return good, tuple(f"{clip.id}: {scan.problem}" for clip, scan in bad)
+
+
+def _copies(pairs: Sequence[tuple[Clip, Scan]]) -> list[tuple[Clip, Clip]]:
+    first: dict[str, Clip] = {}
+    found = []
+    for clip, scan in pairs:
+        other = first.setdefault(scan.content, clip)
+        if other.fold != clip.fold and not scan.silent:
+            found.append((other, clip))
+    return found
+
+
+def _refuse_copies(pairs: Sequence[tuple[Clip, Scan]]) -> None:
+    for first, second in _copies(pairs):
+        raise DataError(
+            f"{first.id!r} (fold {first.fold}) and {second.id!r} (fold {second.fold}) are the same sound file: a copy "
+            "would cross the split. Remove one, or give both the same group."
+        )
+
+
+def _report_copies(pairs: Sequence[tuple[Clip, Scan]]) -> list[str]:
+    # A published data set is used as it is published; its reader is told.
+    return [
+        f"{first.id} (fold {first.fold}) and {second.id} (fold {second.fold}) are the same sound file."
+        for first, second in _copies(pairs)
+    ]
+
+
+def _audio_spec(dataset: DataSet, scans: Sequence[Scan], config: DataConfig) -> AudioSpec:
+    seconds: float
+    if config.clip_seconds != "auto":
+        seconds = config.clip_seconds
+    elif dataset.seconds:
+        seconds = dataset.seconds
+    else:
+        seconds = min(LONGEST_AUTO_SECONDS, max(scan.seconds for scan in scans))
+    if config.sample_rate != "auto":
+        rate = config.sample_rate
+    else:
+        rates = Counter(scan.sample_rate for scan in scans)
+        rate = max(rates, key=lambda value: (rates[value], value))
+    return AudioSpec(rate, seconds, config.channels)

@@ -1,0 +1,175 @@
+"""The user's own data: a CSV of clips.
+
+Columns ``filename,label``, and optionally ``fold``, ``split``, ``group``. File names are relative to the CSV's
+folder. ``fold`` is 1, 2, ... or ``test``; ``split`` is ``devel`` (or train, dev) or ``test`` (or eval); ``group``
+marks clips that belong together (one recording, one speaker) and must never be torn apart by a split.
+
+What is not given is drawn from the seed: without folds, four stratified group folds; without a test part, a fifth
+of the clips; with folds but no test part, the last fold is held out, as the paper does with ESC-50.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
+from soundstack.errors import DataError
+
+REQUIRED = ("filename", "label")
+OPTIONAL = ("fold", "split", "group")
+_DEVEL_WORDS = {"devel", "dev", "development", "train", "training"}
+_TEST_WORDS = {"test", "eval", "evaluation"}
+FOLDS = 4
+#: Length and rate are not known from the table; the scan of the files fills them in.
+UNKNOWN = 0
+
+
+def load(table: Path, *, seed: int) -> DataSet:
+    """Read a table of clips and complete its splits.
+
+    Raises:
+        DataError: a missing file, column, label or value, a duplicate, a class too small to split, or a group that
+            crosses folds, each with its row (counted as a spreadsheet does, the header being row 1).
+    """
+    frame = _read(table)
+    folder = table.parent
+    clips: list[Clip] = []
+    notes: list[str] = []
+    first_row: dict[str, int] = {}
+    for position, record in enumerate(frame.to_dict("records")):
+        values = {str(name): str(value) for name, value in record.items()}
+        row = position + 2
+        name = values["filename"]
+        if not name:
+            raise DataError(f"{table.name} row {row}: the filename is empty.")
+        if name in first_row:
+            raise DataError(f"{table.name} row {row}: {name!r} stands in row {first_row[name]} already.")
+        first_row[name] = row
+        if not values["label"]:
+            raise DataError(f"{table.name} row {row}: {name!r} has no label.")
+        path = folder / name
+        if not path.is_file():
+            raise DataError(
+                f"{table.name} row {row}: there is no file {name!r} in {folder}; "
+                "file names are relative to the table's folder."
+            )
+        clips.append(
+            Clip(
+                id=name,
+                path=path,
+                label=values["label"],
+                fold=_fold(values, f"{table.name} row {row}"),
+                group=values.get("group") or name,
+            )
+        )
+    clips = _complete(clips, seed, notes, table.name)
+    _check_labels(clips, first_row, table.name)
+    _check_groups(clips, first_row, table.name)
+    check_splits(clips)
+    return DataSet("csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, measure="macro_f1", notes=tuple(notes))
+
+
+def _read(table: Path) -> pd.DataFrame:
+    if table.is_dir():
+        raise DataError(f"{table} is a folder; data_dir takes the path of the CSV file for dataset=csv.")
+    try:
+        frame = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{table} is not a readable CSV ({reason}); save it as comma-separated UTF-8.") from None
+    frame.columns = [str(column).strip().lower() for column in frame.columns]
+    if missing := [column for column in REQUIRED if column not in frame.columns]:
+        raise DataError(
+            f"{table.name}: column {', '.join(missing)} is missing; found {', '.join(frame.columns)}. "
+            f"Needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}."
+        )
+    if frame.empty:
+        raise DataError(f"{table.name} lists no clips.")
+    return frame.map(str.strip)
+
+
+def _fold(values: dict[str, str], where: str) -> str:
+    """Return the fold a row names, ``"test"``, or ``""`` where it has to be drawn."""
+    split, fold = values.get("split", "").lower(), values.get("fold", "").lower()
+    if split and split not in _DEVEL_WORDS | _TEST_WORDS:
+        raise DataError(f"{where}: split {split!r} is not known; write devel or test.")
+    if fold in _TEST_WORDS or split in _TEST_WORDS:
+        if fold in _TEST_WORDS and split in _DEVEL_WORDS:
+            raise DataError(f"{where}: the fold says test, the split says {split!r}.")
+        return TEST
+    if fold and not (fold.isdecimal() and int(fold) > 0):
+        raise DataError(f"{where}: fold {fold!r} is not known; write 1, 2, 3, ... or test.")
+    return str(int(fold)) if fold else ""
+
+
+def _complete(clips: list[Clip], seed: int, notes: list[str], table: str) -> list[Clip]:
+    """Draw the folds and the test part that the table does not give."""
+    open_rows = [clip for clip in clips if not clip.fold]
+    folds = {clip.fold for clip in clips} - {"", TEST}
+    has_test = any(clip.fold == TEST for clip in clips)
+    if open_rows and folds:
+        raise DataError(f"{table}: {open_rows[0].id!r} has no fold, but others have: give all development clips one.")
+    if not open_rows:
+        if not has_test and len(folds) > 2:
+            last = max(folds, key=int)
+            notes.append(f"The table marks no test clips: fold {last} is held out as the test part.")
+            return [_with_fold(clip, TEST if clip.fold == last else clip.fold) for clip in clips]
+        return clips
+    parts = FOLDS if has_test else FOLDS + 1
+    drawn = _draw(open_rows, parts, seed)
+    names = {clip.id: str(part + 1) if part < FOLDS else TEST for clip, part in zip(open_rows, drawn, strict=True)}
+    notes.append(
+        f"{FOLDS} stratified group folds{'' if has_test else ' and a held-out test part'} were drawn with seed {seed}."
+    )
+    return [_with_fold(clip, names.get(clip.id, clip.fold)) for clip in clips]
+
+
+def _draw(clips: list[Clip], parts: int, seed: int) -> list[int]:
+    """Spread clips over ``parts`` stratified parts, whole groups together; 0-based part of each clip."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups_of: dict[str, set[str]] = {}
+    for clip in clips:
+        groups_of.setdefault(clip.label, set()).add(clip.group)
+    for label, groups in sorted(groups_of.items()):
+        if len(groups) < parts:
+            count = sum(clip.label == label for clip in clips)
+            raise DataError(
+                f"Class {label!r} is too small to split: {count} clips in {len(groups)} groups, and {parts} parts "
+                f"need at least {parts} groups of every class. Add clips of it, leave it out, or give your own folds."
+            )
+    splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
+    part_of = [0] * len(clips)
+    split = splitter.split([0] * len(clips), [clip.label for clip in clips], [clip.group for clip in clips])
+    for part, (_, held_out) in enumerate(split):
+        for position in held_out:
+            part_of[position] = part
+    return part_of
+
+
+def _with_fold(clip: Clip, fold: str) -> Clip:
+    return Clip(clip.id, clip.path, clip.label, fold, clip.group, clip.tags)
+
+
+def _check_labels(clips: list[Clip], rows: dict[str, int], table: str) -> None:
+    known = Counter(clip.label for clip in clips if clip.fold != TEST)
+    for clip in clips:
+        if clip.label not in known:
+            raise DataError(
+                f"{table} row {rows[clip.id]}: label {clip.label!r} occurs in the test part only; "
+                "a model cannot know it. Add development clips of it, or mend the spelling."
+            )
+
+
+def _check_groups(clips: list[Clip], rows: dict[str, int], table: str) -> None:
+    first: dict[str, Clip] = {}
+    for clip in clips:
+        other = first.setdefault(clip.group, clip)
+        if other.fold != clip.fold:
+            raise DataError(
+                f"{table} row {rows[clip.id]}: group {clip.group!r} crosses folds: {clip.id!r} is in fold {clip.fold}, "
+                f"{other.id!r} (row {rows[other.id]}) in fold {other.fold}. A group must stay in one fold."
+            )

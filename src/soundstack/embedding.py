@@ -1,0 +1,88 @@
+"""Deep features of clips: waveform -> picture (image networks only) -> pre-trained network -> one vector a clip.
+
+The same object makes the features that SVMs are trained on and those of a served model (paper section 3.3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from soundstack.audio import AudioSpec, Samples
+from soundstack.networks.build import build, restore
+from soundstack.networks.spec import NETWORKS
+from soundstack.picture import DeepSpectrumPicture
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    """Everything that changes a feature vector. ``seed`` is that of random weights, 0 for published ones."""
+
+    network: str
+    pretraining: str
+    audio: AudioSpec
+    colour_map: str = "magma"
+    window: float | None = None
+    precision: str = "float32"
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values, without those that do not matter for this network."""
+        values = asdict(self)
+        if NETWORKS[self.network].input == "waveform":
+            del values["colour_map"], values["window"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> EmbeddingSpec:
+        """Undo :meth:`to_json`."""
+        return cls(**{**values, "audio": AudioSpec(**values["audio"])})
+
+
+class Embedder:
+    """Waveforms (B, samples) at the spec's rate to features (B, dim), float32."""
+
+    def __init__(self, spec: EmbeddingSpec, network: nn.Module, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.network = network.to(device)
+        self._picture: DeepSpectrumPicture | None = None
+        if NETWORKS[spec.network].input == "picture":
+            self._picture = DeepSpectrumPicture(spec.audio.sample_rate, spec.colour_map, spec.window)
+        # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def build(cls, spec: EmbeddingSpec, device: torch.device, weights_dir: Path | None = None) -> Embedder:
+        """Build the network with its published or random weights.
+
+        Raises:
+            WeightsError: Published weights are missing and cannot be fetched, or are not the published ones.
+        """
+        return cls(spec, build(spec.network, spec.pretraining, seed=spec.seed, weights_dir=weights_dir), device)
+
+    @classmethod
+    def restore(cls, spec: EmbeddingSpec, weights: dict[str, Tensor], device: torch.device) -> Embedder:
+        """Build the network from the weights a saved model carries; nothing is fetched."""
+        return cls(spec, restore(spec.network, weights), device)
+
+    def __call__(self, waves: Samples) -> NDArray[np.float32]:
+        """Return features (B, dim) of waveforms (B, samples)."""
+        return np.concatenate([self._embed(waves[start : start + BATCH]) for start in range(0, len(waves), BATCH)])
+
+    def _embed(self, waves: Samples) -> NDArray[np.float32]:
+        inputs = torch.from_numpy(self._picture.batch(waves) if self._picture else np.ascontiguousarray(waves))
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"),
+        ):
+            features: Tensor = self.network(inputs.to(self.device))
+        return features.float().cpu().numpy()

@@ -1,0 +1,406 @@
+"""The figures of a run, as matplotlib `Figure` objects: ``figure.savefig(path)`` draws one.
+
+Colours are those of Okabe and Ito, which stay apart for colour-blind readers, and the same thing has the same
+colour everywhere: devel blue, test orange. Scores are shown in per cent and taken in 0..1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.image import AxesImage
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from soundstack.evaluation.metrics import calibration
+from soundstack.evaluation.tables import SystemScores
+
+Floats = NDArray[np.float64]
+
+BLUE, ORANGE, RED, GREY, PALE = "#0072B2", "#E08A00", "#D55E00", "#707070", "#D9D9D9"
+TRAIN, DEVEL, TEST = GREY, BLUE, ORANGE
+_PERCENT = PercentFormatter(decimals=0)
+_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+_KILOHERTZ = (0.5, 1, 2, 4, 8, 16, 32)
+
+
+def confusion_figure(confusion: ArrayLike, classes: Sequence[str], title: str = "") -> Figure:
+    """Confusion matrix like the paper's Figs. 2-4: rows = truth, in per cent of the row's clips.
+
+    Cells show per cent and, up to 24 classes, the number of clips below; the number of clips of a class
+    stands at the right. Size and type follow the number of classes; beyond some 150 the cells are colour
+    only.
+
+    Args:
+        confusion: counts (K, K)
+    """
+    counts = np.asarray(confusion)
+    clips = counts.sum(axis=1)
+    shares = 100 * counts / np.maximum(clips, 1)[:, None]
+    # Everything is laid out in inches: room for the names, cells that grow as classes get fewer.
+    cell = min(float(np.interp(len(classes), [2, 5, 15, 50], [1.0, 0.8, 0.58, 0.27])), 30 / len(classes))
+    font = min(float(np.interp(cell, [0.27, 0.58, 1.0], [8, 9, 10])), 60 * cell)
+    names = [_class_name(name) for name in classes]
+    room = max(_text_width(name, font) for name in names)
+    steep = len(classes) > 20
+    title = _shown(title, 200)
+    side, left, bottom = cell * len(classes), room + 0.5, (room if steep else 0.75 * room) + 0.55
+    width, height = max(left + side + 1.7, _text_width(title, 12, "bold") + 0.3), bottom + side + 0.6
+    figure = _figure(width, height, layout=None)
+    figure.suptitle(title, y=1 - 0.12 / height, va="top", fontsize=12, fontweight="bold")
+    axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    ticks = np.arange(len(classes))
+    axes.set_xticks(ticks, names, ha="center" if steep else "right")
+    axes.xaxis.set_tick_params(rotation=90 if steep else 45, rotation_mode="default" if steep else "anchor")
+    axes.set_yticks(ticks, names)
+    axes.tick_params(length=0, labelsize=font)
+    axes.set_xticks(ticks[1:] - 0.5, minor=True)
+    axes.set_yticks(ticks[1:] - 0.5, minor=True)
+    axes.tick_params(which="minor", length=0)
+    axes.grid(which="minor", color=PALE, linewidth=0.6)
+    axes.spines[:].set_visible(False)
+    figure.text(left / width + side / width / 2, 0.1 / height, "recognised as", ha="center", va="bottom")
+    figure.text(0.1 / width, (bottom + side / 2) / height, "true class", rotation=90, ha="left", va="center")
+    edge = len(classes) - 0.5 + 0.1 / cell
+    axes.text(edge, -0.5 - 0.06 / cell, "clips", color=GREY, fontsize=font, va="bottom")
+    for row, number in enumerate(clips):
+        axes.text(edge, row, str(number), color=GREY, fontsize=font, va="center")
+    _write_cells(axes, counts, shares, cell)
+    tall = min(side, 4.0)
+    scale = figure.add_axes(((left + side + 0.8) / width, bottom / height, 0.14 / width, tall / height))
+    figure.colorbar(image, cax=scale, format=_PERCENT).outline.set_visible(False)
+    scale.tick_params(length=2, labelsize=9)
+    return figure
+
+
+def learning_curves_figure(history: Sequence[Mapping[str, ArrayLike]]) -> Figure:
+    """Loss, accuracy and learning rate by epoch: thin lines are folds, the bold line is their mean.
+
+    Args:
+        history: by fold, the arrays (epochs,) ``epoch``, ``train_loss``, ``train_accuracy``, ``devel_loss``,
+            ``devel_accuracy`` and ``learning_rate``; all but ``epoch`` may be absent
+    """
+    figure = _figure(11, 3.6)
+    loss, share, rate = figure.subplots(1, 3, width_ratios=[1.2, 1.2, 0.8])
+    for part, colour in (("train", TRAIN), ("devel", DEVEL)):
+        _fold_lines(loss, history, f"{part}_loss", colour, part)
+        _fold_lines(share, history, f"{part}_accuracy", colour, part, scale=100)
+    _fold_lines(rate, history, "learning_rate", GREY, "")
+    for axes, title in ((loss, "Loss"), (share, "Accuracy"), (rate, "Learning rate")):
+        _tidy(axes, title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    for axes in (loss, rate):
+        top = axes.dataLim.y1
+        axes.set_ylim(0, 1.05 * top if np.isfinite(top) and top > 0 else 1)  # a diverged loss may be all NaN
+    share.set_ylim(top=101)
+    share.yaxis.set_major_formatter(_PERCENT)
+    rate.yaxis.set_major_formatter("{x:g}")
+    share.legend(frameon=False)
+    return figure
+
+
+def c_path_figure(
+    costs: ArrayLike, fold_macro_f1: ArrayLike, chosen: float, fold_accuracy: ArrayLike | None = None
+) -> Figure:
+    """Scores along the SVM's C path: thin lines are folds, the bold line their mean, the ring the chosen C.
+
+    Args:
+        costs: the values of C: (C,)
+        fold_macro_f1, fold_accuracy: held-out scores: (C, folds)
+        chosen: the C taken, one of ``costs``
+    """
+    costs = np.asarray(costs, dtype=np.float64)
+    panels = [("Macro-F1", fold_macro_f1)] + ([] if fold_accuracy is None else [("Accuracy", fold_accuracy)])
+    figure = _figure(1.2 + 4.6 * len(panels), 3.8)
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    at = int(np.argmin(np.abs(np.log(costs) - np.log(chosen))))
+    for axes, (title, scores) in zip(row, panels, strict=True):
+        by_fold = 100 * np.asarray(scores, dtype=np.float64)
+        mean = by_fold.mean(axis=1)
+        axes.axvline(costs[at], color=PALE, linewidth=1.5, zorder=0)
+        axes.semilogx(costs, by_fold, color=DEVEL, linewidth=0.9, alpha=0.4)
+        axes.semilogx(costs, mean, color=DEVEL, linewidth=2.4)
+        axes.plot(costs[at], mean[at], "o", markersize=9, color="white", markeredgecolor=RED, mew=2.2)
+        _tidy(axes, f"{title}: {mean[at]:.1f} % at C = {costs[at]:.3g}")
+        axes.set_xlabel("C")
+        axes.yaxis.set_major_formatter(_PERCENT)
+    return figure
+
+
+def spectrogram_grid_figure(
+    examples: Mapping[str, Sequence[ArrayLike]],
+    sample_rate: int,
+    seconds: float,
+    *,
+    unit: str = "dB",
+    htk: bool = False,
+) -> Figure:
+    """Log-mel spectrograms of up to 4 clips of each class; many classes stand in two or three blocks.
+
+    Args:
+        examples: by label, spectrograms (bands, frames), lowest band first; all on one colour scale
+        sample_rate: in Hz; bands run from 0 to half of it
+        seconds: length of a clip
+        htk: whether bands are spaced by the HTK formula (front end ``audeep``) and not by Slaney's
+    """
+    blocks = 1 if len(examples) <= 12 else 2 if len(examples) <= 26 else 3
+    columns = min(5 - blocks, max(map(len, examples.values())))
+    rows = -(-len(examples) // blocks)
+    names = {label: _class_name(label, 20) for label in examples}
+    left = max(_text_width(name, 9) for name in names.values()) + 0.55  # inches: the names, then the kHz
+    figure = _figure(0.85 + blocks * (left + 1.75 * columns), 0.7 + 0.82 * rows, layout=None)
+    values = [np.asarray(example) for label in examples for example in examples[label][:columns]]
+    limits = {"vmin": min(v.min() for v in values), "vmax": max(v.max() for v in values)}
+    width, height = figure.get_size_inches()
+    grid = figure.add_gridspec(
+        rows, blocks, left=left / width, right=1 - 0.85 / width, top=1 - 0.2 / height, bottom=0.4 / height,
+        wspace=left / (1.75 * columns), hspace=0.13,
+    )  # fmt: skip
+    image: AxesImage | None = None
+    for place, (label, clips) in enumerate(examples.items()):
+        block, row = divmod(place, rows)
+        lowest = row == rows - 1 or place == len(examples) - 1
+        cells = grid[row, block].subgridspec(1, columns, wspace=0.06)
+        for column, clip in enumerate(clips[:columns]):
+            axes = figure.add_subplot(cells[column])
+            spectrogram = np.asarray(clip)
+            image = axes.imshow(
+                spectrogram, origin="lower", aspect="auto", interpolation="nearest", cmap="magma",
+                extent=(0, seconds, -0.5, len(spectrogram) - 0.5), **limits,
+            )  # fmt: skip
+            _mel_axis(axes, len(spectrogram), sample_rate, htk, labelled=column == 0)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=3, prune="upper"))
+            axes.tick_params(labelsize=7, length=2, pad=2, labelbottom=lowest, left=column == 0)
+            if column == 0:
+                axes.annotate(
+                    names[label], (0, 0.5), (-29, 0), xycoords="axes fraction", textcoords="offset points",
+                    fontsize=9, ha="right", va="center",
+                )  # fmt: skip
+                if row == 0:
+                    axes.set_title("kHz", fontsize=7, loc="left", x=-0.14, pad=2)
+            if lowest:
+                axes.set_xlabel("s", fontsize=7, labelpad=1)
+    if image is not None:
+        tall = min(3.0, height - 0.8)
+        scale = figure.add_axes((1 - 0.62 / width, 1 - (0.4 + tall) / height, 0.11 / width, tall / height))
+        figure.colorbar(image, cax=scale).outline.set_visible(False)
+        scale.set_title(unit, fontsize=8, loc="left")
+        scale.tick_params(labelsize=7, length=2)
+    return figure
+
+
+def contributions_figure(
+    members: Sequence[str], weights: ArrayLike, without_scores: ArrayLike, full_score: float
+) -> Figure:
+    """What each member gives to a fusion: its share of the weights, and the score when it is left out.
+
+    Args:
+        members: names: (M,)
+        weights: absolute fusion weight of each member, in any unit: (M,)
+        without_scores: devel macro-F1 of the fusion without the member: (M,)
+        full_score: devel macro-F1 of the fusion of all
+    """
+    shares = np.asarray(weights, dtype=np.float64)
+    shares = 100 * shares / shares.sum() if shares.sum() > 0 else shares
+    change = 100 * (np.asarray(without_scores, dtype=np.float64) - full_score)
+    order = np.argsort(shares, kind="stable")
+    figure = _figure(10.5, 1.3 + 0.36 * len(members))
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(members))
+    left.barh(places, shares[order], color=BLUE, height=0.66)
+    left.set_yticks(places, [_shown(members[member]) for member in order])
+    right.barh(places, change[order], color=np.where(change[order] < 0, RED, GREY), height=0.66)
+    for place, share, points in zip(range(len(members)), shares[order], change[order], strict=True):
+        _beside_bar(left, place, share, f"{share:.0f} %")
+        _beside_bar(right, place, points, f"{points:+.1f}".replace("-", "−"))
+    right.axvline(0, color="black", linewidth=0.8)
+    for axes, title, label in (
+        (left, "Share of the fusion's weights", "per cent"),
+        (right, f"Without the member (all: {100 * full_score:.1f} %)", "change of devel macro-F1, points"),
+    ):
+        _tidy(axes, title, grid="x")
+        axes.set_xlabel(label)
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.16)
+    left.set_xlim(left=0)
+    return figure
+
+
+def summary_figure(rows: Sequence[SystemScores]) -> Figure:
+    """Accuracy and macro-F1 of all systems on devel and test, with 95 % intervals; the first row on top."""
+    figure = _figure(10.5, 1.5 + 0.42 * len(rows))
+    panels = figure.subplots(1, 2, sharey=True)
+    styles = (("devel", DEVEL, "o", -0.14), ("test", TEST, "s", 0.14))
+    for axes, measure, title in zip(panels, ("accuracy", "macro_f1"), ("Accuracy", "Macro-F1"), strict=True):
+        for part, colour, marker, shift in styles:
+            intervals = [getattr(row, f"{part}_{measure}") for row in rows]
+            scored = [place for place, interval in enumerate(intervals) if interval is not None]
+            if not scored:
+                continue
+            ends = [(intervals[at].low, intervals[at].value, intervals[at].high) for at in scored]
+            low, value, high = 100 * np.array(ends).T
+            heights = np.array(scored) + shift
+            axes.hlines(heights, low, high, color=colour, linewidth=2.2, alpha=0.55)
+            axes.plot(value, heights, marker, color=colour, markersize=6.5, mec="white", label=part)
+        _tidy(axes, title, grid="x")
+        for place in range(1, len(rows), 2):
+            axes.axhspan(place - 0.5, place + 0.5, color="#F4F4F4", zorder=0)
+        axes.xaxis.set_major_formatter(_PERCENT)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(rows)), [_shown(row.name) for row in rows])
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
+    return figure
+
+
+def reliability_figure(probabilities: ArrayLike, truth: ArrayLike) -> Figure:
+    """Calibration diagram: how often clips recognised with a given probability come out right, and how many.
+
+    Args:
+        probabilities: (N, K)
+        truth: class indices: (N,)
+    """
+    bins = calibration(probabilities, truth)
+    figure = _figure(4.8, 5.6)
+    share, number = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    edges, width = 100 * bins.edges[:-1], 100 / len(bins.clips)
+    share.plot([0, 100], [0, 100], "--", color=GREY, linewidth=1.2)
+    share.bar(edges, 100 * np.nan_to_num(bins.accuracy), width, align="edge", color=BLUE, edgecolor="white")
+    filled = bins.clips > 0
+    share.plot(100 * bins.confidence[filled], 100 * bins.accuracy[filled], "o", color="white", mec=RED, ms=6)
+    number.bar(edges, bins.clips, width, align="edge", color=GREY, edgecolor="white")
+    _tidy(share, f"Expected calibration error {100 * bins.error:.1f} points")
+    _tidy(number)
+    share.set(xlim=(0, 100), ylim=(0, 101), ylabel="recognised rightly")
+    share.yaxis.set_major_formatter(_PERCENT)
+    number.xaxis.set_major_formatter(_PERCENT)
+    number.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+    number.set(xlabel="probability of the recognised class", ylabel="clips")
+    return figure
+
+
+def time_budget_figure(stages: Mapping[str, float]) -> Figure:
+    """Where the time of a run went: seconds by stage, in the order of the stages."""
+    seconds = np.array(list(stages.values()), dtype=np.float64)
+    total = float(seconds.sum())
+    unit, length = next((u for u in _UNITS if seconds.max(initial=0) >= 2 * u[1]), _UNITS[-1])
+    figure = _figure(8, 1.2 + 0.36 * len(stages))
+    axes = figure.subplots()
+    places = np.arange(len(stages))
+    axes.barh(places, seconds / length, color=BLUE, height=0.66)
+    for place, spent in enumerate(seconds):
+        share = 100 * spent / total if total else 0.0
+        percent = "< 1 %" if 0 < share < 0.5 else f"{share:.0f} %"
+        _beside_bar(axes, place, spent / length, f"{duration(spent)}  ({percent})")
+    axes.set_yticks(places, [_shown(stage) for stage in stages])
+    axes.set_ylim(len(stages) - 0.5, -0.5)
+    _tidy(axes, f"Time budget: {duration(total)} in all", grid="x")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(unit)
+    axes.margins(x=0.2)
+    axes.set_xlim(left=0)
+    return figure
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a reader.
+
+    >>> duration(0.34), duration(42.0), duration(250), duration(7530)
+    ('0.3 s', '42 s', '4 min 10 s', '2 h 06 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """An empty white figure of a size in inches."""
+    return Figure(figsize=(width, height), dpi=130, facecolor="white", layout=layout)
+
+
+def _tidy(axes: Axes, title: str = "", grid: Literal["both", "x"] = "both") -> None:
+    axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _shown(name: str, longest: int = 40) -> str:
+    """A name for a figure: not too long, and no mathematics in a dollar sign."""
+    name = name if len(name) <= longest else name[: longest - 1] + "…"
+    return name.replace("$", r"\$")
+
+
+def _class_name(label: str, longest: int = 28) -> str:
+    return _shown(label.replace("_", " "), longest)
+
+
+def _text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width in inches of a text set in ``size`` points."""
+    if not text.strip():
+        return 0.0
+    return (
+        float(TextPath((0, 0), text, prop=FontProperties(size=size, weight=weight)).get_extents().width) / 72
+    )
+
+
+def _write_cells(axes: Axes, counts: NDArray, shares: Floats, cell: float) -> None:
+    """Per cent, with the clips below where a cell (inches) has room for two lines; nothing where for none."""
+    two_lines = cell > 0.5
+    size = min(72 * cell * (0.26 if two_lines else 0.38), 13)
+    if size < 5:
+        return
+    for row, column in np.argwhere(counts):
+        colour = "white" if shares[row, column] > 66 else "black"
+        look: dict[str, Any] = {"color": colour, "ha": "center", "va": "center"}
+        axes.text(column, row - 0.13 * two_lines, f"{shares[row, column]:.0f}", fontsize=size, **look)
+        if two_lines:
+            axes.text(column, row + 0.25, str(counts[row, column]), fontsize=0.68 * size, **look)
+
+
+def _fold_lines(
+    axes: Axes, history: Sequence[Mapping[str, ArrayLike]], key: str, colour: str, label: str, scale: int = 1
+) -> None:
+    """One thin line a fold and their mean over the epochs that all folds reached."""
+    curves = [scale * np.asarray(fold[key], dtype=np.float64) for fold in history if key in fold]
+    if not curves:
+        return
+    epochs = [np.asarray(fold["epoch"]) for fold in history if key in fold]
+    for epoch, curve in zip(epochs, curves, strict=True):
+        axes.plot(epoch, curve, color=colour, linewidth=0.8, alpha=0.4)
+    shared = min(map(len, curves))
+    mean = np.mean([curve[:shared] for curve in curves], axis=0)
+    axes.plot(epochs[0][:shared], mean, color=colour, linewidth=2.2, label=label)
+
+
+def _mel_axis(axes: Axes, bands: int, sample_rate: int, htk: bool, *, labelled: bool) -> None:
+    """Ticks in kHz at the bands whose triangle peaks there, far enough apart to be read in a small panel."""
+    from librosa import hz_to_mel  # here: it takes long to import, and the other figures do without
+
+    top = hz_to_mel(sample_rate / 2, htk=htk)
+    ticks: list[tuple[float, str]] = []
+    for khz in _KILOHERTZ:
+        band = hz_to_mel(1000 * khz, htk=htk) / top * (bands + 1) - 1
+        if 1000 * khz < sample_rate / 2 and (not ticks or band - ticks[-1][0] > 0.2 * bands):
+            ticks.append((float(band), f"{khz:g}"))
+    axes.set_yticks([band for band, _ in ticks], [text if labelled else "" for _, text in ticks])
+
+
+def _beside_bar(axes: Axes, place: int, value: float, text: str) -> None:
+    left = value < 0
+    axes.annotate(text, (value, place), (-4 if left else 4, 0), textcoords="offset points", fontsize=9,
+                  ha="right" if left else "left", va="center")  # fmt: skip

@@ -1,0 +1,136 @@
+"""From the clips of a corpus to features in the cache: decode in parallel, transform in batches, store in shards.
+
+Clips are taken in fixed slices of the corpus, one shard a slice. A killed run therefore continues with the next whole
+slice, in the same batches as an uninterrupted one would have used, and its features are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundstack import audio
+from soundstack.audio import AudioSpec, Samples
+from soundstack.cache import FeatureStore
+from soundstack.datasets.corpus import Corpus, Example
+from soundstack.errors import AudioError, DataError
+
+SLICE = 32
+
+#: Waveforms (B, samples) to features (B, ...).
+Transform = Callable[[Samples], NDArray[np.float32]]
+
+
+@dataclass
+class ExtractionReport:
+    """What an extraction did: examples made and taken over, and seconds per stage."""
+
+    made: int = 0
+    reused: int = 0
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+def extract(
+    corpus: Corpus,
+    store: FeatureStore,
+    make_transform: Callable[[], Transform],
+    spec: AudioSpec,
+    *,
+    jobs: int,
+    progress: Callable[[int], object] = lambda count: None,
+) -> ExtractionReport:
+    """Bring the features of every example of a corpus into the store.
+
+    Args:
+        corpus: The data set.
+        store: Where features of this configuration live.
+        make_transform: Builds the transform; called only if something is missing, so that a cached run
+            builds no network.
+        spec: The rate and length the transform wants (networks may ask for another rate than the data set's).
+        jobs: Decoding threads.
+        progress: Called with the number of clips done since the last call.
+
+    Raises:
+        DataError: A file changed or vanished since it was scanned.
+        StoreError: The cache cannot be written.
+    """
+    report = ExtractionReport()
+    keys = [example.key for example in corpus.examples]
+    if not store.missing(keys):  # no lock, no network: the usual second run
+        report.reused = len(keys)
+        progress(len(corpus.clips))
+        return report
+    with store.lock():
+        slices = list(_slices(corpus, store))
+        report.made = sum(len(part) for part in slices)
+        report.reused = len(keys) - report.made
+        progress(len(corpus.clips) - len({example.clip for part in slices for example in part}))
+        if not slices:
+            return report
+        transform = make_transform()
+        with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+            ahead = [pool.submit(_decode_slice, corpus, part, spec) for part in slices[:2]]
+            for position, part in enumerate(slices):
+                started = time.perf_counter()
+                waves = ahead.pop(0).result()
+                if position + 2 < len(slices):
+                    ahead.append(pool.submit(_decode_slice, corpus, slices[position + 2], spec))
+                decoded = time.perf_counter()
+                features = transform(waves)
+                transformed = time.perf_counter()
+                store.add([example.key for example in part], features)
+                report.seconds["decode (waited)"] += decoded - started
+                report.seconds["transform"] += transformed - decoded
+                report.seconds["store"] += time.perf_counter() - transformed
+                progress(len({example.clip for example in part}))
+    return report
+
+
+def _slices(corpus: Corpus, store: FeatureStore) -> Iterator[list[Example]]:
+    """Yield the missing examples of each fixed slice of clips; a sound that occurs twice is made once."""
+    queued: set[str] = set()
+    by_slice: dict[int, list[Example]] = {}
+    for example in corpus.examples:
+        by_slice.setdefault(example.clip // SLICE, []).append(example)
+    for part in by_slice.values():
+        missing = {part[index].key for index in store.missing([example.key for example in part])} - queued
+        wanted = []
+        for example in part:
+            if example.key in missing and example.key not in queued:
+                queued.add(example.key)
+                wanted.append(example)
+        if wanted:
+            yield wanted
+
+
+def _decode_slice(corpus: Corpus, part: list[Example], spec: AudioSpec) -> Samples:
+    """Decode the clips of a slice, (examples, samples)."""
+    waves: list[Samples] = []
+    last, channels = -1, np.zeros((0, 0), dtype=np.float32)
+    for example in part:
+        if example.clip != last:
+            clip = corpus.clips[example.clip]
+            try:
+                channels = audio.load(clip.path, spec)
+            except AudioError as error:
+                raise DataError(f"{clip.path}: {error} (it was sound when it was scanned; run again)") from None
+            last = example.clip
+        waves.append(channels[example.channel])
+    return np.stack(waves)
+
+
+def clip_means(corpus: Corpus, scores: NDArray[Any]) -> NDArray[Any]:
+    """Average the scores of a clip's examples: (examples, K) -> (clips, K)."""
+    owner = np.array([example.clip for example in corpus.examples])
+    if len(owner) == len(corpus.clips):
+        return scores
+    sums = np.zeros((len(corpus.clips), scores.shape[1]), dtype=np.float64)
+    np.add.at(sums, owner, scores)
+    return sums / np.bincount(owner, minlength=len(corpus.clips))[:, None]

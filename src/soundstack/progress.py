@@ -1,0 +1,28 @@
+"""Progress bars: one look for all long work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+
+@contextmanager
+def bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], Any]]:
+    """Show a progress bar on stderr and yield the function that advances it.
+
+    In a log file, where a bar cannot move, a line is written every half minute at most.
+    """
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    with tqdm(
+        total=total,
+        desc=what,
+        unit=f" {unit}",
+        mininterval=interval,
+        dynamic_ncols=True,
+        leave=sys.stderr.isatty(),
+    ) as shown:
+        yield shown.update

@@ -1,0 +1,67 @@
+"""What code and what machine made a result."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import soundstack
+
+_PACKAGE = Path(__file__).parent
+_PACKAGES = (
+    "mlflow", "torch", "torchvision", "torchaudio", "librosa", "scikit-learn", "numpy", "scipy", "pandas",
+    "matplotlib", "optuna", "soundfile", "soxr", "safetensors",
+)  # fmt: skip
+
+
+@cache
+def code_fingerprint(*modules: str) -> str:
+    """Return 12 hex digits of the source of modules (``"audio"``, ``"networks/crnn"``), or of the whole package."""
+    files = [_PACKAGE / f"{name}.py" for name in modules] or sorted(_PACKAGE.rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(_PACKAGE)).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@cache
+def git_commit() -> str:
+    """Return the project's commit, with ``-dirty`` where tracked files differ from it; empty outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, timeout=10, check=False
+        )
+        if done.returncode:
+            raise OSError(done.stderr)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def environment() -> dict[str, Any]:
+    """Describe code, packages and machine, for ``config.json``."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "soundstack": soundstack.__version__,
+        "git_commit": git_commit(),
+        "code_fingerprint": code_fingerprint(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "gpu": gpu,
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }

@@ -1,0 +1,283 @@
+"""Recognisers: raw audio in, class scores out; the same objects in evaluation, prediction and serving.
+
+A recogniser is saved as a folder: ``recogniser.json`` says what it is, ``*.safetensors`` hold the numbers, a fusion
+has its members in ``members/``. Nothing is pickled, nothing outside the folder is needed to load it.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor
+
+from soundstack.audio import AudioSpec, Samples, prepare
+from soundstack.calibration import probabilities
+from soundstack.embedding import Embedder, EmbeddingSpec
+from soundstack.errors import StoreError
+from soundstack.fusion import stack
+from soundstack.networks.crnn import Crnn
+from soundstack.scores import Kind
+from soundstack.spectrogram import LogMel, SpectrogramSpec
+from soundstack.svm import LinearSvm
+from soundstack.training import FoldModel, predict
+
+FORMAT = 1
+FILE = "recogniser.json"
+
+#: A decoded clip: samples (frames, channels) and the rate in Hz.
+Decoded = tuple[Samples, int]
+Scores = NDArray[np.float64]
+
+
+@dataclass(kw_only=True)
+class Recogniser(ABC):
+    """What all recognisers share: the classes, the kind of their scores, and the calibration."""
+
+    type: ClassVar[str]
+    kind: ClassVar[Kind]
+    labels: tuple[str, ...]
+    sharpness: float = 1.0
+
+    @abstractmethod
+    def scores(self, clips: Sequence[Decoded]) -> Scores:
+        """Return class scores (N, K) of decoded clips, in the order of ``labels``."""
+
+    @abstractmethod
+    def _save(self, folder: Path) -> dict[str, Any]:
+        """Write the numbers into ``folder`` and return what ``recogniser.json`` must say."""
+
+    @classmethod
+    @abstractmethod
+    def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> Recogniser:
+        """Undo :meth:`_save`."""
+
+    def probabilities(self, scores: Scores) -> Scores:
+        """Calibrated probabilities (N, K) of scores (N, K)."""
+        return probabilities(scores, self.kind, self.sharpness)
+
+    def save(self, folder: Path) -> None:
+        """Write the recogniser into a new folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"format": FORMAT, "type": self.type, "labels": self.labels, "sharpness": self.sharpness}
+        (folder / FILE).write_text(json.dumps(content | self._save(folder), indent=1))
+
+
+@dataclass(kw_only=True)
+class SingleRecogniser(Recogniser):
+    """A recogniser with one kind of features: audio -> examples -> features -> scores, a clip's examples averaged."""
+
+    audio: AudioSpec
+
+    @abstractmethod
+    def features(self, examples: Samples) -> NDArray[np.float32]:
+        """Return features (E, ...) of examples (E, samples)."""
+
+    @abstractmethod
+    def score_features(self, features: NDArray[np.float32]) -> Scores:
+        """Return class scores (E, K) of features."""
+
+    def scores(self, clips: Sequence[Decoded]) -> Scores:
+        """Return class scores (N, K) of decoded clips."""
+        examples = [prepare(samples, rate, self.audio) for samples, rate in clips]
+        scores = self.score_features(self.features(np.concatenate(examples)))
+        ends = np.cumsum([len(part) for part in examples])[:-1]
+        return np.stack([part.mean(axis=0) for part in np.split(scores, ends)])
+
+
+@dataclass(kw_only=True)
+class CrnnRecogniser(SingleRecogniser):
+    """The mean of the fold models' class probabilities (paper section 4.1)."""
+
+    type: ClassVar[str] = "crnn"
+    kind: ClassVar[Kind] = "probability"
+    spectrogram: SpectrogramSpec
+    layout: str
+    folds: list[FoldModel]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        self._log_mel = LogMel(self.spectrogram)
+        self._models = []
+        for fold in self.folds:
+            model = Crnn(self.layout, self.spectrogram.bands, len(self.labels))
+            model.load_state_dict(fold.weights)
+            self._models.append(model.to(self.device).eval())
+
+    def features(self, examples: Samples) -> NDArray[np.float32]:
+        """Return log-mel spectrograms (E, frames, bands)."""
+        return log_mels(self._log_mel, examples)
+
+    def score_features(self, features: NDArray[np.float32]) -> Scores:
+        """Return the mean of the fold models' probabilities (E, K)."""
+        inputs = torch.from_numpy(np.ascontiguousarray(features))
+        total = np.zeros((len(features), len(self.labels)))
+        for model, fold in zip(self._models, self.folds, strict=True):
+            total += predict(model, ((inputs - fold.mean) / fold.deviation).to(self.device)).double().numpy()
+        return total / len(self.folds)
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        tensors: dict[str, Tensor] = {}
+        for number, fold in enumerate(self.folds):
+            tensors[f"{number}.mean"], tensors[f"{number}.deviation"] = fold.mean, fold.deviation
+            tensors |= {f"{number}.weights.{name}": tensor for name, tensor in fold.weights.items()}
+        save_tensors(
+            {name: tensor.clone().contiguous() for name, tensor in tensors.items()},
+            folder / "crnn.safetensors",
+        )
+        return {
+            "audio": self.audio.to_json(),
+            "spectrogram": self.spectrogram.to_json(),
+            "layout": self.layout,
+            "folds": len(self.folds),
+        }
+
+    @classmethod
+    def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> CrnnRecogniser:
+        tensors = load_tensors(folder / "crnn.safetensors")
+        folds = []
+        for number in range(content["folds"]):
+            prefix = f"{number}.weights."
+            weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            folds.append(FoldModel(tensors[f"{number}.mean"], tensors[f"{number}.deviation"], weights))
+        return cls(
+            labels=tuple(content["labels"]),
+            sharpness=content["sharpness"],
+            audio=AudioSpec(**content["audio"]),
+            spectrogram=SpectrogramSpec(**content["spectrogram"]),
+            layout=content["layout"],
+            folds=folds,
+            device=device,
+        )
+
+
+@dataclass(kw_only=True)
+class SvmRecogniser(SingleRecogniser):
+    """Deep features and linear SVMs; the mean of their decision values where there are several (paper section 3.3)."""
+
+    type: ClassVar[str] = "svm"
+    kind: ClassVar[Kind] = "decision"
+    embedder: Embedder
+    svms: list[LinearSvm]
+
+    def features(self, examples: Samples) -> NDArray[np.float32]:
+        """Return deep features (E, dim)."""
+        return self.embedder(examples)
+
+    def score_features(self, features: NDArray[np.float32]) -> Scores:
+        """Return decision values (E, K)."""
+        return np.mean([svm.decision(features) for svm in self.svms], axis=0)
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        weights = self.embedder.network.state_dict()
+        save_tensors(
+            {name: value.cpu().contiguous() for name, value in weights.items()},
+            folder / "network.safetensors",
+        )
+        save_arrays(_numbered(self.svms), folder / "svm.safetensors")
+        return {
+            "audio": self.audio.to_json(),
+            "embedding": self.embedder.spec.to_json(),
+            "svms": len(self.svms),
+        }
+
+    @classmethod
+    def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> SvmRecogniser:
+        spec = EmbeddingSpec.from_json(content["embedding"])
+        return cls(
+            labels=tuple(content["labels"]),
+            sharpness=content["sharpness"],
+            audio=AudioSpec(**content["audio"]),
+            embedder=Embedder.restore(spec, load_tensors(folder / "network.safetensors"), device),
+            svms=_unnumbered(folder / "svm.safetensors", content["svms"]),
+        )
+
+
+@dataclass(kw_only=True)
+class FusionRecogniser(Recogniser):
+    """A linear SVM on the members' scores (paper section 3.4)."""
+
+    type: ClassVar[str] = "fusion"
+    kind: ClassVar[Kind] = "decision"
+    members: dict[str, Recogniser]
+    svm: LinearSvm
+    log_probabilities: bool = False
+
+    def scores(self, clips: Sequence[Decoded]) -> Scores:
+        """Return the stacked SVM's decision values (N, K)."""
+        parts = [(member.scores(clips), member.kind) for member in self.members.values()]
+        return self.svm.decision(stack(parts, log_probabilities=self.log_probabilities))
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        for number, member in enumerate(self.members.values()):
+            member.save(folder / "members" / str(number))
+        save_arrays(_numbered([self.svm]), folder / "svm.safetensors")
+        return {"members": list(self.members), "log_probabilities": self.log_probabilities}
+
+    @classmethod
+    def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> FusionRecogniser:
+        members = {
+            name: load(folder / "members" / str(number), device) for number, name in enumerate(content["members"])
+        }
+        return cls(
+            labels=tuple(content["labels"]),
+            sharpness=content["sharpness"],
+            members=members,
+            svm=_unnumbered(folder / "svm.safetensors", 1)[0],
+            log_probabilities=content["log_probabilities"],
+        )
+
+
+_TYPES: dict[str, type[Recogniser]] = {kind.type: kind for kind in (CrnnRecogniser, SvmRecogniser, FusionRecogniser)}
+
+
+def load(folder: Path, device: torch.device | None = None) -> Recogniser:
+    """Load a saved recogniser.
+
+    Raises:
+        StoreError: The folder holds none, or one of a later format.
+    """
+    try:
+        content = json.loads((folder / FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder} holds no recogniser ({error}).") from None
+    if content["format"] != FORMAT:
+        raise StoreError(
+            f"{folder} has format {content['format']}, this version reads {FORMAT}; update soundstack or train again."
+        )
+    return _TYPES[content["type"]]._load(folder, content, device or torch.device("cpu"))
+
+
+def log_mels(transform: LogMel, examples: Samples, batch: int = 32) -> NDArray[np.float32]:
+    """Log-mel spectrograms (E, frames, bands) of examples (E, samples)."""
+    with torch.inference_mode():
+        return torch.cat([transform(part) for part in torch.from_numpy(examples).split(batch)]).numpy()
+
+
+def _numbered(svms: Sequence[LinearSvm]) -> dict[str, NDArray[Any]]:
+    return {
+        f"{number}.{name}": np.ascontiguousarray(array)
+        for number, svm in enumerate(svms)
+        for name, array in svm.to_arrays().items()
+    }
+
+
+def _unnumbered(path: Path, count: int) -> list[LinearSvm]:
+    arrays = load_arrays(path)
+    return [
+        LinearSvm.from_arrays(
+            {name.removeprefix(f"{number}."): array for name, array in arrays.items() if name.startswith(f"{number}.")}
+        )
+        for number in range(count)
+    ]

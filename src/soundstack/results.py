@@ -1,0 +1,93 @@
+"""What a trained system is judged by: its scores on devel and test, as metrics and as files to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundstack.evaluation import metrics, plots
+from soundstack.evaluation.statistics import Interval, bootstrap_intervals
+from soundstack.evaluation.tables import SystemScores
+from soundstack.scores import ScoreTable
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Out-of-fold devel scores and test scores of one system, and the groups that intervals resample by."""
+
+    devel: ScoreTable
+    test: ScoreTable
+    groups: Mapping[str, str]
+    devel_probabilities: NDArray[np.float64]
+    test_probabilities: NDArray[np.float64]
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """``devel_accuracy``, ``devel_macro_f1``, ``test_accuracy``, ``test_macro_f1`` with 95 % intervals."""
+        return {
+            f"{part}_{measure}": interval
+            for part, table in (("devel", self.devel), ("test", self.test))
+            for measure, interval in bootstrap_intervals(table, self.groups).items()
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """The contract's metrics: every score with ``_ci_low`` and ``_ci_high``."""
+        values: dict[str, float] = {}
+        for name, interval in self.intervals.items():
+            values |= {name: interval.value, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+        return values
+
+    def fold_metrics(self) -> list[tuple[int, dict[str, float]]]:
+        """``fold_accuracy`` and ``fold_macro_f1`` with the fold's number as step."""
+        return [
+            (int(fold.fold), {"fold_accuracy": fold.accuracy, "fold_macro_f1": fold.macro_f1})
+            for fold in metrics.fold_scores(self.devel)
+        ]
+
+    def row(self, name: str) -> SystemScores:
+        """The system's row in a summary table."""
+        return SystemScores(name, **self.intervals)
+
+    def write(self, folder: Path, title: str) -> None:
+        """Write the contract's artifacts: predictions, confusion matrices, per-class scores, calibration."""
+        for part, table, probabilities in (
+            ("devel", self.devel, self.devel_probabilities),
+            ("test", self.test, self.test_probabilities),
+        ):
+            confusion = metrics.table_confusion(table)
+            table.to_parquet(folder / "predictions" / f"{part}.parquet")
+            calibrated = ScoreTable(table.clips, table.labels, table.folds, probabilities, table.classes, "probability")
+            calibrated.to_parquet(folder / "predictions" / f"{part}_probability.parquet")
+            write_json(
+                folder / "confusion" / f"{part}.json",
+                {
+                    "classes": table.classes,
+                    "rows": "truth",
+                    "columns": "predicted",
+                    "counts": confusion.tolist(),
+                },
+            )
+            figure = plots.confusion_figure(confusion, table.classes, f"{title}, {part}")
+            save_figure(figure, folder / "confusion" / f"{part}.png")
+            write_json(folder / "per_class" / f"{part}.json", metrics.per_class(confusion, table.classes))
+            figure = plots.reliability_figure(probabilities, table.truth)
+            save_figure(figure, folder / "calibration" / f"{part}.png")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, making the folder where needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, default=str))
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Save a matplotlib figure as PNG, making the folder where needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,30 @@
+"""What the systems share: scores of clips to an evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundstack.datasets.corpus import Corpus
+from soundstack.recognisers import Recogniser
+from soundstack.results import Evaluation
+from soundstack.scores import ScoreTable
+
+
+def evaluate(corpus: Corpus, scores: NDArray[np.float64], recogniser: Recogniser) -> Evaluation:
+    """Evaluate clip scores (N, K) in corpus order: out-of-fold for development clips, the final model's for test."""
+    probabilities = recogniser.probabilities(scores)
+    devel = len(corpus.dataset.devel)
+    tables = [
+        ScoreTable(
+            clips=tuple(clip.id for clip in clips),
+            labels=tuple(clip.label for clip in clips),
+            folds=tuple(clip.fold for clip in clips),
+            scores=part,
+            classes=corpus.dataset.labels,
+            kind=recogniser.kind,
+        )
+        for clips, part in ((corpus.clips[:devel], scores[:devel]), (corpus.clips[devel:], scores[devel:]))
+    ]
+    groups = {clip.id: clip.group for clip in corpus.clips}
+    return Evaluation(tables[0], tables[1], groups, probabilities[:devel], probabilities[devel:])

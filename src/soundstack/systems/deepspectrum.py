@@ -1,0 +1,132 @@
+"""DEEP SPECTRUM and the AudioSet networks (paper section 3.3): deep features, linear SVM, C searched over the folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from soundstack import provenance
+from soundstack.audio import AudioSpec
+from soundstack.cache import FeatureStore
+from soundstack.calibration import fit_sharpness
+from soundstack.config import DeepSpectrumConfig
+from soundstack.datasets.corpus import Corpus
+from soundstack.embedding import Embedder, EmbeddingSpec
+from soundstack.features import ExtractionReport, Transform, clip_means, extract
+from soundstack.networks.spec import NETWORKS
+from soundstack.recognisers import SvmRecogniser
+from soundstack.results import Evaluation
+from soundstack.svm import PathProblem
+from soundstack.systems.common import evaluate
+from soundstack.systems.crnn import clip_targets, example_folds, example_targets
+from soundstack.tuning import CostSearch, search_cost
+
+#: Modules whose code decides what a feature is, by family.
+_CODE = {
+    "deepspectrum": ("audio", "picture", "embedding", "networks/imagenet"),
+    "audioset": ("audio", "embedding", "networks/panns", "networks/openl3"),
+}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Deep features of all examples (E, dim), and how they were made."""
+
+    values: NDArray[np.float32]
+    spec: EmbeddingSpec
+    report: ExtractionReport
+    embedder: Callable[[], Embedder]
+
+
+@dataclass(frozen=True)
+class TrainedSvm:
+    """A trained system: recogniser, evaluation, and the search for C."""
+
+    recogniser: SvmRecogniser
+    evaluation: Evaluation
+    search: CostSearch
+
+
+def embedding_spec(config: DeepSpectrumConfig, corpus: Corpus) -> EmbeddingSpec:
+    """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own."""
+    rate = NETWORKS[config.network].sample_rate or corpus.audio.sample_rate
+    return EmbeddingSpec(
+        network=config.network,
+        pretraining=config.chosen_pretraining,
+        audio=AudioSpec(rate, corpus.audio.seconds, corpus.audio.channels),
+        colour_map=config.colour_map,
+        window=None if config.window == "auto" else config.window,
+        precision=config.precision,
+        seed=config.seed if config.chosen_pretraining == "none" else 0,
+    )
+
+
+def features_of(
+    corpus: Corpus,
+    config: DeepSpectrumConfig,
+    device: torch.device,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Features:
+    """Make what is missing in the cache and read the features of all examples.
+
+    The network is built only when features are missing, or when the recogniser needs it.
+
+    Raises:
+        WeightsError: Published weights are missing and cannot be fetched.
+    """
+    spec = embedding_spec(config, corpus)
+    weights_dir = None if config.weights_dir == "auto" else Path(config.weights_dir)
+    built: list[Embedder] = []
+
+    def embedder() -> Embedder:
+        if not built:
+            built.append(Embedder.build(spec, device, weights_dir))
+        return built[0]
+
+    def make_transform() -> Transform:
+        return embedder()
+
+    code = provenance.code_fingerprint(*_CODE[NETWORKS[config.network].family])
+    store = FeatureStore(
+        config.cache_path, f"{config.network}-{spec.pretraining}", {"embedding": spec.to_json(), "code": code}
+    )
+    report = extract(corpus, store, make_transform, spec.audio, jobs=config.workers, progress=progress)
+    return Features(store.read([example.key for example in corpus.examples]), spec, report, embedder)
+
+
+def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device: torch.device) -> TrainedSvm:
+    """Search C over the development folds, refit, calibrate on out-of-fold scores, and score the test clips."""
+    folds, targets = example_folds(corpus), example_targets(corpus)
+    classes = len(corpus.dataset.labels)
+    devel = folds != "test"
+    clip = None if config.clip_features == "none" else config.clip_features
+    problem = PathProblem(
+        features.values[devel], targets[devel], folds[devel], n_classes=classes, clip=clip, seed=config.seed
+    )
+    devel_clips = len(corpus.dataset.devel)
+    truth = clip_targets(corpus)[:devel_clips]
+    clip_folds = np.array([clip.fold for clip in corpus.dataset.devel])
+    padding = np.zeros((int((~devel).sum()), classes))
+
+    def decide(costs: list[float]) -> NDArray[np.float64]:
+        # Several examples of a clip (channels=each) are averaged before they are judged.
+        return np.stack(
+            [clip_means(corpus, np.concatenate([scores, padding]))[:devel_clips] for scores in problem.decide(costs)]
+        )
+
+    search = search_cost(decide, truth, clip_folds, classes, trials=config.trials, seed=config.seed)
+    svms = problem.fold_models(search.chosen) if config.test_model == "folds" else [problem.refit(search.chosen)]
+    recogniser = SvmRecogniser(
+        labels=corpus.dataset.labels, audio=features.spec.audio, embedder=features.embedder(), svms=svms
+    )
+    recogniser.sharpness = fit_sharpness(search.decisions, truth, recogniser.kind)
+    scores = np.zeros((len(folds), classes))
+    scores[~devel] = recogniser.score_features(features.values[~devel])
+    clip_scores = clip_means(corpus, scores)
+    clip_scores[:devel_clips] = search.decisions
+    return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser), search)

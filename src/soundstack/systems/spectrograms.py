@@ -1,0 +1,78 @@
+"""The log-mel spectrograms of a corpus, by way of the cache (paper section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundstack import provenance
+from soundstack.cache import FeatureStore
+from soundstack.config import SpectrogramConfig
+from soundstack.datasets.corpus import Corpus
+from soundstack.features import ExtractionReport, extract
+from soundstack.presets import PRESETS
+from soundstack.spectrogram import LogMel, SpectrogramSpec
+
+#: Modules whose code decides what a spectrogram is: a change of theirs makes spectrograms anew.
+_CODE = ("audio", "spectrogram")
+
+
+@dataclass(frozen=True)
+class Spectrograms:
+    """All examples' log-mel spectrograms (E, frames, bands), and how they were made."""
+
+    values: NDArray[np.float32]
+    spec: SpectrogramSpec
+    report: ExtractionReport
+
+
+def spectrogram_spec(config: SpectrogramConfig, corpus: Corpus) -> SpectrogramSpec:
+    """Resolve the configuration: rate from the data, threshold from the data set's preset."""
+    clip_db = PRESETS[config.dataset].clip_db if config.clip_db == "auto" else config.clip_db
+    return SpectrogramSpec(corpus.audio.sample_rate, clip_db, config.front_end)
+
+
+def log_mels_of(
+    corpus: Corpus, config: SpectrogramConfig, progress: Callable[[int], object] = lambda count: None
+) -> Spectrograms:
+    """Make what is missing in the cache and read the spectrograms of all examples."""
+    from soundstack.recognisers import log_mels
+
+    spec = spectrogram_spec(config, corpus)
+    description = {
+        "spectrogram": spec.to_json(),
+        "audio": corpus.audio.to_json(),
+        "code": provenance.code_fingerprint(*_CODE),
+    }
+    store = FeatureStore(config.cache_path, "logmel", description)
+
+    def make_transform() -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        transform = LogMel(spec)
+        return lambda waves: log_mels(transform, waves)
+
+    report = extract(corpus, store, make_transform, corpus.audio, jobs=config.workers, progress=progress)
+    return Spectrograms(store.read([example.key for example in corpus.examples]), spec, report)
+
+
+def preview(corpus: Corpus, values: NDArray[np.float32], each: int = 4) -> dict[str, list[NDArray[np.float32]]]:
+    """The first spectrograms of every class, (bands, frames), one a group where there are several."""
+    chosen: dict[str, dict[str, NDArray[np.float32]]] = {label: {} for label in corpus.dataset.labels}
+    for row, example in enumerate(corpus.examples):
+        clip = corpus.clips[example.clip]
+        if len(chosen[clip.label]) < each:
+            chosen[clip.label].setdefault(clip.group, values[row].T)
+    return {label: list(of_group.values()) for label, of_group in chosen.items()}
+
+
+def statistics(values: NDArray[np.float32]) -> dict[str, float]:
+    """What the spectrograms hold: size, mean, deviation and the share of values at the floor."""
+    return {
+        "frames": values.shape[1],
+        "bands": values.shape[2],
+        "mean": float(values.mean(dtype=np.float64)),
+        "deviation": float(values.std(dtype=np.float64)),
+        "share_at_floor": float((values <= values.min()).mean()),
+    }

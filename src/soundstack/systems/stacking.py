@@ -1,0 +1,138 @@
+"""The fusion of registered models (paper section 3.4): from their predictions to a stacked, evaluated recogniser."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundstack import recognisers
+from soundstack.calibration import fit_sharpness, probabilities
+from soundstack.config import FuseConfig
+from soundstack.errors import MemberError
+from soundstack.evaluation.metrics import mean_scores
+from soundstack.fusion import Member, aligned, stacked_features, weight_shares
+from soundstack.results import Evaluation
+from soundstack.scores import ScoreTable
+from soundstack.svm import LinearSvm, PathProblem
+from soundstack.tracking import RegisteredMember
+from soundstack.tuning import CostSearch, search_cost
+
+_KIND = recognisers.FusionRecogniser.kind
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Aligned members and the clip table they share."""
+
+    members: list[Member]
+    manifest: str
+    groups: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TrainedFusion:
+    """A trained stack: the SVM, its evaluation, the search for C, and what each member contributes."""
+
+    svm: LinearSvm
+    sharpness: float
+    evaluation: Evaluation
+    search: CostSearch
+    shares: dict[str, float]
+    without: dict[str, float]
+    devel_f1: float
+    log_probabilities: bool
+    manifest: str
+
+
+def fetch(found: Sequence[RegisteredMember]) -> Fetched:
+    """Fetch the members' predictions and check that they belong together.
+
+    Raises:
+        MemberError: Members are missing their artifacts, or saw different data.
+    """
+    members = aligned(
+        [
+            Member(
+                member.name,
+                member.data_fingerprint,
+                ScoreTable.from_parquet(member.artifact("predictions/devel.parquet")),
+                ScoreTable.from_parquet(member.artifact("predictions/test.parquet")),
+            )
+            for member in found
+        ]
+    )
+    manifest = found[0].artifact("data/clips.csv").read_text()
+    groups = {row["filename"]: row["group"] for row in csv.DictReader(io.StringIO(manifest))}
+    return Fetched(members, manifest, groups)
+
+
+def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
+    """Stack the members, search C with their folds, refit on all development clips, and score the test clips."""
+    members, log_probabilities = fetched.members, config.crnn_scores == "log"
+    search, problem = _search(members, config)
+    svm = problem.refit(search.chosen)
+    first = members[0]
+    sharpness = fit_sharpness(search.decisions, first.devel.truth, _KIND)
+    test_scores = svm.decision(stacked_features(members, log_probabilities=log_probabilities)[1])
+    evaluation = Evaluation(
+        _table(first.devel, search.decisions),
+        _table(first.test, test_scores),
+        fetched.groups,
+        probabilities(search.decisions, _KIND, sharpness),
+        probabilities(test_scores, _KIND, sharpness),
+    )
+    shares = weight_shares(svm.coef, len(members))
+    without = {}
+    for left_out in members:
+        rest = [member for member in members if member is not left_out]
+        without[left_out.name] = mean_scores(_table(first.devel, _search(rest, config)[0].decisions))[1]
+    return TrainedFusion(
+        svm=svm,
+        sharpness=sharpness,
+        evaluation=evaluation,
+        search=search,
+        shares={member.name: float(share) for member, share in zip(members, shares, strict=True)},
+        without=without,
+        devel_f1=mean_scores(evaluation.devel)[1],
+        log_probabilities=log_probabilities,
+        manifest=fetched.manifest,
+    )
+
+
+def recogniser(trained: TrainedFusion, found: Sequence[RegisteredMember]) -> recognisers.FusionRecogniser:
+    """Assemble the self-contained recogniser: every member's own model and the stacked SVM.
+
+    Raises:
+        MemberError: A member's model cannot be fetched, or its classes are others.
+    """
+    labels = trained.evaluation.devel.classes
+    members = {member.name: recognisers.load(member.recogniser_folder()) for member in found}
+    for name, member in members.items():
+        if member.labels != labels:
+            raise MemberError(f"{name}: its model and its predictions name different classes; train it again.")
+    return recognisers.FusionRecogniser(
+        labels=labels,
+        sharpness=trained.sharpness,
+        members=members,
+        svm=trained.svm,
+        log_probabilities=trained.log_probabilities,
+    )
+
+
+def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, PathProblem]:
+    devel, _ = stacked_features(members, log_probabilities=config.crnn_scores == "log")
+    first = members[0].devel
+    folds = np.array(first.folds)
+    clip = None if config.clip_features == "none" else config.clip_features
+    problem = PathProblem(devel, first.truth, folds, n_classes=len(first.classes), clip=clip, seed=config.seed)
+    search = search_cost(problem.decide, first.truth, folds, len(first.classes), trials=config.trials, seed=config.seed)
+    return search, problem
+
+
+def _table(like: ScoreTable, scores: NDArray[np.float64]) -> ScoreTable:
+    return ScoreTable(like.clips, like.labels, like.folds, scores, like.classes, _KIND)
