@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +25,14 @@ class Served:
     honours_if_range: bool = True
     chunked: bool = False
     """Sent without a ``Content-Length``."""
+    until_close: bool = False
+    """Sent without any length, up to the end of the connection, as old servers do."""
+    repeat: int = 1
+    """Chunked contents are sent so many times over: a file that seems to have no end."""
+    ignores_start: bool = False
+    """A range is answered with the whole file as if it were the range."""
+    delay: float = 0.0
+    """Seconds before the body comes, in which others can try to be faster."""
     cuts: list[int] = field(default_factory=list)
     """The next answers end after so many bytes of their body, one number an answer."""
     always_cut: int | None = None
@@ -61,6 +70,8 @@ class LocalServer:
         self.requests: list[Request] = []
         self.busiest = 0
         """The highest number of requests that were under way at once."""
+        self.sent = 0
+        """Bytes of bodies that were sent in all."""
         self._running = 0
         self._lock = threading.Lock()
         for path, file in (files or {}).items():
@@ -86,6 +97,10 @@ class LocalServer:
     def counts(self) -> Counter[str]:
         """How often each path was asked for."""
         return Counter(request.path for request in self.requests)
+
+    def count_sent(self, sent: int) -> None:
+        with self._lock:
+            self.sent += sent
 
     def enter(self, request: Request) -> None:
         with self._lock:
@@ -145,7 +160,7 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            self._send(file, file.content[start or 0 :], start)
+            self._send(file, file.content[0 if file.ignores_start else start or 0 :], start)
 
         def _start(self, file: Served) -> int | None:
             wish = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
@@ -164,24 +179,28 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(200 if start is None else 206)
             if start is not None:
                 total = len(file.content)
-                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+                first = 0 if file.ignores_start else start
+                self.send_header("Content-Range", f"bytes {first}-{total - 1}/{total}")
             if file.etag is not None:
                 self.send_header("ETag", file.etag)
             if file.modified is not None:
                 self.send_header("Last-Modified", file.modified)
             if file.chunked:
                 self.send_header("Transfer-Encoding", "chunked")
-            else:
+            elif not file.until_close:
                 self.send_header("Content-Length", str(file.declared_length or len(body)))
             self.end_headers()
+            time.sleep(file.delay)
             cut = file.cuts.pop(0) if file.cuts else file.always_cut
             sent = body if cut is None else body[:cut]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(sent), sent) if file.chunked and sent else sent)
+            for _ in range(file.repeat):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(sent), sent) if file.chunked and sent else sent)
+                server.count_sent(len(sent))
             if cut is not None and cut < len(body):
                 self.close_connection = True
             elif file.chunked:
                 self.wfile.write(b"0\r\n\r\n")
-            elif file.declared_length is not None:
+            elif file.until_close or file.declared_length is not None:
                 self.close_connection = True
 
         def _refuse(self, status: int, retry_after: str | None = None) -> None:

@@ -237,8 +237,11 @@ def test_a_bomb_by_ratio_is_refused(tmp_path: Path, folder: Path) -> None:
     assert not (folder / ".unpacked" / "x.zip.tmp").exists()
 
 
-def test_a_bomb_by_total_size_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_an_honest_bomb_by_total_size_is_refused_before_it_is_unpacked(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive = make_zip(tmp_path / "x.zip", {"bomb": bytes(60_000_000)})
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("a member was read"))
     with pytest.raises(DataError, match=r"more than 50\.0MB"):
         extract_zip(archive, folder, limits=Limits(total_bytes=50_000_000, ratio=1e9))
     assert everything(folder) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from soundstack import remote
 from soundstack.datasets import dcase2017, dcase2018, sources
 from soundstack.datasets.clips import DataSet
 from soundstack.errors import ConfigError, DataError, DownloadError
+from soundstack.remote import human
 
 BOTH = pytest.mark.parametrize("year", ["2017", "2018"])
 LOADERS: dict[str, ModuleType] = {"2017": dcase2017, "2018": dcase2018}
@@ -522,6 +524,21 @@ def test_what_was_deleted_is_fetched_again_and_nothing_else(
 
 
 @BOTH
+def test_an_archive_that_was_published_anew_is_fetched_again(
+    year: str, tmp_path: Path, served: dict[str, Served | bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalServer(served) as server:
+        fetch(year, tmp_path, server)
+        name = f"{LOADERS[year].DEVELOPMENT}.doc.zip"
+        anew = tiny.pack(LOADERS[year].DEVELOPMENT, {"README.md": "second version\n"})
+        server.add(name, anew)
+        source = tiny.published(sources.SOURCES[f"dcase{year}"], {**BUILT[year], name: anew})
+        monkeypatch.setitem(sources.SOURCES, f"dcase{year}", source)
+        assert fetch(year, tmp_path, server).fetched == (name,)
+    assert (development(year, tmp_path) / "README.md").read_text() == "second version\n"
+
+
+@BOTH
 def test_archives_are_kept_on_demand_and_taken_from_where_they_are_kept(
     year: str, tmp_path: Path, served: dict[str, Served | bytes]
 ) -> None:
@@ -557,10 +574,13 @@ def test_parts_can_be_fetched_by_themselves(
 def test_a_disk_that_cannot_hold_all_is_told_before_anything_is_fetched(
     year: str, tmp_path: Path, served: dict[str, Served | bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = remote.shutil.disk_usage("/")
-    monkeypatch.setattr(remote.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    usage = shutil.disk_usage("/")
+    # Room for every archive, but not for what they unpack to.
+    source = sources.SOURCES[f"dcase{year}"]
+    free = sum(sources._packed(archive, source) for archive in source.archives)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=free))
     with LocalServer(served) as server:
-        with pytest.raises(DownloadError, match=r"has 1\.00kB free and .* are needed"):
+        with pytest.raises(DownloadError, match=rf"has {human(free)} free and .* are needed"):
             fetch(year, tmp_path, server)
         assert server.requests == []
 

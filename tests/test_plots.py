@@ -30,7 +30,7 @@ rng = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def _no_warnings() -> Iterator[None]:
-    """A layout that does not fit, a missing glyph, a mean of nothing: matplotlib and numpy only warn of them."""
+    """Turn warnings to errors: a layout that does not fit, a missing glyph, the mean of nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -159,13 +159,27 @@ def test_class_names_do_not_run_into_each_other(n: int) -> None:
         assert not any(one.overlaps(other) for one, other in pairwise(boxes))
 
 
+@pytest.mark.parametrize("n", [2, 9, 15, 21, 50])
+def test_the_axes_captions_keep_clear_of_the_class_names(n: int) -> None:
+    figure = full_confusion(n)
+    axes = figure.axes[0]
+    captions = {text.get_text(): text.get_window_extent() for text in figure.texts}
+    for caption, labels in (
+        ("true class", axes.get_yticklabels()),
+        ("recognised as", axes.get_xticklabels()),
+    ):
+        assert not any(label.get_window_extent().overlaps(captions[caption]) for label in labels)
+
+
 @pytest.mark.parametrize("n", [2, 9, 15, 24, 25, 50])
 def test_numbers_fit_into_their_cells(n: int) -> None:
     axes = full_confusion(n).axes[0]
     cell = axes.get_window_extent().width / n
     inside = [text for text in axes.texts if text.get_position()[0] < n - 0.5]
     assert len(inside) == (2 * n if n <= 24 else n)
-    assert all(text.get_window_extent().width < cell for text in inside)
+    boxes = [text.get_window_extent() for text in inside]
+    assert all(box.width < cell and box.height < cell for box in boxes)
+    assert not any(one.overlaps(other) for one, other in pairwise(boxes))  # per cent above, clips below
 
 
 def test_the_confusion_shows_per_cent_of_the_true_class_and_clips() -> None:
@@ -260,7 +274,7 @@ def test_a_preview_counts_seconds_and_draws_low_bands_below() -> None:
 
 
 def test_members_are_sorted_by_weight_and_losses_are_in_points() -> None:
-    figure = plots.contributions_figure(["small", "large"], [1.0, 3.0], [0.83, 0.79], 0.81)
+    figure = plots.contributions_figure(["large", "small"], [3.0, 1.0], [0.79, 0.83], 0.81)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["small", "large"]
     assert [bar.get_width() for bar in bars(figure.axes[0])] == pytest.approx([25.0, 75.0])
     assert [bar.get_width() for bar in bars(figure.axes[1])] == pytest.approx([2.0, -2.0])

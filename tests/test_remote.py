@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,16 @@ def test_a_file_that_shrank_between_two_attempts_is_fetched_from_the_beginning(
     assert target.read_bytes() == CONTENT[:400_000]
 
 
+def test_a_range_that_begins_elsewhere_is_not_spliced(
+    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add("x.bin", Served(CONTENT, ignores_start=True))
+    target = tmp_path / "x.bin"
+    cut_off(server, target, monkeypatch, after=500_000)
+    fetch(server.url_of("x.bin"), target)
+    assert target.read_bytes() == CONTENT
+
+
 def test_a_server_without_ranges_makes_the_download_start_over(
     server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +296,15 @@ def test_an_answer_without_length_that_breaks_off_is_not_taken_for_whole(
     assert (tmp_path / "x.bin").read_bytes() == CONTENT
 
 
+def test_a_file_shorter_than_published_is_taken_up_even_if_the_server_tells_no_length(
+    server: LocalServer, tmp_path: Path
+) -> None:
+    server.add("x.bin", Served(CONTENT, until_close=True, cuts=[500_000]))
+    fetch(server.url_of("x.bin"), tmp_path / "x.bin", size=len(CONTENT))
+    assert (tmp_path / "x.bin").read_bytes() == CONTENT
+    assert [request.range for request in server.requests] == [None, "bytes=500000-"]
+
+
 def test_passing_server_errors_are_tried_again(server: LocalServer, tmp_path: Path) -> None:
     server.add("x.bin", Served(CONTENT, statuses=[503, 429, 502], retry_after="0"))
     fetch(server.url_of("x.bin"), tmp_path / "x.bin", sha256=SHA256)
@@ -343,10 +363,11 @@ def test_a_file_of_another_size_than_published_is_refused_before_it_is_fetched(
 
 
 def test_a_server_that_sends_without_end_is_stopped(server: LocalServer, tmp_path: Path) -> None:
-    server.add("x.bin", Served(CONTENT, chunked=True))
+    server.add("x.bin", Served(CONTENT, chunked=True, repeat=100))
     with pytest.raises(DownloadError, match="more than the 1,000 bytes"):
         fetch(server.url_of("x.bin"), tmp_path / "x.bin", size=1000)
     assert names(tmp_path) == set()
+    assert server.sent < 50 * len(CONTENT)
 
 
 def test_a_length_that_is_not_true_is_noticed(server: LocalServer, tmp_path: Path) -> None:
@@ -481,18 +502,27 @@ def test_what_is_done_with_each_file_may_fail_too(server: LocalServer, tmp_path:
         fetch_all([RemoteFile(server.url_of("x.bin"), "x.bin")], tmp_path, then=refuse)
 
 
-def test_ctrl_c_ends_all_downloads_and_they_can_be_resumed(server: LocalServer, tmp_path: Path) -> None:
-    for n in range(4):
-        server.add(f"{n}.bin", CONTENT)
-    files = [RemoteFile(server.url_of(f"{n}.bin"), f"{n}.bin", md5=MD5) for n in range(4)]
+def test_ctrl_c_ends_the_running_downloads_and_they_can_be_resumed(
+    server: LocalServer, tmp_path: Path
+) -> None:
+    server.add("quick.bin", CONTENT)
+    server.add("slow.bin", Served(CONTENT, chunked=True, repeat=300))
+    server.add("later.bin", CONTENT)
+    files = [RemoteFile(server.url_of(name), name) for name in ("quick.bin", "slow.bin", "later.bin")]
 
     def interrupt(file: RemoteFile, path: Path) -> None:
+        while not (tmp_path / "slow.bin.part").exists():
+            time.sleep(0.001)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch_all(files, tmp_path, jobs=1, then=interrupt)
-    assert len(names(tmp_path)) < 4
+        fetch_all(files, tmp_path, jobs=2, then=interrupt)
+    assert server.sent < 150 * len(CONTENT)
+    assert "slow.bin" not in names(tmp_path)
+    assert names(tmp_path) >= {"quick.bin", "slow.bin.part"}
+    server.add("slow.bin", CONTENT)
     fetch_all(files, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.bin")} == {"quick.bin", "slow.bin", "later.bin"}
     assert {path.read_bytes() == CONTENT for path in tmp_path.glob("*.bin")} == {True}
 
 
@@ -501,7 +531,7 @@ def _fetch_in_process(url: str, target: Path) -> None:
 
 
 def test_two_processes_fetch_the_same_file_once(server: LocalServer, tmp_path: Path) -> None:
-    server.add("x.bin", CONTENT)
+    server.add("x.bin", Served(CONTENT, delay=0.5))
     # Forked: the server's threads stay here, and no interpreter has to start.
     context = multiprocessing.get_context("fork")
     workers = [

@@ -55,7 +55,7 @@ def test_a_tie_goes_to_the_class_that_comes_first() -> None:
 
 def test_folds_stand_in_order_and_test_comes_last() -> None:
     assert table().fold_names == ("1", "2", "10")
-    assert table(folds=("test", "10", "9", "test")).fold_names == ("9", "10", "test")
+    assert table(folds=("test", "10", "9", "session")).fold_names == ("9", "10", "session", "test")
 
 
 def test_selecting_a_fold_keeps_the_clips_in_order_with_their_scores() -> None:

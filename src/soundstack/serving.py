@@ -1,8 +1,8 @@
 """The served model: encoded sound in, labels and probabilities out.
 
-Input: a binary column ``audio``, one encoded file (WAV, FLAC, OGG, MP3) a row; in JSON it is base64. Output: a row
-each with ``label``, its ``probability`` (calibrated on out-of-fold scores) and ``p_<label>`` for every class; ``top_k`` adds
-``top_labels``. What a client sends is only ever treated as the bytes of a sound file, never as a path or URL.
+Input: a binary column ``audio``, one encoded file (WAV, FLAC, OGG, MP3) a row; in JSON it is base64. Output, a row
+each: ``label``, its ``probability`` (calibrated on out-of-fold scores) and ``p_<label>`` for every class; ``top_k``
+adds ``top_labels``. What a client sends is only ever treated as the bytes of a sound file, never as a path or URL.
 """
 
 from __future__ import annotations

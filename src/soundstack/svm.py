@@ -10,12 +10,15 @@ is the same for all costs, standardisation and change of basis, is done once a f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import ThreadpoolController
 
 from soundstack.errors import ConfigError, DataError
 from soundstack.svm_solver import LiblinearPath, NewtonPath
@@ -25,6 +28,7 @@ Floats = NDArray[np.float64]
 Solver = Literal["auto", "newton", "liblinear"]
 
 CLIP = 10.0
+_SMALL = 512**2  # entries of a rotated matrix whose products are shorter than a wait for a busy second core
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,20 +150,210 @@ class SvmPath:
         y = np.asarray(y)
         if y.shape != x.shape[:1] or not np.isin(y, np.arange(n_classes)).all():
             raise ValueError(f"y must give one class index below {n_classes} for each of the {len(x)} rows of x")
-        self._sign = np.where(y[:, None] == np.arange(n_classes), 1.0, -1.0)  # (N, K)
-        mixed = np.abs(self._sign.mean(axis=0)) < 1
-        self._mirrored = n_classes == 2 and bool(mixed.all())
-        self._trained = np.flatnonzero(mixed)[-1:] if self._mirrored else np.flatnonzero(mixed)
-        self._path: NewtonPath | LiblinearPath | None = None
-        self._eval = np.empty((0 if x_eval is None else len(x_eval), 0))
-        if not self._trained.size:
-            return
-        design, targets = _with_constant(x), self._sign[:, self._trained]
-        if solver == "liblinear":
-            self._path = LiblinearPath(design, targets, seed=seed)
-        else:
-            self._path = NewtonPath(design, targets)
-        if x_eval is not None:
-            self._eval = self._path.rotate(_with_constant(x_eval))
-        self._features = x.shape[1]
+        signs = np.where(y[:, None] == np.arange(n_classes), 1.0, -1.0)  # (N, K)
+        self._rows, self._features = x.shape
+        self._balance = signs.mean(axis=0)  # (K,)
+        mixed = np.flatnonzero(np.abs(self._balance) < 1)
+        self._mirrored = n_classes == 2 and mixed.size == 2
+        self._trained = mixed[1:] if self._mirrored else mixed
+        self._small = len(x) * min(x.shape) <= _SMALL
+        design, targets = _with_constant(x), signs[:, self._trained]
+        with _threads(self._small):
+            self._path = LiblinearPath(design, targets, seed) if solver == "liblinear" else NewtonPath(design, targets)
+            self._eval = None if x_eval is None else self._path.rotate(_with_constant(x_eval))
 
+    def coefficients(self, cost: float) -> tuple[Floats, Floats]:
+        """Coefficients (K, D) and intercepts (K,) at ``cost``.
+
+        Raises:
+            ConfigError: if the cost is not positive.
+        """
+        weights = np.zeros((self._features + 1, len(self._balance)))
+        weights[-1] = self._constant(cost)
+        with _threads(self._small):
+            self._fill(weights, self._path.unrotate(self._path.solve(cost)))
+        return np.ascontiguousarray(weights[:-1].T), weights[-1].copy()
+
+    def decisions(self, cost: float) -> Floats:
+        """Decision values (M, K) of x_eval at ``cost``.
+
+        Raises:
+            ConfigError: if the cost is not positive.
+        """
+        if self._eval is None:
+            raise ValueError("no x_eval was given to decide on")
+        scores = np.tile(self._constant(cost), (len(self._eval), 1))
+        with _threads(self._small):
+            self._fill(scores, self._eval @ self._path.solve(cost))
+        return scores
+
+    def _constant(self, cost: float) -> Floats:
+        """Decision values (K,) of classes without a counterpart: of b^2 / 2 + C N (1 - |b|)^2 the minimum."""
+        if not 0 < cost < np.inf:
+            raise ConfigError(f"The SVM's complexity C must be a positive number; it is {cost}.")
+        return np.sign(self._balance) * (2 * cost * self._rows) / (1 + 2 * cost * self._rows)
+
+    def _fill(self, columns: Floats, trained: Floats) -> None:
+        columns[:, self._trained] = trained
+        if self._mirrored:
+            columns[:, 0] = -columns[:, 1]
+
+
+@dataclass(frozen=True, eq=False)
+class PathPoint:
+    """The SVM at one cost: coefficients (K, D), intercepts (K,), and decision values (M, K) where any were asked."""
+
+    cost: float
+    coef: Floats
+    intercept: Floats
+    decisions: Floats | None
+
+
+def fit_path(
+    x: Array,
+    y: ArrayLike,
+    costs: Iterable[float],
+    *,
+    n_classes: int,
+    x_eval: Array | None = None,
+    solver: Solver = "auto",
+    seed: int = 0,
+) -> list[PathPoint]:
+    """Train at every cost on standardised features x (N, D) with class indices y (N,), and score x_eval (M, D).
+
+    Raises:
+        ConfigError: if a cost or the solver cannot be used.
+    """
+    path = SvmPath(x, y, n_classes=n_classes, x_eval=x_eval, solver=solver, seed=seed)
+    return [
+        PathPoint(cost, *path.coefficients(cost), None if x_eval is None else path.decisions(cost)) for cost in costs
+    ]
+
+
+class PathProblem:
+    """Cross-validation and refit over any costs, asked for at once or one by one.
+
+    A fold is standardised on its training rows alone and prepared when it is first needed, then kept, so that a
+    further cost only costs its own solution.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        y: ArrayLike,
+        folds: ArrayLike,
+        *,
+        n_classes: int,
+        clip: float | None = CLIP,
+        solver: Solver = "auto",
+        seed: int = 0,
+        keep: bool = True,
+    ) -> None:
+        """Take the development set: features x (N, D), class indices y (N,), and the fold of each row (N,).
+
+        ``keep=False`` forgets a fold after use: for one call of ``decide`` on a large set, a fraction of the memory.
+
+        Raises:
+            DataError: if there are fewer than two folds, or a value of x is not finite.
+        """
+        self._x, self._y, self._folds = _finite(x), np.asarray(y), np.asarray(folds)
+        self.folds = np.unique(self._folds).tolist()
+        if len(self.folds) < 2:
+            raise DataError(f"Cross-validation needs at least two folds; the features name only {self.folds}.")
+        self._n_classes, self._clip, self._solver, self._seed = n_classes, clip, solver, seed
+        self._keep = keep
+        self._prepared: dict[Any, tuple[Standardiser, SvmPath]] = {}
+
+    def decide(self, costs: Iterable[float], progress: Callable[[int], Any] | None = None) -> Floats:
+        """Out-of-fold decision values (len(costs), N, K): every row is scored by the SVM that did not see its fold.
+
+        ``progress`` is called with 1 for each fold and cost done.
+
+        Raises:
+            ConfigError: if a cost, the bound or the solver cannot be used.
+        """
+        costs = list(costs)
+        decisions = np.empty((len(costs), len(self._y), self._n_classes))
+        for fold in self.folds:
+            _, path = self._prepare(fold)
+            for index in np.argsort(costs, kind="stable"):  # ascending: each start is then close to its solution
+                decisions[index, self._folds == fold] = path.decisions(costs[index])
+                if progress is not None:
+                    progress(1)
+        return decisions
+
+    def fold_models(self, cost: float) -> list[LinearSvm]:
+        """The SVMs behind ``decide``, one a fold."""
+        return [self._model(fold, cost) for fold in self.folds]
+
+    def refit(self, cost: float) -> LinearSvm:
+        """The SVM of the whole development set."""
+        return self._model(None, cost)
+
+    def _model(self, fold: Any, cost: float) -> LinearSvm:
+        standardiser, path = self._prepare(fold)
+        return LinearSvm(*path.coefficients(cost), standardiser)
+
+    def _prepare(self, fold: Any) -> tuple[Standardiser, SvmPath]:
+        """Standardiser and path of all rows but the fold's; of all rows if ``fold`` is None."""
+        if fold in self._prepared:
+            return self._prepared[fold]
+        held_out = np.zeros(len(self._y), dtype=bool) if fold is None else self._folds == fold
+        standardiser = Standardiser.fit(self._x[~held_out], self._clip)
+        path = SvmPath(
+            standardiser.transform(self._x[~held_out]),
+            self._y[~held_out],
+            n_classes=self._n_classes,
+            x_eval=standardiser.transform(self._x[held_out]),
+            solver=self._solver,
+            seed=self._seed,
+        )
+        if self._keep:
+            self._prepared[fold] = standardiser, path
+        return standardiser, path
+
+
+def cross_validate_path(
+    x: Array,
+    y: ArrayLike,
+    folds: ArrayLike,
+    costs: Iterable[float],
+    *,
+    n_classes: int,
+    clip: float | None = CLIP,
+    solver: Solver = "auto",
+    seed: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> Floats:
+    """``PathProblem.decide`` in one go, holding one fold at a time in memory."""
+    problem = PathProblem(x, y, folds, n_classes=n_classes, clip=clip, solver=solver, seed=seed, keep=False)
+    return problem.decide(costs, progress)
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()  # looking for the libraries takes longer than limiting them
+
+
+def _threads(small: bool) -> AbstractContextManager[Any]:
+    """One BLAS thread for small problems, where more are slower, tenfold if other work runs; else all."""
+    return _thread_pools().limit(limits=1, user_api="blas") if small else nullcontext()
+
+
+def _with_constant(x: Array) -> Floats:
+    """Append the constant feature whose weight is the bias."""
+    design = np.ones((len(x), x.shape[1] + 1))
+    design[:, :-1] = x
+    return design
+
+
+def _finite(x: Array) -> Array:
+    if not len(x):
+        raise DataError("There are no clips to train on: the features have no rows.")
+    if not (finite := np.isfinite(x)).all():
+        row, dimension = np.argwhere(~finite)[0]
+        raise DataError(
+            f"Features must be finite numbers; row {row} of {len(x)} has {x[row, dimension]} in dimension {dimension}. "
+            "Remove the cached features and extract them again."
+        )
+    return x

@@ -37,9 +37,9 @@ Floats = NDArray[np.float64]
 
 TOLERANCE = 1e-8  # certified duality gap, relative to P
 _NEWTON_STEPS = 100
-_CG_STEPS = 250
 _FORCING = 0.1  # residual at which conjugate gradients stop, relative to the gradient: more is wasted far from the end
-_DIRECT_WORTH = 20  # a direct solve may cost as much as this many iterations of conjugate gradients
+_DIRECT_PACE = 3  # operations of a direct solve for one of conjugate gradients, whose narrow blocks are slow
+_SOON = 4  # iterations for which conjugate gradients are not worth a try
 _LINE_SLOPE = 1e-3  # slope left by the line search, relative to the slope at its start
 
 
@@ -106,6 +106,7 @@ class NewtonPath:
         """Newton steps for the classes not yet solved, until none is left; both arguments are overwritten."""
         gaps = np.full(weights.shape[1], np.inf)
         left = np.arange(weights.shape[1])
+        stiff = np.zeros(weights.shape[1], dtype=bool)
         for _ in range(_NEWTON_STEPS):
             w, targets = weights[:, left], self._targets[:, left]
             margins = 1 - targets * scores[:, left]  # (n, K): positive within the margin
@@ -120,7 +121,10 @@ class NewtonPath:
             w, targets, margins, gradient = w[:, todo], targets[:, todo], margins[:, todo], gradient[:, todo]
             # The next gradient is, if A stays, the residual left here: half of what the certificate asks for will do.
             enough = 0.5 * np.sqrt(2 * TOLERANCE * objective[todo]) / steepness[todo]
-            step = self._newton_step(cost, w, targets, margins > 0, gradient, np.maximum(enough, _FORCING))
+            residual = np.maximum(enough, _FORCING)
+            still_stiff = stiff[left]
+            step = self._newton_step(cost, w, targets, margins > 0, gradient, residual, still_stiff)
+            stiff[left] = still_stiff
             score_step = self._z @ step
             length = _line_search(cost, w, step, margins, targets * score_step)
             weights[:, left] += length * step
@@ -133,28 +137,44 @@ class NewtonPath:
         return weights, gaps
 
     def _newton_step(
-        self, cost: float, w: Floats, targets: Floats, active: NDArray[np.bool_], gradient: Floats, residual: Floats
+        self,
+        cost: float,
+        w: Floats,
+        targets: Floats,
+        active: NDArray[np.bool_],
+        gradient: Floats,
+        residual: Floats,
+        stiff: NDArray[np.bool_],
     ) -> Floats:
-        """Steps (r, K): directly where A is small enough to pay, by conjugate gradients elsewhere."""
+        """Steps (r, K): by conjugate gradients, and directly once these take longer than a direct solve would.
+
+        A class whose conjugate gradients gave up is marked in ``stiff`` (K,) and is solved directly from then on.
+        """
         n, r = self._z.shape
         size = active.sum(axis=0)
-        direct = size**2 * (r + size / 3) < _DIRECT_WORTH * 4.0 * n * r
+        patience = (size**2 * (r + size / 3) / (4 * n * r) / _DIRECT_PACE).astype(int)
+        stiff |= patience < _SOON
         step = np.empty_like(w)
-        for k in np.flatnonzero(direct):
+        if not stiff.all():
+            tried = np.flatnonzero(~stiff)
+            step[:, tried], stiff[tried] = self._conjugate_gradients(
+                cost, active[:, tried], gradient[:, tried], residual[tried], patience[tried]
+            )
+        for k in np.flatnonzero(stiff):
             rows = self._z[active[:, k]]
             kernel = rows @ rows.T
             kernel.flat[:: len(rows) + 1] += 1 / (2 * cost)
             alpha = scipy.linalg.solve(kernel, targets[active[:, k], k], assume_a="pos", check_finite=False)
             step[:, k] = alpha @ rows - w[:, k]
-        if not direct.all():
-            rest = ~direct
-            step[:, rest] = self._conjugate_gradients(cost, active[:, rest], gradient[:, rest], residual[rest])
         return step
 
     def _conjugate_gradients(
-        self, cost: float, active: NDArray[np.bool_], gradient: Floats, residual: Floats
-    ) -> Floats:
-        """Solve (1 + 2 C Z_A' Z_A) step = -gradient for all classes, up to ``residual`` (K,) of the gradient's norm."""
+        self, cost: float, active: NDArray[np.bool_], gradient: Floats, residual: Floats, patience: NDArray[np.int_]
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Solve (1 + 2 C Z_A' Z_A) step = -gradient for all classes, up to ``residual`` (K,) of the gradient's norm.
+
+        Returns the steps (r, K), and which classes (K,) were not solved within their ``patience`` (K,) of iterations.
+        """
         z, within = self._z32, active.astype(np.float32)
         double_cost = np.float32(2 * cost)
         tiny = np.finfo(np.float32).tiny
@@ -164,17 +184,17 @@ class NewtonPath:
         step = np.zeros_like(rest)
         direction = inverse * rest
         energy = (rest * direction).sum(axis=0)
-        for _ in range(_CG_STEPS):
+        iteration, unsolved = 0, np.ones(len(scale), dtype=bool)
+        while (unsolved & (iteration < patience)).any():
             curved = direction + double_cost * (z.T @ (within * (z @ direction)))
             length = energy / np.maximum((direction * curved).sum(axis=0), tiny)
             step += length * direction
             rest -= length * curved
-            if (np.linalg.norm(rest, axis=0) <= residual).all():
-                break
             steepest = inverse * rest
             previous, energy = energy, (rest * steepest).sum(axis=0)
             direction = steepest + energy / np.maximum(previous, tiny) * direction
-        return step * scale
+            iteration, unsolved = iteration + 1, np.linalg.norm(rest, axis=0) > residual
+        return step * scale, unsolved
 
 
 class LiblinearPath:
@@ -183,7 +203,7 @@ class LiblinearPath:
     Its axes are the design matrix's own.
     """
 
-    def __init__(self, design: Floats, targets: Floats, *, seed: int = 0) -> None:
+    def __init__(self, design: Floats, targets: Floats, seed: int = 0) -> None:
         self._design, self._targets, self._seed = design, targets, seed
         self._solved: dict[float, Floats] = {}
 
@@ -199,8 +219,10 @@ class LiblinearPath:
         """The weights (d, K) at ``cost``."""
         if cost not in self._solved:
             svm = LinearSVC(C=cost, dual=True, fit_intercept=False, random_state=self._seed)
-            columns = [svm.fit(self._design, column).coef_[0] for column in self._targets.T]
-            self._solved[cost] = np.stack(columns, axis=1)
+            weights = np.empty((self._design.shape[1], self._targets.shape[1]))
+            for k, column in enumerate(self._targets.T):
+                weights[:, k] = svm.fit(self._design, column).coef_[0]
+            self._solved[cost] = weights
         return self._solved[cost]
 
 

@@ -7,7 +7,10 @@ machine are closed by the next start.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import io
+import logging
 import os
 import re
 import shutil
@@ -15,6 +18,7 @@ import socket
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -327,26 +331,24 @@ def register(run: Run, recogniser: Recogniser, evaluation: Evaluation, tags: Map
     from soundstack import serving
 
     folder = run.folder.with_name(run.folder.name + "-model")
+    scores = {name: evaluation.intervals[name].value for name in ("devel_macro_f1", "test_macro_f1")}
     try:
         recogniser.save(folder)
-        model = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(Path(serving.__file__).with_name("served_model.py")),
-            artifacts={"recogniser": str(folder)},
-            code_paths=[str(Path(serving.__file__).parent)],
-            signature=serving.signature(recogniser.labels),
-            pip_requirements=[f"{name}=={metadata.version(name)}" for name in _SERVING_PACKAGES],
-        )
+        with _quiet():
+            model = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(serving.__file__).with_name("served_model.py")),
+                artifacts={"recogniser": str(folder)},
+                code_paths=[str(Path(serving.__file__).parent)],
+                signature=serving.signature(recogniser.labels),
+                pip_requirements=[f"{name}=={metadata.version(name)}" for name in _SERVING_PACKAGES],
+            )
+            version = mlflow.register_model(
+                model.model_uri, run.name, tags=dict(tags) | {name: f"{value:.6f}" for name, value in scores.items()}
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     client = MlflowClient()
-    scores = {name: evaluation.intervals[name].value for name in ("devel_macro_f1", "test_macro_f1")}
-    with _quiet_registry():
-        version = mlflow.register_model(
-            model.model_uri,
-            run.name,
-            tags=dict(tags) | {name: f"{value:.6f}" for name, value in scores.items()},
-        )
     champion = _is_champion(client, run.name, scores["devel_macro_f1"], tags["data_fingerprint"])
     if champion:
         client.set_registered_model_alias(run.name, CHAMPION, version.version)
@@ -355,16 +357,16 @@ def register(run: Run, recogniser: Recogniser, evaluation: Evaluation, tags: Map
 
 
 @contextmanager
-def _quiet_registry() -> Iterator[None]:
-    import logging
-
-    logger = logging.getLogger("mlflow.tracking._model_registry.fluent")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+def _quiet() -> Iterator[None]:
+    """Keep MLflow's remarks on model logging (no input example, unknown pip) from the user's terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        logger.setLevel(level)
+        logging.disable(level)
 
 
 def _is_champion(client: MlflowClient, name: str, devel: float, fingerprint: str) -> bool:

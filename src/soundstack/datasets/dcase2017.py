@@ -90,7 +90,8 @@ def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
     rows, fold_of, notes = read_folds(root / "evaluation_setup")
     meta = by_sound(read_list(root / "meta.txt", columns=2))
     notes += check_against_meta(rows, meta)
-    require_sounds(root / "audio", ((name, row.where) for name, row in rows.items()))
+    audio = root / "audio"
+    require_sounds(audio, ((name, row.where) for name, row in rows.items()))
     errors = _errors(root / "error.txt")
     clips = []
     for name, row in rows.items():
@@ -99,7 +100,7 @@ def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
         clips.append(
             Clip(
                 id=f"development/{name}",
-                path=root / "audio" / name,
+                path=audio / name,
                 label=row.cells[1],
                 fold=fold_of[name],
                 group=f"development/{recording}",
@@ -131,7 +132,8 @@ def _test_clips(root: Path) -> tuple[list[Clip], list[str]]:
             f"The evaluation set has no labels: neither {setup / 'evaluate.txt'} nor {root / 'meta.txt'} "
             f"exists. {AGAIN}"
         )
-    require_sounds(root / "audio", ((name, row.where) for name, row in rows.items()))
+    audio = root / "audio"
+    require_sounds(audio, ((name, row.where) for name, row in rows.items()))
     original = _original_names(setup / "map.txt")
     clips = []
     for name, row in rows.items():
@@ -139,7 +141,7 @@ def _test_clips(root: Path) -> tuple[list[Clip], list[str]]:
         clips.append(
             Clip(
                 id=f"evaluation/{name}",
-                path=root / "audio" / name,
+                path=audio / name,
                 label=row.cells[1],
                 fold=TEST,
                 group=f"evaluation/{recording}",

@@ -95,7 +95,8 @@ def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
     rows, fold_of, notes = read_folds(root / "evaluation_setup")
     meta = by_sound(read_list(root / "meta.txt", columns=2))
     notes += check_against_meta(rows, meta)
-    require_sounds(root / "audio", ((name, row.where) for name, row in rows.items()))
+    audio = root / "audio"
+    require_sounds(audio, ((name, row.where) for name, row in rows.items()))
     clips = []
     for name, row in rows.items():
         node, session = _NODE.search(name), _SESSION.search(name)
@@ -107,7 +108,7 @@ def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
         clips.append(
             Clip(
                 id=f"development/{name}",
-                path=root / "audio" / name,
+                path=audio / name,
                 label=row.cells[1],
                 fold=fold_of[name],
                 group=f"development/ex{session[1]}",
@@ -125,7 +126,8 @@ def _test_clips(root: Path, known_nodes: set[str]) -> tuple[list[Clip], list[str
             "first version had none; download version 2.0.0."
         )
     rows = by_sound(read_list(labels, columns=2))
-    require_sounds(root / "audio", ((name, row.where) for name, row in rows.items()))
+    audio = root / "audio"
+    require_sounds(audio, ((name, row.where) for name, row in rows.items()))
     heard_by = _heard_by(root / "evaluation_setup" / "map.txt")
     clips = []
     unmapped = []
@@ -136,7 +138,7 @@ def _test_clips(root: Path, known_nodes: set[str]) -> tuple[list[Clip], list[str
         clips.append(
             Clip(
                 id=f"evaluation/{name}",
-                path=root / "audio" / name,
+                path=audio / name,
                 label=row.cells[1],
                 fold=TEST,
                 group=f"evaluation/{session or row.cell(2) or Path(name).stem}",

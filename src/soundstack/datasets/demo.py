@@ -1,5 +1,4 @@
-"""The ``demo`` data set: ten everyday sounds, synthesised here from formulas and a seed, so nothing is
-downloaded.
+"""The ``demo`` data set: ten everyday sounds, synthesised from formulas and a seed, so nothing is downloaded.
 
 On disk it looks like ESC-50: ``audio/{fold}-{source}-{take}-{label}.wav`` (16-bit mono) and a table
 ``meta/demo.csv`` with the columns ``filename,fold,label,source,take``. Folds 1 to 4 are the development set,
@@ -65,11 +64,12 @@ def write(
     in the caller's thread with the number of clips that are done. A folder that is already complete is left
     alone.
 
-    Raises: DataError: if a parameter is out of range, if the folder holds a demo data set made from other
-    parameters or formulas or files that are none, or if it cannot be written.
+    Raises:
+        DataError: if a parameter is out of range, if the folder holds other files or a demo data set made from
+            other parameters or formulas, or if it cannot be written.
     """
-    if seed < 0:
-        raise DataError(f"The demo data set needs a seed of 0 or more, not {seed}.")
+    if seed < 0 or jobs < 0:
+        raise DataError(f"The demo data set needs a seed and jobs of 0 or more, not {seed} and {jobs}.")
     if clips_per_class_and_fold < 1:
         raise DataError(
             f"The demo data set needs at least 1 clip per class and fold, not {clips_per_class_and_fold}."
@@ -139,7 +139,7 @@ def _plan(clips_per_class_and_fold: int) -> Iterator[_Row]:
     for fold in FOLDS:
         for number, label in enumerate(LABELS):
             for clip in range(clips_per_class_and_fold):
-                source = f"{fold}{number}{clip // len(TAKES):03d}"
+                source = f"{fold}{number:02d}{clip // len(TAKES):03d}"
                 take = TAKES[clip % len(TAKES)]
                 yield _Row(f"{fold}-{source}-{take}-{label}.wav", fold, label, source, take)
 
@@ -183,6 +183,8 @@ def _claim(folder: Path, recipe: dict[str, int]) -> None:
     note = folder / "meta" / "demo.json"
     for part in ("audio", "meta"):
         (folder / part).mkdir(parents=True, exist_ok=True)
+    # Looked at before the note: another process may begin to write the same data set at this moment.
+    occupied = _table(folder).exists() or any((folder / "audio").iterdir())
     if note.exists():
         try:
             found = json.loads(note.read_text(encoding="utf-8"))
@@ -194,7 +196,7 @@ def _claim(folder: Path, recipe: dict[str, int]) -> None:
                 "choose another folder or delete it."
             )
         return
-    if _table(folder).exists() or any((folder / "audio").iterdir()):
+    if occupied:
         raise DataError(
             f"{folder} holds files that are no demo data set ({note} is missing): choose another folder."
         )

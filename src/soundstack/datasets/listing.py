@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from soundstack.errors import DataError
 
@@ -46,9 +46,8 @@ class Row:
         Raises:
             DataError: it is not the name of a file in the audio folder.
         """
-        parts = PureWindowsPath(self.cells[column]).parts  # the Windows flavour knows both separators
-        name = parts[-1] if parts else ""
-        if parts not in ((name,), ("audio", name)) or name == "..":
+        name = self.cells[column].replace("\\", "/").removeprefix("audio/")
+        if not name or "/" in name or name in (".", ".."):
             raise DataError(f"{self.cells[column]!r} in {self.where} is no file of the audio folder. {AGAIN}")
         return name
 

@@ -26,9 +26,7 @@ from soundstack import remote
 from soundstack.errors import DownloadError, WeightsError
 from soundstack.networks.spec import NetworkSpec, PackagedWeights
 
-_NOT_PUBLISHED = (
-    "num_batches_tracked"  # counts training steps; files of before 2018 lack it, and nothing here reads it
-)
+_COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
 
 
 def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_download: bool = True) -> Path:
@@ -54,18 +52,17 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
             _verify(path, file)
             return path
     target = folders[0] / file.name
-    by_hand = f"fetch {file.url} by other means and save it as {target}, or set pretraining=none"
     if not allow_download:
         places = " nor in ".join(str(folder) for folder in folders)
         raise WeightsError(
             f"The weights of {spec.name} ({file.name}) are not in {places}, and downloads are switched off: "
-            f"{by_hand}."
+            f"fetch {file.url} by other means and save it as {target}, or set pretraining=none."
         )
     try:
         return remote.fetch(file.url, target, sha256=file.sha256, md5=file.md5, size=file.size)
     except DownloadError as error:
         raise WeightsError(
-            f"The weights of {spec.name} cannot be had: {_sentence(error)} Or {by_hand}."
+            f"The weights of {spec.name} cannot be had: {error} Random weights need no file: pretraining=none."
         ) from error
 
 
@@ -127,7 +124,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         WeightsError: a key is missing, unknown, or of another shape.
     """
     expected = module.state_dict()
-    missing = [key for key in expected if key not in state and not key.endswith(_NOT_PUBLISHED)]
+    missing = [key for key in expected if key not in state and not key.endswith(_COUNTER)]
     unknown = [key for key in state if key not in expected]
     for keys, what in ((missing, "lacks"), (unknown, "has, and this network does not,")):
         if keys:

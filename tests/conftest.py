@@ -1,0 +1,112 @@
+"""What the tests share: fixed seeds, small sound files, a small data set, and the real recordings where they are."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import settings
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# The same examples every time, and no limit on the time of one: other work may share the machine.
+settings.register_profile("soundstack", deadline=None, derandomize=True, print_blob=False)
+settings.load_profile("soundstack")
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Start every test from the same random state; torch is seeded only where it is loaded already."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (the global state that libraries draw from)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
+@pytest.fixture
+def tone(tmp_path: Path) -> Callable[..., Path]:
+    """Write small sound files: ``tone("a.wav", hertz=440)``; the suffix chooses the format.
+
+    Options: ``hertz`` (0: silence), ``seconds``, ``rate``, ``channels`` (the k-th sounds k octaves higher),
+    ``amplitude``, ``subtype`` as libsndfile names it, ``folder``.
+    """
+
+    def write(
+        name: str = "tone.wav",
+        *,
+        hertz: float = 440.0,
+        seconds: float = 1.0,
+        rate: int = 8000,
+        channels: int = 1,
+        amplitude: float = 0.5,
+        subtype: str | None = None,
+        folder: Path = tmp_path,
+    ) -> Path:
+        time = np.arange(round(seconds * rate)) / rate
+        waves = [amplitude * np.sin(2 * np.pi * hertz * 2**channel * time) for channel in range(channels)]
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.stack(waves, axis=1), rate, subtype=subtype)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny_csv() -> Callable[..., Path]:
+    """Write a data set for ``dataset=csv``: ``tiny_csv(folder, classes=3, folds=4)`` returns the path of its table.
+
+    A class is a pitch under some noise, so the classes can be told apart. Options: ``each`` (clips a class and
+    fold), ``seconds``, ``rate``, ``channels``, ``with_folds=False`` (leave the folds to be drawn), ``seed``.
+    """
+
+    def write(
+        folder: Path,
+        *,
+        classes: int = 3,
+        folds: int = 4,
+        each: int = 1,
+        seconds: float = 0.5,
+        rate: int = 8000,
+        channels: int = 1,
+        with_folds: bool = True,
+        seed: int = 0,
+    ) -> Path:
+        generator = np.random.default_rng(seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        frames = round(seconds * rate)
+        rows = []
+        for label in range(classes):
+            for fold in (*map(str, range(1, folds + 1)), "test"):
+                for take in range(each):
+                    pitch = 200 * 2**label * generator.uniform(0.97, 1.03)
+                    sine = np.sin(2 * np.pi * pitch * np.arange(frames) / rate + generator.uniform(0, 6))
+                    noise = generator.standard_normal((frames, channels))
+                    name = f"pitch{label}-{fold}-{take}.wav"
+                    soundfile.write(folder / name, 0.4 * sine[:, None] + 0.02 * noise, rate)
+                    rows.append((name, f"pitch{label}", fold))
+        table = folder / "clips.csv"
+        with table.open("w", newline="") as file:
+            writer = csv.writer(file)
+            width = 3 if with_folds else 2
+            writer.writerow(("filename", "label", "fold")[:width])
+            writer.writerows(row[:width] for row in rows)
+        return table
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def esc10() -> Path:
+    """The folder of the ESC-10 recordings: ``SOUNDSTACK_ESC10``, or ``shared/data/esc10`` beside the project."""
+    folder = Path(os.environ.get("SOUNDSTACK_ESC10") or PROJECT.parent / "shared" / "data" / "esc10")
+    if not (folder / "meta" / "esc50.csv").is_file():
+        pytest.skip(f"needs the ESC-10 recordings: {folder} has none; set SOUNDSTACK_ESC10 to their folder")
+    return folder

@@ -1,0 +1,262 @@
+"""The project as its user meets it: `mlflow run` on a tiny data set, the registry it fills, and the scoring server."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+import soundfile
+
+PROJECT = Path(__file__).resolve().parents[1]
+RATE = 8000
+SECONDS = 1.0
+CLASSES = ("buzz", "chirp", "hiss")
+pytestmark = pytest.mark.e2e
+
+
+def sound(label: str, rng: np.random.Generator) -> np.ndarray:
+    """A noisy second of one of three easily told sounds."""
+    t = np.arange(int(RATE * SECONDS)) / RATE
+    pitch = rng.uniform(0.8, 1.25)
+    clean = {
+        "buzz": np.sign(np.sin(2 * np.pi * 110 * pitch * t)),
+        "chirp": np.sin(2 * np.pi * pitch * (400 * t + 900 * t**2)),
+        "hiss": rng.standard_normal(len(t)) * np.sin(2 * np.pi * 3 * pitch * t) ** 2,
+    }[label]
+    return (0.3 * clean + 0.05 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+def write_data(folder: Path) -> Path:
+    """Three classes, folds 1 to 4 and test, two clips each, in two formats; return the table."""
+    rng = np.random.default_rng(7)
+    rows = []
+    for label in CLASSES:
+        for fold in ("1", "2", "3", "4", "test"):
+            for take in range(2):
+                name = f"{label}-{fold}-{take}.{'wav' if take else 'flac'}"
+                soundfile.write(folder / name, sound(label, rng), RATE)
+                rows.append((name, label, fold))
+    table = folder / "clips.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("filename", "label", "fold"), *rows])
+    return table
+
+
+class Workplace:
+    """A tracking store and a cache of their own, and the commands a user types."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cache = folder / "cache"
+        self.table = write_data(folder)
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")},
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`mlflow run` in the present environment."""
+        command = [sys.executable, "-m", "mlflow", "run", str(PROJECT), "--env-manager", "local", *arguments]
+        return subprocess.run(command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=400)
+
+    def main(self) -> subprocess.CompletedProcess[str]:
+        """The whole project on the tiny data."""
+        given = {
+            "dataset": "csv",
+            "data_dir": self.table,
+            "cache_dir": self.cache,
+            "epochs": 3,
+            "systems": "crnn,efficientnet_lite0-imagenet",
+        }
+        return self.run(*[word for name, value in given.items() for word in ("-P", f"{name}={value}")])
+
+    def client(self):
+        """A client of the workplace's store."""
+        from mlflow.tracking import MlflowClient
+
+        return MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
+
+    def runs(self) -> dict[str, list]:
+        """All runs by name, newest first."""
+        found: dict[str, list] = {}
+        for run in self.client().search_runs(["0"], order_by=["attributes.start_time DESC"]):
+            found.setdefault(run.info.run_name, []).append(run)
+        return found
+
+    def artifact(self, run, path: str) -> Path:
+        """An artifact of a run, as a local file."""
+        return Path(self.client().download_artifacts(run.info.run_id, path))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace where the whole project has run once."""
+    place = Workplace(tmp_path_factory.mktemp("workplace"))
+    done = place.main()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mlflow models serve -m models:/csv-fusion@champion" in done.stdout
+    return place
+
+
+def test_every_step_is_a_finished_child_of_one_parent(workplace: Workplace) -> None:
+    runs = workplace.runs()
+    parent = runs["csv-main"][0]
+    steps = {"csv-extract", "csv-crnn", "csv-efficientnet_lite0-imagenet", "csv-fusion"}
+    assert steps | {"csv-main"} == set(runs)
+    for name in steps:
+        assert runs[name][0].data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert {run.info.status for found in runs.values() for run in found} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("name", ["csv-crnn", "csv-efficientnet_lite0-imagenet", "csv-fusion"])
+def test_a_model_run_keeps_the_contract(workplace: Workplace, name: str) -> None:
+    run = workplace.runs()[name][0]
+    for part in ("devel", "test"):
+        for measure in ("accuracy", "macro_f1"):
+            metrics = run.data.metrics
+            value, low, high = (metrics[f"{part}_{measure}{end}"] for end in ("", "_ci_low", "_ci_high"))
+            assert 0 <= low <= value <= high <= 1
+        table = pd.read_parquet(workplace.artifact(run, f"predictions/{part}.parquet"))
+        assert list(table.columns) == ["clip", "label", "fold", *[f"score_{label}" for label in CLASSES]]
+        assert workplace.artifact(run, f"confusion/{part}.png").stat().st_size > 1000
+        confusion = json.loads(workplace.artifact(run, f"confusion/{part}.json").read_text())
+        assert np.sum(confusion["counts"]) == len(table)
+        assert set(json.loads(workplace.artifact(run, f"per_class/{part}.json").read_text())) >= set(CLASSES)
+    steps = [metric.step for metric in workplace.client().get_metric_history(run.info.run_id, "fold_macro_f1")]
+    assert sorted(steps) == [1, 2, 3, 4]
+    config = json.loads(workplace.artifact(run, "config.json").read_text())
+    assert config["environment"]["packages"]["torch"]
+    version = workplace.client().get_model_version_by_alias(name, "champion")
+    assert version.tags["data_fingerprint"] == run.data.tags["data_fingerprint"]
+    assert float(version.tags["devel_macro_f1"]) == pytest.approx(run.data.metrics["devel_macro_f1"], abs=1e-6)
+
+
+def test_the_crnn_logs_curves_by_epoch(workplace: Workplace) -> None:
+    run = workplace.runs()["csv-crnn"][0]
+    history = workplace.client().get_metric_history(run.info.run_id, "curve_train_loss")
+    assert [metric.step for metric in history] == [1, 2, 3]
+
+
+def test_a_second_run_extracts_nothing_and_scores_the_same(workplace: Workplace) -> None:
+    done = workplace.main()
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = workplace.runs()
+    assert runs["csv-extract"][0].data.metrics["examples_made"] == 0
+    assert runs["csv-efficientnet_lite0-imagenet"][0].data.metrics["examples_made"] == 0
+    for name in ("csv-crnn", "csv-efficientnet_lite0-imagenet", "csv-fusion"):
+        again, first = runs[name][0].data.metrics, runs[name][1].data.metrics
+        for score in ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1"):
+            assert again[score] == first[score]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-e", "crnn", "-P", "epochs=0"], "epochs: '0' is not allowed"),
+        (["-e", "crnn", "-P", "epcohs=3"], "did you mean epochs?"),
+        (["-e", "deepspectrum", "-P", "dataset=csv", "-P", "data_dir=/nowhere/clips.csv"], "does not exist"),
+    ],
+)
+def test_a_wrong_parameter_is_one_line_and_a_failed_run(
+    tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    place = Workplace(tmp_path)
+    done = place.run(*arguments)
+    assert done.returncode != 0
+    ours = [line for line in done.stderr.splitlines() if expected in line]
+    assert len(ours) == 1
+    assert "Traceback" not in done.stderr.split(expected)[0]
+    assert {run.info.status for found in place.runs().values() for run in found} == {"FAILED"}
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The real scoring server on the fusion, with pickles forbidden."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/csv-fusion@champion"]
+    command += ["--env-manager", "local", "-p", str(port)]
+    log = tmp_path_factory.mktemp("server") / "log"
+    environment = workplace.environment | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=workplace.folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(240):
+                try:
+                    if requests.get(f"{address}/ping", timeout=5).ok:
+                        break
+                except requests.ConnectionError:
+                    assert process.poll() is None, log.read_text()
+                    time.sleep(0.5)
+            yield address
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(30)
+
+
+def ask(server: str, clips: list[bytes], params: dict | None = None) -> requests.Response:
+    """Post clips as a user does."""
+    body: dict = {"dataframe_records": [{"audio": base64.b64encode(clip).decode()} for clip in clips]}
+    if params:
+        body["params"] = params
+    return requests.post(f"{server}/invocations", json=body, timeout=60)
+
+
+def test_served_probabilities_equal_the_offline_ones(workplace: Workplace, server: str) -> None:
+    run = workplace.runs()["csv-fusion"][0]
+    offline = pd.read_parquet(workplace.artifact(run, "predictions/test_probability.parquet"))
+    answer = ask(server, [(workplace.folder / clip).read_bytes() for clip in offline["clip"]])
+    assert answer.status_code == 200, answer.text
+    served = pd.DataFrame(answer.json()["predictions"])
+    for label in CLASSES:
+        np.testing.assert_allclose(served[f"p_{label}"], offline[f"score_{label}"], atol=1e-4)
+    assert served["label"].tolist() == [
+        CLASSES[row.argmax()] for row in offline[[f"score_{label}" for label in CLASSES]].to_numpy()
+    ]
+
+
+def test_an_ogg_and_a_stereo_wav_are_recognised_together(server: str) -> None:
+    rng = np.random.default_rng(3)
+    clips = []
+    for label, kind, rate, channels in (("hiss", "OGG", 16000, 1), ("chirp", "WAV", RATE, 2)):
+        stream = io.BytesIO()
+        samples = np.repeat(sound(label, rng), rate // RATE)
+        soundfile.write(stream, np.stack([samples] * channels, axis=1), rate, format=kind)
+        clips.append(stream.getvalue())
+    answer = ask(server, clips, {"top_k": 2})
+    assert answer.status_code == 200, answer.text
+    for row in answer.json()["predictions"]:
+        assert row["top_labels"][0] == row["label"]
+        assert len(row["top_labels"]) == 2
+        assert sum(row[f"p_{label}"] for label in CLASSES) == pytest.approx(1)
+
+
+def test_a_text_file_sent_as_sound_is_refused_by_its_row(workplace: Workplace, server: str) -> None:
+    good = next(workplace.folder.glob("*.wav")).read_bytes()
+    answer = ask(server, [good, b"Dear server, this is not a sound."])
+    assert answer.status_code == 400
+    assert "row 1: the clip cannot be decoded" in answer.json()["message"]
+    assert "row 0" not in answer.json()["message"]

@@ -1,0 +1,339 @@
+"""The SVM path against scikit-learn's LinearSVC, at every shape and in every corner."""
+
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load, save
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from soundstack.errors import ConfigError, DataError
+from soundstack.svm import (
+    CLIP,
+    LinearSvm,
+    PathProblem,
+    Standardiser,
+    SvmPath,
+    cross_validate_path,
+    fit_path,
+)
+from soundstack.svm_solver import TOLERANCE, NewtonPath
+
+PATH = [10.0**power for power in range(-9, 1)]
+
+
+def features(n, d, classes, *, seed=0, spread=1.0):
+    """Rectified, correlated features of overlapping classes."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    rank = min(12, d)
+    latent = rng.normal(size=(classes, rank))[y] + spread * rng.normal(size=(n, rank))
+    x = np.maximum(latent @ rng.normal(size=(rank, d)) + 0.2 * rng.normal(size=(n, d)), 0)
+    return x.astype(np.float32), y
+
+
+def standardised(n, d, classes, **options):
+    x, y = features(n, d, classes, **options)
+    return Standardiser.fit(x).transform(x), y
+
+
+def reference(x, y, cost):
+    """LinearSVC, driven to where its own tolerance no longer shows."""
+    svm = LinearSVC(C=cost, dual=True, tol=1e-10, max_iter=500_000, random_state=0).fit(x, y)
+    return svm.coef_, svm.intercept_
+
+
+def objective(coef, intercept, x, sign, cost):
+    """P of one class against the rest, written out as in LIBLINEAR's documentation."""
+    slack = np.maximum(0, 1 - sign * (x @ coef + intercept))
+    return 0.5 * (coef @ coef + intercept**2) + cost * (slack**2).sum()
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 120), (80, 81), (80, 79), (300, 12)])
+@pytest.mark.parametrize("cost", [1e-9, 1e-4, 1e-2, 1.0])
+def test_the_solution_is_that_of_linear_svc(n, d, cost):
+    x, y = standardised(n, d, 4)
+    (point,) = fit_path(x, y, [cost], n_classes=4)
+    coef, intercept = reference(x, y, cost)
+    size = np.abs(coef).max()
+    np.testing.assert_allclose(point.coef, coef, rtol=1e-4, atol=1e-4 * size)
+    np.testing.assert_allclose(point.intercept, intercept, rtol=1e-4, atol=1e-4 * size)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 150), (400, 20)])
+def test_the_decision_values_along_the_whole_path_are_those_of_linear_svc(n, d):
+    x, y = standardised(n, d, 3, spread=2.0)
+    held_out = standardised(25, d, 3, seed=1)[0]
+    for point in fit_path(x, y, PATH, n_classes=3, x_eval=held_out):
+        coef, intercept = reference(x, y, point.cost)
+        expected = held_out @ coef.T + intercept
+        np.testing.assert_allclose(point.decisions, expected, atol=2e-4 * np.abs(expected).max())
+
+
+def test_coefficients_and_decision_values_agree():
+    for n, d in ((30, 70), (90, 20)):
+        x, y = standardised(n, d, 3)
+        for point in fit_path(x, y, [1e-5, 1e-1], n_classes=3, x_eval=x):
+            np.testing.assert_allclose(point.decisions, x @ point.coef.T + point.intercept, atol=1e-10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(4, 70),
+    d=st.integers(1, 90),
+    classes=st.integers(2, 5),
+    power=st.floats(-9, 1),
+    spread=st.floats(0.1, 5),
+    seed=st.integers(0, 2**16),
+)
+def test_the_objective_is_never_above_that_of_linear_svc(n, d, classes, power, spread, seed):
+    x, y = standardised(n, d, classes, seed=seed, spread=spread)
+    cost = 10**power
+    (point,) = fit_path(x, y, [cost], n_classes=classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for k in range(classes):
+            if not 0 < (y == k).sum() < n:
+                continue
+            sign = np.where(y == k, 1, -1)
+            other = LinearSVC(C=cost, dual=True, random_state=0).fit(x, sign)
+            bound = objective(other.coef_[0], other.intercept_[0], x, sign, cost)
+            assert objective(point.coef[k], point.intercept[k], x, sign, cost) <= bound * (1 + 1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(2, 60), d=st.integers(1, 60), power=st.floats(-9, 2), seed=st.integers(0, 2**16))
+def test_the_certificate_bounds_the_distance_from_the_optimum(n, d, power, seed):
+    """The dual objective, computed apart from the solver, is a lower bound of P; nothing lies far above it."""
+    x, y = standardised(n, d, 2, seed=seed)
+    cost, sign = 10**power, np.where(y == 1, 1.0, -1.0)
+    path = NewtonPath(x, sign[:, None])
+    weights = path.unrotate(path.solve(cost))[:, 0]
+    alpha = 2 * cost * np.maximum(0, 1 - sign * (x @ weights))
+    dual = alpha.sum() - 0.5 * np.sum((x.T @ (alpha * sign)) ** 2) - np.sum(alpha**2) / (4 * cost)
+    primal = objective(weights, 0.0, x, sign, cost)
+    assert dual <= primal * (1 + 1e-9)
+    assert primal - dual <= 1e-6 * primal
+    assert path.gaps[cost].max() <= TOLERANCE
+
+
+def test_few_clips_within_the_margin_are_solved_directly_and_just_as_well():
+    """Well separated classes, many clips: the direct step, which the other tests may not reach."""
+    rng = np.random.default_rng(0)
+    y = np.arange(900) % 3
+    x = 12 * np.eye(3)[y] @ rng.normal(size=(3, 40)) + rng.normal(size=(900, 40))
+    x = Standardiser.fit(x).transform(x)
+    (point,) = fit_path(x, y, [1.0], n_classes=3)
+    coef, intercept = reference(x, y, 1.0)
+    within = (np.where(y[:, None] == np.arange(3), 1, -1) * (x @ coef.T + intercept) < 1).sum(axis=0)
+    assert within.max() < 90
+    np.testing.assert_allclose(point.coef, coef, atol=1e-5)
+
+
+def test_the_order_in_which_costs_are_asked_does_not_matter():
+    x, y = standardised(60, 90, 4)
+    ascending = SvmPath(x, y, n_classes=4, x_eval=x)
+    shuffled = SvmPath(x, y, n_classes=4, x_eval=x)
+    costs = [1e-5, 1e-3, 1e-2, 1.0]
+    expected = {cost: ascending.decisions(cost) for cost in costs}
+    for cost in (1e-2, 1.0, 1e-5, 1e-3):
+        np.testing.assert_allclose(shuffled.decisions(cost), expected[cost], atol=5e-4)
+
+
+def test_a_second_run_gives_the_very_same_numbers():
+    x, y = features(90, 130, 4)
+    folds = np.arange(90) % 3
+    first, second = (cross_validate_path(x, y, folds, PATH, n_classes=4) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_liblinear_and_newton_can_be_exchanged():
+    x, y = features(90, 40, 3, spread=2.0)
+    folds = np.arange(90) % 3
+    costs = [1e-4, 1e-2]
+    newton = PathProblem(x, y, folds, n_classes=3, solver="newton")
+    liblinear = PathProblem(x, y, folds, n_classes=3, solver="liblinear", seed=3)
+    np.testing.assert_allclose(newton.decide(costs), liblinear.decide(costs), atol=2e-3)
+    np.testing.assert_allclose(newton.refit(1e-2).coef, liblinear.refit(1e-2).coef, atol=2e-3)
+
+
+@pytest.mark.parametrize("solver", ["newton", "liblinear"])
+def test_two_classes_have_mirrored_decision_values(solver):
+    x, y = standardised(50, 20, 2)
+    (point,) = fit_path(x, y, [1e-2], n_classes=2, x_eval=x, solver=solver)
+    expected = LinearSVC(C=1e-2, dual=True, tol=1e-8, max_iter=100_000).fit(x, y).decision_function(x)
+    np.testing.assert_allclose(point.decisions[:, 1], expected, atol=2e-3)
+    np.testing.assert_array_equal(point.decisions[:, 0], -point.decisions[:, 1])
+    np.testing.assert_array_equal(point.coef[0], -point.coef[1])
+    np.testing.assert_array_equal(point.intercept[0], -point.intercept[1])
+
+
+@pytest.mark.parametrize("solver", ["newton", "liblinear"])
+@pytest.mark.parametrize("cost", [1e-9, 1.0])
+def test_a_class_absent_from_training_gets_the_constant_of_an_all_negative_problem(solver, cost):
+    x, y = standardised(60, 25, 3)
+    y = np.where(y == 2, 3, y)  # four classes, none of the third
+    (point,) = fit_path(x, y, [cost], n_classes=4, x_eval=x, solver=solver)
+    # Standardised features sum to zero, so that the weights' gradient vanishes and the bias alone is left.
+    constants = np.linspace(-1, 0, 200_001)
+    best = constants[np.argmin(0.5 * constants**2 + cost * 60 * (1 + constants) ** 2)]
+    np.testing.assert_allclose(point.decisions[:, 2], best, atol=1e-5)
+    assert not point.coef[2].any()
+    present = fit_path(x, np.where(y == 3, 2, y), [cost], n_classes=3, x_eval=x, solver=solver)[0]
+    np.testing.assert_array_equal(point.decisions[:, [0, 1, 3]], present.decisions)
+
+
+@pytest.mark.parametrize("solver", ["newton", "liblinear"])
+def test_a_single_class_in_training_is_always_chosen(solver):
+    x, _ = standardised(20, 30, 2)
+    for classes in (2, 3):
+        (point,) = fit_path(x, np.ones(20, dtype=int), [1e-2], n_classes=classes, x_eval=x, solver=solver)
+        assert (point.decisions.argmax(axis=1) == 1).all()
+        assert not point.coef.any()
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 60), (90, 20)])
+def test_duplicated_and_constant_columns_and_repeated_clips_do_no_harm(n, d):
+    x, y = features(n, d, 3)
+    x = np.concatenate([x, x[:, :5], np.full((n, 2), 7.0, np.float32)], axis=1)
+    x, y = np.concatenate([x, x[:9]]), np.concatenate([y, y[:9]])
+    x = Standardiser.fit(x).transform(x)
+    for point in fit_path(x, y, [1e-9, 1e-3, 1.0], n_classes=3):
+        coef, intercept = reference(x, y, point.cost)
+        np.testing.assert_allclose(point.coef, coef, atol=1e-4 * np.abs(coef).max())
+        np.testing.assert_allclose(point.intercept, intercept, atol=1e-4 * np.abs(coef).max())
+        np.testing.assert_allclose(point.coef[:, :5], point.coef[:, d : d + 5], atol=1e-12)
+        assert not point.coef[:, -2:].any()
+
+
+def test_an_unsolved_cost_is_reported(monkeypatch):
+    monkeypatch.setattr("soundstack.svm_solver._NEWTON_STEPS", 1)
+    x, y = standardised(60, 20, 3)
+    with pytest.warns(ConvergenceWarning, match="C = 1 is solved to a relative duality gap"):
+        fit_path(x, y, [1.0], n_classes=3)
+
+
+def test_scaling_is_that_of_standard_scaler():
+    x, _ = features(50, 30, 3)
+    x[:, 4] = 3.25
+    standardiser = Standardiser.fit(x, clip=None)
+    np.testing.assert_allclose(standardiser.transform(x), StandardScaler().fit_transform(x.astype(np.float64)))
+    assert standardiser.scale[4] == 1
+
+
+def test_a_nearly_constant_feature_cannot_leave_the_bound():
+    rng = np.random.default_rng(0)
+    train, held_out = rng.normal(size=(200, 3)), rng.normal(size=(1, 3))
+    train[:, 1] = 0
+    train[7, 1] = 1e-3
+    held_out[0, 1] = 1.0
+    plain = Standardiser.fit(train, clip=None).transform(held_out)
+    assert plain[0, 1] > 10_000  # what the paper's form makes of a unit that one held-out clip stirs
+    bounded = Standardiser.fit(train).transform(held_out)
+    assert bounded[0, 1] == CLIP
+    np.testing.assert_array_equal(bounded[0, [0, 2]], plain[0, [0, 2]])
+    assert Standardiser.fit(train, clip=2.5).transform(-held_out)[0, 1] == -2.5
+
+
+def test_held_out_clips_change_neither_scaler_nor_model():
+    x, y = features(80, 30, 3)
+    folds = np.array(["1", "2", "3", "4"])[np.arange(80) % 4]
+    spoilt, swapped = x.copy(), y.copy()
+    spoilt[folds == "2"] = spoilt[folds == "2"] * 50 + 1000
+    swapped[folds == "2"] = 0
+    clean_problem = PathProblem(x, y, folds, n_classes=3)
+    spoilt_problem = PathProblem(spoilt, swapped, folds, n_classes=3)
+    clean, other = clean_problem.fold_models(1e-3), spoilt_problem.fold_models(1e-3)
+    for name, array in clean[1].to_arrays().items():
+        np.testing.assert_array_equal(array, other[1].to_arrays()[name])
+    assert not np.allclose(clean[0].coef, other[0].coef)  # the folds that trained on them do change
+
+
+def test_every_row_is_scored_by_the_model_that_did_not_see_its_fold():
+    x, y = features(60, 80, 3)
+    folds = np.arange(60) // 20
+    problem = PathProblem(x, y, folds, n_classes=3)
+    (decisions,) = problem.decide([1e-3])
+    for fold in range(3):
+        held_out = folds == fold
+        alone = LinearSvm.fit(x[~held_out], y[~held_out], 1e-3, n_classes=3)
+        np.testing.assert_allclose(decisions[held_out], alone.decision(x[held_out]), atol=1e-8)
+        np.testing.assert_allclose(decisions[held_out], problem.fold_models(1e-3)[fold].decision(x[held_out]))
+
+
+def test_costs_come_back_in_the_order_asked_and_may_be_asked_later(monkeypatch):
+    x, y = features(60, 80, 3)
+    folds = np.arange(60) % 3
+    problem = PathProblem(x, y, folds, n_classes=3)
+    done = []
+    both = problem.decide([1e-1, 1e-6], progress=done.append)
+    assert both.shape == (2, 60, 3)
+    assert sum(done) == 6
+    monkeypatch.setattr(Standardiser, "fit", None)  # a later cost must not prepare anything again
+    np.testing.assert_array_equal(problem.decide([1e-6])[0], both[1])
+    assert not np.allclose(problem.decide([1e-3])[0], both[0])
+
+
+def test_one_fold_at_a_time_gives_what_all_folds_in_memory_give():
+    x, y = features(60, 80, 3)
+    folds = np.arange(60) % 3
+    problem = PathProblem(x, y, folds, n_classes=3, clip=None)
+    np.testing.assert_array_equal(
+        cross_validate_path(x, y, folds, PATH, n_classes=3, clip=None), problem.decide(PATH)
+    )
+
+
+def test_refit_is_the_model_of_all_development_clips():
+    x, y = features(60, 80, 3)
+    refitted = PathProblem(x, y, np.arange(60) % 3, n_classes=3).refit(1e-3)
+    alone = LinearSvm.fit(x, y, 1e-3, n_classes=3)
+    np.testing.assert_array_equal(refitted.coef, alone.coef)
+    np.testing.assert_array_equal(refitted.standardiser.mean, x.astype(np.float64).mean(axis=0))
+
+
+@pytest.mark.parametrize("clip", [None, 4.0])
+def test_a_model_survives_storage_to_the_last_bit(clip):
+    x, y = features(40, 15, 3)
+    svm = LinearSvm.fit(x, y, 1e-2, n_classes=3, clip=clip)
+    restored = LinearSvm.from_arrays(load(save(svm.to_arrays())))
+    assert restored.standardiser.clip == clip
+    np.testing.assert_array_equal(restored.decision(3 * x), svm.decision(3 * x))
+
+
+def test_features_that_are_not_finite_are_refused_with_their_place():
+    x, y = features(20, 5, 2)
+    x[3, 2] = np.nan
+    with pytest.raises(DataError, match="row 3 of 20 has nan in dimension 2"):
+        PathProblem(x, y, np.arange(20) % 2, n_classes=2)
+    with pytest.raises(DataError, match="row 3 of 20"):
+        LinearSvm.fit(x, y, 1.0, n_classes=2)
+
+
+def test_what_cannot_be_trained_is_refused():
+    x, y = features(20, 5, 2)
+    folds = np.arange(20) % 2
+    with pytest.raises(DataError, match="at least two folds"):
+        PathProblem(x, y, np.ones(20), n_classes=2)
+    with pytest.raises(DataError, match="no rows"):
+        Standardiser.fit(x[:0])
+    for cost in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="C must be a positive number"):
+            PathProblem(x, y, folds, n_classes=2).decide([cost])
+    with pytest.raises(ConfigError, match="positive bound"):
+        PathProblem(x, y, folds, n_classes=2, clip=0.0).decide([1.0])
+    with pytest.raises(ConfigError, match="Unknown SVM solver 'fast'"):
+        PathProblem(x, y, folds, n_classes=2, solver="fast").decide([1.0])
+    with pytest.raises(ValueError, match="class index below 2"):
+        fit_path(x, y + 1, [1.0], n_classes=2)
+
+
+def test_the_two_solvers_offer_the_same_methods():
+    from soundstack.svm_solver import LiblinearPath
+
+    for name in ("rotate", "unrotate", "solve"):
+        assert inspect.signature(getattr(NewtonPath, name)) == inspect.signature(getattr(LiblinearPath, name))
