@@ -9,7 +9,7 @@ from soundstack import cli
 from soundstack.config import CrnnConfig
 
 if TYPE_CHECKING:
-    from soundstack.summary import Trained
+    from soundstack.results import Trained
 
 
 def run(config: CrnnConfig) -> Trained:
@@ -57,11 +57,12 @@ def run(config: CrnnConfig) -> Trained:
             opened.evaluation(trained.evaluation)
             registered = tracking.register(
                 opened,
+                config,
                 trained.recogniser,
                 trained.evaluation,
                 {"dataset": config.dataset, "data_fingerprint": corpus.fingerprint, "family": "crnn"},
             )
-    return summary.after_model(config.dataset, registered, trained.evaluation)
+    return summary.after_model(registered)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from soundstack.config import DeepSpectrumConfig
 from soundstack.networks.spec import NETWORKS
 
 if TYPE_CHECKING:
-    from soundstack.summary import Trained
+    from soundstack.results import Trained
 
 
 def run(config: DeepSpectrumConfig) -> Trained:
@@ -33,9 +33,11 @@ def run(config: DeepSpectrumConfig) -> Trained:
         with opened.stage("track"):
             opened.metrics({"examples_made": features.report.made, "examples_reused": features.report.reused})
             opened.cost_search(trained.search)
+            opened.metrics(trained.nested)
             opened.evaluation(trained.evaluation)
             registered = tracking.register(
                 opened,
+                config,
                 trained.recogniser,
                 trained.evaluation,
                 {
@@ -44,7 +46,7 @@ def run(config: DeepSpectrumConfig) -> Trained:
                     "family": NETWORKS[config.network].family,
                 },
             )
-    return summary.after_model(config.dataset, registered, trained.evaluation)
+    return summary.after_model(registered)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack import cli
 from soundstack.config import ExtractConfig
 
+if TYPE_CHECKING:
+    from soundstack.datasets.corpus import Corpus
 
-def run(config: ExtractConfig) -> None:
+
+def run(config: ExtractConfig) -> Corpus:
     """Extract, and log previews, statistics and the data fingerprint as one MLflow run."""
     from soundstack import summary, tracking
     from soundstack.datasets.corpus import open_corpus
@@ -37,6 +42,7 @@ def run(config: ExtractConfig) -> None:
             save_figure(figure, opened.folder / "preview.png")
             write_json(opened.folder / "statistics.json", statistics(made.values))
     summary.after_extract(corpus, made)
+    return corpus
 
 
 if __name__ == "__main__":

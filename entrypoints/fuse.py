@@ -9,7 +9,7 @@ from soundstack import cli
 from soundstack.config import FuseConfig
 
 if TYPE_CHECKING:
-    from soundstack.summary import Trained
+    from soundstack.results import Trained
 
 
 def run(config: FuseConfig) -> Trained:
@@ -31,6 +31,7 @@ def run(config: FuseConfig) -> Trained:
         opened.tags({"dataset": config.dataset, "data_fingerprint": fingerprint})
         with opened.stage("track"):
             opened.cost_search(trained.search)
+            opened.metrics(trained.nested)
             opened.metrics({f"weight_share_{name}": share for name, share in trained.shares.items()})
             opened.metrics({f"devel_macro_f1_without_{name}": score for name, score in trained.without.items()})
             write_json(
@@ -53,6 +54,7 @@ def run(config: FuseConfig) -> Trained:
             opened.evaluation(trained.evaluation)
             registered = tracking.register(
                 opened,
+                config,
                 stacking.recogniser(trained, found),
                 trained.evaluation,
                 {
@@ -62,7 +64,7 @@ def run(config: FuseConfig) -> Trained:
                     "members": ",".join(versions),
                 },
             )
-    return summary.after_model(config.dataset, registered, trained.evaluation)
+    return summary.after_model(registered)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,10 @@
-"""Run everything on one data set, as children of one MLflow run: extract, train, fuse, and a table of all systems."""
+"""Run a suite on one data set as children of one MLflow run: extract, train, fuse, and a table of all systems."""
 
 from __future__ import annotations
 
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack import cli
-from soundstack.config import (
-    CrnnConfig,
-    DataConfig,
-    DeepSpectrumConfig,
-    ExtractConfig,
-    FuseConfig,
-    MainConfig,
-)
+from soundstack.config import DataConfig, ExtractConfig, MainConfig
 
 
 def run(config: MainConfig) -> None:
@@ -21,39 +14,20 @@ def run(config: MainConfig) -> None:
     import extract
     import fuse
     from soundstack import summary, tracking
+    from soundstack.suites.runner import Steps, run_suite
 
     shared = {name: getattr(config, name) for name in DataConfig.model_fields}
     with tracking.run(f"{config.dataset}-main", config) as opened:
-        opened.settings(config, {})
-        opened.tags({"dataset": config.dataset})
+        opened.settings(config, {"suite": config.chosen_suite.model_dump_json()})
         with opened.stage("extract"):
-            extract.run(ExtractConfig(**shared))
-        trained = []
-        for system in config.systems.split(","):
-            with opened.stage(system):
-                if system == "crnn":
-                    trained.append(crnn.run(CrnnConfig(**shared, epochs=config.epochs, trials=config.trials)))
-                else:
-                    network, _, pretraining = system.rpartition("-")
-                    settings = DeepSpectrumConfig.model_validate(
-                        shared | {"network": network, "pretraining": pretraining}
-                    )
-                    trained.append(deepspectrum.run(settings))
-        if len(trained) > 1:
-            members = ",".join(f"{system.name}/{system.version}" for system in trained)
-            with opened.stage("fuse"):
-                trained.append(
-                    fuse.run(
-                        FuseConfig(
-                            dataset=config.dataset,
-                            members=members,
-                            seed=config.seed,
-                            cache_dir=config.cache_dir,
-                        )
-                    )
-                )
-        summary.log(opened, trained)
-    summary.after_main(config.dataset, trained)
+            corpus = extract.run(ExtractConfig(**shared))
+        opened.tags({"dataset": config.dataset, "data_fingerprint": corpus.fingerprint})
+        steps: Steps = {"crnn": crnn.run, "deepspectrum": deepspectrum.run, "fuse": fuse.run}
+        outcomes = run_suite(config, steps, corpus.fingerprint)
+        for outcome in outcomes:
+            opened.stages[outcome.name] = opened.stages.get(outcome.name, 0.0) + outcome.seconds
+        summary.log(opened, outcomes)
+    summary.after_main(outcomes)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Served:
     ignores_start: bool = False
     """A range is answered with the whole file as if it were the range."""
     delay: float = 0.0
-    """Seconds before the body comes, in which others can try to be faster."""
+    """Seconds before the body comes, and before each repetition, in which others can be faster."""
     cuts: list[int] = field(default_factory=list)
     """The next answers end after so many bytes of their body, one number an answer."""
     always_cut: int | None = None
@@ -190,10 +190,10 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             elif not file.until_close:
                 self.send_header("Content-Length", str(file.declared_length or len(body)))
             self.end_headers()
-            time.sleep(file.delay)
             cut = file.cuts.pop(0) if file.cuts else file.always_cut
             sent = body if cut is None else body[:cut]
             for _ in range(file.repeat):
+                time.sleep(file.delay)
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(sent), sent) if file.chunked and sent else sent)
                 server.count_sent(len(sent))
             if cut is not None and cut < len(body):

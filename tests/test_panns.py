@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -116,7 +118,7 @@ def test_the_state_dict_has_the_published_keys_and_shapes(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_layers_have_the_published_shapes(name: str) -> None:
-    net = restore(name, hollow_state(published_shapes(name, front_end=False)))
+    net: Any = restore(name, hollow_state(published_shapes(name, front_end=False)))
 
     found = shapes_of(net, torch.zeros(1, 16_000))
 
@@ -126,7 +128,7 @@ def test_layers_have_the_published_shapes(name: str) -> None:
 
 
 def test_the_wavegram_has_the_published_shapes_for_ten_seconds() -> None:
-    net = restore(WAVEGRAM, hollow_state(published_shapes(WAVEGRAM, front_end=False)))
+    net: Any = restore(WAVEGRAM, hollow_state(published_shapes(WAVEGRAM, front_end=False)))
 
     found = shapes_of(net, torch.zeros(1, 320_000))
 
@@ -151,7 +153,7 @@ def test_cnn14_gives_the_embeddings_of_its_authors_code() -> None:
     state = known_state("panns_cnn14")
     state["bn0.running_mean"].fill_(-40)  # as large as decibels are
     state["bn0.running_var"].fill_(400)
-    net = restore("panns_cnn14", state)
+    net: Any = restore("panns_cnn14", state)
 
     with torch.inference_mode():
         found = net(torch.from_numpy(waves.astype(np.float32)))
@@ -165,7 +167,7 @@ def test_cnn14_gives_the_embeddings_of_its_authors_code() -> None:
 
 
 def test_the_wavegram_joins_the_log_mel_branch_after_its_first_block() -> None:
-    net = build(WAVEGRAM, "none", seed=0)
+    net: Any = build(WAVEGRAM, "none", seed=0)
     outputs: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
     for name in ("pre_block3", "pre_block4", "conv_block1", "conv_block2"):
@@ -180,9 +182,7 @@ def test_the_wavegram_joins_the_log_mel_branch_after_its_first_block() -> None:
 
     learnt = outputs["pre_block3"]  # (1, 128, 40): channel c * 32 + b is band b of channel c
     assert torch.equal(inputs["pre_block4"][0, 3, :, 5], learnt[0, 3 * 32 + 5])
-    assert torch.equal(
-        inputs["conv_block2"], torch.cat([outputs["conv_block1"], outputs["pre_block4"]], dim=1)
-    )
+    assert torch.equal(inputs["conv_block2"], torch.cat([outputs["conv_block1"], outputs["pre_block4"]], dim=1))
 
 
 class Joined(Exception):
@@ -191,7 +191,7 @@ class Joined(Exception):
 
 @pytest.mark.parametrize("samples", [1, 500, 10_241, 12_345, 33_333])
 def test_both_branches_of_the_wavegram_agree_at_every_length(samples: int) -> None:
-    net = restore(WAVEGRAM, hollow_state(published_shapes(WAVEGRAM, front_end=False)))
+    net: Any = restore(WAVEGRAM, hollow_state(published_shapes(WAVEGRAM, front_end=False)))
     outputs: dict[str, tuple[int, ...]] = {}
 
     def end(_: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -213,7 +213,7 @@ def test_both_branches_of_the_wavegram_agree_at_every_length(samples: int) -> No
 
 
 def test_zeros_at_the_end_of_a_short_clip_change_nothing() -> None:
-    net = build("panns_cnn10", "none", seed=0)
+    net: Any = build("panns_cnn10", "none", seed=0)
     wave = torch.from_numpy(noise(4000))[None]
 
     with torch.inference_mode():
@@ -226,7 +226,7 @@ def test_zeros_at_the_end_of_a_short_clip_change_nothing() -> None:
 
 
 def test_random_weights_are_xaviers() -> None:
-    net = build("panns_cnn10", "none", seed=0)
+    net: Any = build("panns_cnn10", "none", seed=0)
 
     weight = net.conv_block3.conv1.weight  # (256, 128, 3, 3)
     bound = np.sqrt(6 / (9 * (128 + 256)))
@@ -242,10 +242,10 @@ def write_checkpoint(
     folder: Path,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
-    changed: dict[str, tuple[int, ...]] | None = None,
+    changed: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """A checkpoint as published, but for its numbers and for the shapes of the ``changed`` keys."""
-    state = hollow_state(published_shapes(name) | (changed or {}))
+    state = hollow_state({**published_shapes(name), **(changed or {})})
     content = {"iteration": 600_000, "model": state, "sampler": {"indexes": np.arange(3)}}
     torch.save(content, folder / without_checksum(name, monkeypatch))
 
@@ -256,27 +256,21 @@ def test_a_checkpoint_with_the_published_keys_is_loaded(
 ) -> None:
     write_checkpoint(tmp_path, name, monkeypatch)
 
-    net = build(name, "audioset", seed=0, weights_dir=tmp_path)
+    net: Any = build(name, "audioset", seed=0, weights_dir=tmp_path)
 
     assert (net.fc1.weight == 0.01).all()
     assert net.log_mel.filters.sum() > 0  # computed, not taken from the checkpoint
 
 
-def test_the_checkpoint_of_another_sampling_rate_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checkpoint_of_another_sampling_rate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at_16_khz = {"logmel_extractor.melW": (257, 64)}
     write_checkpoint(tmp_path, "panns_cnn14", monkeypatch, at_16_khz)
 
-    with pytest.raises(
-        WeightsError, match=r"'logmel_extractor\.melW' has shape \(257, 64\) where \(513, 64\)"
-    ):
+    with pytest.raises(WeightsError, match=r"'logmel_extractor\.melW' has shape \(257, 64\) where \(513, 64\)"):
         build("panns_cnn14", "audioset", seed=0, weights_dir=tmp_path)
 
 
-def test_the_checkpoint_of_another_network_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checkpoint_of_another_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = hollow_state(published_shapes(WAVEGRAM))
     torch.save({"model": state}, tmp_path / without_checksum("panns_cnn14", monkeypatch))
 

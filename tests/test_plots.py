@@ -55,8 +55,9 @@ def assert_nothing_is_cut_off(figure: Figure) -> None:
     assert box.x1 <= width + 0.01 and box.y1 <= height + 0.01, (box, width, height)
 
 
-def texts(figure: Figure) -> list[str]:
-    draw(figure)
+def texts(figure: Figure, drawn: bool = False) -> list[str]:
+    if not drawn:
+        draw(figure)
     return [text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
 
 
@@ -78,9 +79,7 @@ def confusion(n: int, clips: int = 40) -> np.ndarray:
 
 def history(epochs: int = 30, folds: int = 4) -> list[dict[str, np.ndarray]]:
     keys = ("train_loss", "train_accuracy", "devel_loss", "devel_accuracy", "learning_rate")
-    return [
-        {"epoch": np.arange(1, epochs + 1)} | {key: rng.random(epochs) for key in keys} for _ in range(folds)
-    ]
+    return [{"epoch": np.arange(1, epochs + 1)} | {key: rng.random(epochs) for key in keys} for _ in range(folds)]
 
 
 def examples(n: int, clips: int = 4) -> dict[str, list[np.ndarray]]:
@@ -90,9 +89,7 @@ def examples(n: int, clips: int = 4) -> dict[str, list[np.ndarray]]:
 def rows(n: int) -> list[SystemScores]:
     values = rng.uniform(0.5, 0.8, (n, 4))
     return [
-        SystemScores(
-            f"esc10-efficientnet_lite0-imagenet-{i}", *(Interval(v, v - 0.1, v + 0.1) for v in value)
-        )
+        SystemScores(f"esc10-efficientnet_lite0-imagenet-{i}", *(Interval(v, v - 0.1, v + 0.1) for v in value))
         for i, value in enumerate(values)
     ]
 
@@ -110,14 +107,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "confusion with a long title": lambda: confusion_of(2, "a-rather-long-name " * 4),
     "learning curves": lambda: plots.learning_curves_figure(history()),
     "one epoch": lambda: plots.learning_curves_figure(history(1, 1)),
-    "C path": lambda: plots.c_path_figure(
-        np.logspace(-9, 0, 10), rng.random((10, 4)), 1e-4, rng.random((10, 4))
-    ),
+    "C path": lambda: plots.c_path_figure(np.logspace(-9, 0, 10), rng.random((10, 4)), 1e-4, rng.random((10, 4))),
     **{f"preview of {n}": partial(preview_of, n) for n in (2, 10, 15)},
     "preview at 16 kHz": lambda: preview_of(9, 1, 16_000, htk=True),
-    "contributions": lambda: plots.contributions_figure(
-        names(8), rng.random(8), 0.8 + rng.normal(0, 0.01, 8), 0.8
-    ),
+    "contributions": lambda: plots.contributions_figure(names(8), rng.random(8), 0.8 + rng.normal(0, 0.01, 8), 0.8),
     "one contribution": lambda: plots.contributions_figure(["crnn"], [1.0], [0.1], 0.8),
     "summary": lambda: plots.summary_figure(rows(10)),
     "summary of one": lambda: plots.summary_figure(rows(1)),
@@ -164,11 +157,8 @@ def test_the_axes_captions_keep_clear_of_the_class_names(n: int) -> None:
     figure = full_confusion(n)
     axes = figure.axes[0]
     captions = {text.get_text(): text.get_window_extent() for text in figure.texts}
-    for caption, labels in (
-        ("true class", axes.get_yticklabels()),
-        ("recognised as", axes.get_xticklabels()),
-    ):
-        assert not any(label.get_window_extent().overlaps(captions[caption]) for label in labels)
+    assert captions["true class"].x1 < min(label.get_window_extent().x0 for label in axes.get_yticklabels())
+    assert captions["recognised as"].y1 < min(label.get_window_extent().y0 for label in axes.get_xticklabels())
 
 
 @pytest.mark.parametrize("n", [2, 9, 15, 24, 25, 50])
@@ -187,9 +177,7 @@ def test_the_confusion_shows_per_cent_of_the_true_class_and_clips() -> None:
     assert np.asarray(figure.axes[0].images[0].get_array()).tolist() == [[75.0, 25.0], [0.0, 0.0]]
     cells = {(text.get_text(), round(text.get_position()[0])) for text in figure.axes[0].texts}
     assert {("75", 0), ("3", 0), ("25", 1), ("1", 1)} <= cells
-    assert (
-        len(cells) == 4 + 3
-    )  # two filled cells, two row totals and the word above them; empty cells stay empty
+    assert len(cells) == 4 + 3  # two filled cells, two row totals and the word above them; empty cells stay empty
 
 
 def test_very_many_classes_are_drawn_without_numbers() -> None:
@@ -245,7 +233,7 @@ def test_the_chosen_c_is_marked_on_the_mean() -> None:
 def test_every_class_of_a_preview_is_drawn_and_named() -> None:
     figure = plots.spectrogram_grid_figure(examples(50), 44_100, 5.0)
     assert_nothing_is_cut_off(figure)
-    shown = set(texts(figure))
+    shown = set(texts(figure, drawn=True))
     assert {name.replace("_", " ") for name in names(50)} <= shown
     images = [image for axes in figure.axes for image in axes.images]
     assert len(images) >= 100
@@ -258,9 +246,7 @@ def test_a_band_is_marked_with_the_frequency_at_which_its_triangle_peaks() -> No
     figure = plots.spectrogram_grid_figure(examples(2), 44_100, 5.0)
     axes = figure.axes[0]
     peaks = mel_frequencies(n_mels=130, fmin=0.0, fmax=22_050)[1:-1]
-    ticks = {
-        text.get_text(): band for band, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
-    }
+    ticks = {text.get_text(): band for band, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}
     assert {"0.5", "2", "8"} <= set(ticks)
     for label, band in ticks.items():
         assert np.interp(band, np.arange(128), peaks) == pytest.approx(1000 * float(label), rel=0.02)

@@ -88,9 +88,7 @@ def test_reordering_moves_labels_folds_and_scores_along() -> None:
         (("a.wav", "a.wav", "b.wav", "d/c.wav", "e.wav"), "a.wav"),
     ],
 )
-def test_reordering_to_other_clips_is_refused_with_the_first_difference(
-    clips: tuple[str, ...], odd: str
-) -> None:
+def test_reordering_to_other_clips_is_refused_with_the_first_difference(clips: tuple[str, ...], odd: str) -> None:
     with pytest.raises(MemberError, match=odd):
         table().reordered(clips)
 
@@ -179,9 +177,7 @@ def test_writing_leaves_one_file_and_replaces_an_older_one(path: Path) -> None:
     assert same(ScoreTable.from_parquet(path), newer)
 
 
-def test_a_write_that_dies_leaves_the_older_file_and_no_rest(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_dies_leaves_the_older_file_and_no_rest(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older = table()
     older.to_parquet(path)
 
@@ -243,9 +239,7 @@ def arrow() -> pa.Table:
         (arrow().slice(0, 0), "at least one clip"),
     ],
 )
-def test_a_malformed_table_is_refused_with_file_and_reason(
-    path: Path, malformed: pa.Table, message: str
-) -> None:
+def test_a_malformed_table_is_refused_with_file_and_reason(path: Path, malformed: pa.Table, message: str) -> None:
     path.parent.mkdir()
     pq.write_table(malformed, path)
     with pytest.raises(DataError, match=message) as refusal:

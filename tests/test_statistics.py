@@ -37,9 +37,7 @@ def recognised(truth: np.ndarray, predicted: np.ndarray, n_classes: int, n_folds
     )
 
 
-def noisy(
-    rng: np.random.Generator, n_clips: int, n_classes: int, accuracy: float, n_folds: int = 1
-) -> ScoreTable:
+def noisy(rng: np.random.Generator, n_clips: int, n_classes: int, accuracy: float, n_folds: int = 1) -> ScoreTable:
     """Each clip is recognised with the probability ``accuracy``, and otherwise taken for the next class."""
     truth = np.arange(n_clips) // n_folds % n_classes
     missed = rng.random(n_clips) >= accuracy
@@ -121,9 +119,7 @@ def test_copies_of_a_clip_do_not_make_the_score_surer() -> None:
         by_group = bootstrap_intervals(copied, groups, n_boot=4000)[score]
         by_clip = bootstrap_intervals(copied, n_boot=4000)[score]
         assert width(by_group) == pytest.approx(width(of_singles), rel=0.1)
-        assert width(by_clip) == pytest.approx(
-            width(of_singles) / 3, rel=0.1
-        )  # what ignoring groups would claim
+        assert width(by_clip) == pytest.approx(width(of_singles) / 3, rel=0.1)  # what ignoring groups would claim
 
 
 def test_a_wider_level_gives_a_wider_interval() -> None:
@@ -237,9 +233,7 @@ def test_the_order_of_the_other_systems_clips_does_not_matter() -> None:
     rng = np.random.default_rng(8)
     one, other = noisy(rng, 100, 4, 0.8), noisy(rng, 100, 4, 0.7)
     shuffled = other.reordered(other.clips[::-1])
-    assert paired_bootstrap_macro_f1(one, shuffled, n_boot=200) == paired_bootstrap_macro_f1(
-        one, other, n_boot=200
-    )
+    assert paired_bootstrap_macro_f1(one, shuffled, n_boot=200) == paired_bootstrap_macro_f1(one, other, n_boot=200)
 
 
 def test_systems_on_different_data_are_not_compared() -> None:

@@ -2,11 +2,15 @@
 
 import inspect
 import warnings
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
@@ -17,17 +21,20 @@ from soundstack.svm import (
     CLIP,
     LinearSvm,
     PathProblem,
+    Solver,
     Standardiser,
     SvmPath,
     cross_validate_path,
     fit_path,
 )
-from soundstack.svm_solver import TOLERANCE, NewtonPath
+from soundstack.svm_solver import TOLERANCE, LiblinearPath, NewtonPath
+
+Array = NDArray[Any]
 
 PATH = [10.0**power for power in range(-9, 1)]
 
 
-def features(n, d, classes, *, seed=0, spread=1.0):
+def features(n: int, d: int, classes: int, *, seed: int = 0, spread: float = 1.0) -> tuple[Array, Array]:
     """Rectified, correlated features of overlapping classes."""
     rng = np.random.default_rng(seed)
     y = np.arange(n) % classes
@@ -37,18 +44,18 @@ def features(n, d, classes, *, seed=0, spread=1.0):
     return x.astype(np.float32), y
 
 
-def standardised(n, d, classes, **options):
-    x, y = features(n, d, classes, **options)
+def standardised(n: int, d: int, classes: int, *, seed: int = 0, spread: float = 1.0) -> tuple[Array, Array]:
+    x, y = features(n, d, classes, seed=seed, spread=spread)
     return Standardiser.fit(x).transform(x), y
 
 
-def reference(x, y, cost):
+def reference(x: Array, y: Array, cost: float) -> tuple[Array, Array]:
     """LinearSVC, driven to where its own tolerance no longer shows."""
     svm = LinearSVC(C=cost, dual=True, tol=1e-10, max_iter=500_000, random_state=0).fit(x, y)
     return svm.coef_, svm.intercept_
 
 
-def objective(coef, intercept, x, sign, cost):
+def objective(coef: Array, intercept: float, x: Array, sign: Array, cost: float) -> float:
     """P of one class against the rest, written out as in LIBLINEAR's documentation."""
     slack = np.maximum(0, 1 - sign * (x @ coef + intercept))
     return 0.5 * (coef @ coef + intercept**2) + cost * (slack**2).sum()
@@ -56,7 +63,7 @@ def objective(coef, intercept, x, sign, cost):
 
 @pytest.mark.parametrize(("n", "d"), [(40, 120), (80, 81), (80, 79), (300, 12)])
 @pytest.mark.parametrize("cost", [1e-9, 1e-4, 1e-2, 1.0])
-def test_the_solution_is_that_of_linear_svc(n, d, cost):
+def test_the_solution_is_that_of_linear_svc(n: int, d: int, cost: float) -> None:
     x, y = standardised(n, d, 4)
     (point,) = fit_path(x, y, [cost], n_classes=4)
     coef, intercept = reference(x, y, cost)
@@ -66,7 +73,7 @@ def test_the_solution_is_that_of_linear_svc(n, d, cost):
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 150), (400, 20)])
-def test_the_decision_values_along_the_whole_path_are_those_of_linear_svc(n, d):
+def test_the_decision_values_along_the_whole_path_are_those_of_linear_svc(n: int, d: int) -> None:
     x, y = standardised(n, d, 3, spread=2.0)
     held_out = standardised(25, d, 3, seed=1)[0]
     for point in fit_path(x, y, PATH, n_classes=3, x_eval=held_out):
@@ -75,7 +82,7 @@ def test_the_decision_values_along_the_whole_path_are_those_of_linear_svc(n, d):
         np.testing.assert_allclose(point.decisions, expected, atol=2e-4 * np.abs(expected).max())
 
 
-def test_coefficients_and_decision_values_agree():
+def test_coefficients_and_decision_values_agree() -> None:
     for n, d in ((30, 70), (90, 20)):
         x, y = standardised(n, d, 3)
         for point in fit_path(x, y, [1e-5, 1e-1], n_classes=3, x_eval=x):
@@ -91,7 +98,9 @@ def test_coefficients_and_decision_values_agree():
     spread=st.floats(0.1, 5),
     seed=st.integers(0, 2**16),
 )
-def test_the_objective_is_never_above_that_of_linear_svc(n, d, classes, power, spread, seed):
+def test_the_objective_is_never_above_that_of_linear_svc(
+    n: int, d: int, classes: int, power: float, spread: float, seed: int
+) -> None:
     x, y = standardised(n, d, classes, seed=seed, spread=spread)
     cost = 10**power
     (point,) = fit_path(x, y, [cost], n_classes=classes)
@@ -108,7 +117,7 @@ def test_the_objective_is_never_above_that_of_linear_svc(n, d, classes, power, s
 
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(2, 60), d=st.integers(1, 60), power=st.floats(-9, 2), seed=st.integers(0, 2**16))
-def test_the_certificate_bounds_the_distance_from_the_optimum(n, d, power, seed):
+def test_the_certificate_bounds_the_distance_from_the_optimum(n: int, d: int, power: float, seed: int) -> None:
     """The dual objective, computed apart from the solver, is a lower bound of P; nothing lies far above it."""
     x, y = standardised(n, d, 2, seed=seed)
     cost, sign = 10**power, np.where(y == 1, 1.0, -1.0)
@@ -122,20 +131,34 @@ def test_the_certificate_bounds_the_distance_from_the_optimum(n, d, power, seed)
     assert path.gaps[cost].max() <= TOLERANCE
 
 
-def test_few_clips_within_the_margin_are_solved_directly_and_just_as_well():
-    """Well separated classes, many clips: the direct step, which the other tests may not reach."""
-    rng = np.random.default_rng(0)
-    y = np.arange(900) % 3
-    x = 12 * np.eye(3)[y] @ rng.normal(size=(3, 40)) + rng.normal(size=(900, 40))
-    x = Standardiser.fit(x).transform(x)
-    (point,) = fit_path(x, y, [1.0], n_classes=3)
-    coef, intercept = reference(x, y, 1.0)
-    within = (np.where(y[:, None] == np.arange(3), 1, -1) * (x @ coef.T + intercept) < 1).sum(axis=0)
-    assert within.max() < 90
-    np.testing.assert_allclose(point.coef, coef, atol=1e-5)
+@pytest.mark.parametrize("pace", [0.01, 1e9])
+@pytest.mark.parametrize(("n", "d"), [(50, 90), (300, 40)])
+def test_direct_steps_and_conjugate_gradients_lead_to_the_same_solution(
+    pace: float, n: int, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = standardised(n, d, 3)
+    expected = [reference(x, y, cost)[0] for cost in (1e-3, 1.0)]
+    monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", pace)  # all by conjugate gradients, or all directly
+    if pace < 1:
+        monkeypatch.setattr("scipy.linalg.solve", None)
+    else:
+        monkeypatch.setattr(NewtonPath, "_conjugate_gradients", None)
+    for point, coef in zip(fit_path(x, y, [1e-3, 1.0], n_classes=3), expected, strict=True):
+        np.testing.assert_allclose(point.coef, coef, atol=1e-4 * np.abs(coef).max())
 
 
-def test_the_order_in_which_costs_are_asked_does_not_matter():
+def test_a_class_whose_conjugate_gradients_take_too_long_is_solved_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = standardised(300, 40, 3)
+    expected = fit_path(x, y, [1.0], n_classes=3)[0].coef
+    monkeypatch.setattr("soundstack.svm_solver._SOON", 0)
+    monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", 20)  # patience for an iteration or two, then give up
+    direct = Mock(side_effect=scipy.linalg.solve)
+    monkeypatch.setattr("scipy.linalg.solve", direct)
+    np.testing.assert_allclose(fit_path(x, y, [1.0], n_classes=3)[0].coef, expected, atol=1e-4 * np.abs(expected).max())
+    assert direct.called
+
+
+def test_the_order_in_which_costs_are_asked_does_not_matter() -> None:
     x, y = standardised(60, 90, 4)
     ascending = SvmPath(x, y, n_classes=4, x_eval=x)
     shuffled = SvmPath(x, y, n_classes=4, x_eval=x)
@@ -145,14 +168,14 @@ def test_the_order_in_which_costs_are_asked_does_not_matter():
         np.testing.assert_allclose(shuffled.decisions(cost), expected[cost], atol=5e-4)
 
 
-def test_a_second_run_gives_the_very_same_numbers():
+def test_a_second_run_gives_the_very_same_numbers() -> None:
     x, y = features(90, 130, 4)
     folds = np.arange(90) % 3
     first, second = (cross_validate_path(x, y, folds, PATH, n_classes=4) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
-def test_liblinear_and_newton_can_be_exchanged():
+def test_liblinear_and_newton_can_be_exchanged() -> None:
     x, y = features(90, 40, 3, spread=2.0)
     folds = np.arange(90) % 3
     costs = [1e-4, 1e-2]
@@ -163,7 +186,7 @@ def test_liblinear_and_newton_can_be_exchanged():
 
 
 @pytest.mark.parametrize("solver", ["newton", "liblinear"])
-def test_two_classes_have_mirrored_decision_values(solver):
+def test_two_classes_have_mirrored_decision_values(solver: Solver) -> None:
     x, y = standardised(50, 20, 2)
     (point,) = fit_path(x, y, [1e-2], n_classes=2, x_eval=x, solver=solver)
     expected = LinearSVC(C=1e-2, dual=True, tol=1e-8, max_iter=100_000).fit(x, y).decision_function(x)
@@ -175,7 +198,7 @@ def test_two_classes_have_mirrored_decision_values(solver):
 
 @pytest.mark.parametrize("solver", ["newton", "liblinear"])
 @pytest.mark.parametrize("cost", [1e-9, 1.0])
-def test_a_class_absent_from_training_gets_the_constant_of_an_all_negative_problem(solver, cost):
+def test_a_class_absent_from_training_gets_the_constant_of_an_all_negative_problem(solver: Solver, cost: float) -> None:
     x, y = standardised(60, 25, 3)
     y = np.where(y == 2, 3, y)  # four classes, none of the third
     (point,) = fit_path(x, y, [cost], n_classes=4, x_eval=x, solver=solver)
@@ -189,7 +212,7 @@ def test_a_class_absent_from_training_gets_the_constant_of_an_all_negative_probl
 
 
 @pytest.mark.parametrize("solver", ["newton", "liblinear"])
-def test_a_single_class_in_training_is_always_chosen(solver):
+def test_a_single_class_in_training_is_always_chosen(solver: Solver) -> None:
     x, _ = standardised(20, 30, 2)
     for classes in (2, 3):
         (point,) = fit_path(x, np.ones(20, dtype=int), [1e-2], n_classes=classes, x_eval=x, solver=solver)
@@ -198,7 +221,7 @@ def test_a_single_class_in_training_is_always_chosen(solver):
 
 
 @pytest.mark.parametrize(("n", "d"), [(30, 60), (90, 20)])
-def test_duplicated_and_constant_columns_and_repeated_clips_do_no_harm(n, d):
+def test_duplicated_and_constant_columns_and_repeated_clips_do_no_harm(n: int, d: int) -> None:
     x, y = features(n, d, 3)
     x = np.concatenate([x, x[:, :5], np.full((n, 2), 7.0, np.float32)], axis=1)
     x, y = np.concatenate([x, x[:9]]), np.concatenate([y, y[:9]])
@@ -211,14 +234,14 @@ def test_duplicated_and_constant_columns_and_repeated_clips_do_no_harm(n, d):
         assert not point.coef[:, -2:].any()
 
 
-def test_an_unsolved_cost_is_reported(monkeypatch):
+def test_an_unsolved_cost_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("soundstack.svm_solver._NEWTON_STEPS", 1)
     x, y = standardised(60, 20, 3)
     with pytest.warns(ConvergenceWarning, match="C = 1 is solved to a relative duality gap"):
         fit_path(x, y, [1.0], n_classes=3)
 
 
-def test_scaling_is_that_of_standard_scaler():
+def test_scaling_is_that_of_standard_scaler() -> None:
     x, _ = features(50, 30, 3)
     x[:, 4] = 3.25
     standardiser = Standardiser.fit(x, clip=None)
@@ -226,7 +249,7 @@ def test_scaling_is_that_of_standard_scaler():
     assert standardiser.scale[4] == 1
 
 
-def test_a_nearly_constant_feature_cannot_leave_the_bound():
+def test_a_nearly_constant_feature_cannot_leave_the_bound() -> None:
     rng = np.random.default_rng(0)
     train, held_out = rng.normal(size=(200, 3)), rng.normal(size=(1, 3))
     train[:, 1] = 0
@@ -240,7 +263,7 @@ def test_a_nearly_constant_feature_cannot_leave_the_bound():
     assert Standardiser.fit(train, clip=2.5).transform(-held_out)[0, 1] == -2.5
 
 
-def test_held_out_clips_change_neither_scaler_nor_model():
+def test_held_out_clips_change_neither_scaler_nor_model() -> None:
     x, y = features(80, 30, 3)
     folds = np.array(["1", "2", "3", "4"])[np.arange(80) % 4]
     spoilt, swapped = x.copy(), y.copy()
@@ -254,7 +277,7 @@ def test_held_out_clips_change_neither_scaler_nor_model():
     assert not np.allclose(clean[0].coef, other[0].coef)  # the folds that trained on them do change
 
 
-def test_every_row_is_scored_by_the_model_that_did_not_see_its_fold():
+def test_every_row_is_scored_by_the_model_that_did_not_see_its_fold() -> None:
     x, y = features(60, 80, 3)
     folds = np.arange(60) // 20
     problem = PathProblem(x, y, folds, n_classes=3)
@@ -266,11 +289,11 @@ def test_every_row_is_scored_by_the_model_that_did_not_see_its_fold():
         np.testing.assert_allclose(decisions[held_out], problem.fold_models(1e-3)[fold].decision(x[held_out]))
 
 
-def test_costs_come_back_in_the_order_asked_and_may_be_asked_later(monkeypatch):
+def test_costs_come_back_in_the_order_asked_and_may_be_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = features(60, 80, 3)
     folds = np.arange(60) % 3
     problem = PathProblem(x, y, folds, n_classes=3)
-    done = []
+    done: list[int] = []
     both = problem.decide([1e-1, 1e-6], progress=done.append)
     assert both.shape == (2, 60, 3)
     assert sum(done) == 6
@@ -279,16 +302,14 @@ def test_costs_come_back_in_the_order_asked_and_may_be_asked_later(monkeypatch):
     assert not np.allclose(problem.decide([1e-3])[0], both[0])
 
 
-def test_one_fold_at_a_time_gives_what_all_folds_in_memory_give():
+def test_one_fold_at_a_time_gives_what_all_folds_in_memory_give() -> None:
     x, y = features(60, 80, 3)
     folds = np.arange(60) % 3
     problem = PathProblem(x, y, folds, n_classes=3, clip=None)
-    np.testing.assert_array_equal(
-        cross_validate_path(x, y, folds, PATH, n_classes=3, clip=None), problem.decide(PATH)
-    )
+    np.testing.assert_array_equal(cross_validate_path(x, y, folds, PATH, n_classes=3, clip=None), problem.decide(PATH))
 
 
-def test_refit_is_the_model_of_all_development_clips():
+def test_refit_is_the_model_of_all_development_clips() -> None:
     x, y = features(60, 80, 3)
     refitted = PathProblem(x, y, np.arange(60) % 3, n_classes=3).refit(1e-3)
     alone = LinearSvm.fit(x, y, 1e-3, n_classes=3)
@@ -297,7 +318,7 @@ def test_refit_is_the_model_of_all_development_clips():
 
 
 @pytest.mark.parametrize("clip", [None, 4.0])
-def test_a_model_survives_storage_to_the_last_bit(clip):
+def test_a_model_survives_storage_to_the_last_bit(clip: float | None) -> None:
     x, y = features(40, 15, 3)
     svm = LinearSvm.fit(x, y, 1e-2, n_classes=3, clip=clip)
     restored = LinearSvm.from_arrays(load(save(svm.to_arrays())))
@@ -305,7 +326,7 @@ def test_a_model_survives_storage_to_the_last_bit(clip):
     np.testing.assert_array_equal(restored.decision(3 * x), svm.decision(3 * x))
 
 
-def test_features_that_are_not_finite_are_refused_with_their_place():
+def test_features_that_are_not_finite_are_refused_with_their_place() -> None:
     x, y = features(20, 5, 2)
     x[3, 2] = np.nan
     with pytest.raises(DataError, match="row 3 of 20 has nan in dimension 2"):
@@ -314,7 +335,7 @@ def test_features_that_are_not_finite_are_refused_with_their_place():
         LinearSvm.fit(x, y, 1.0, n_classes=2)
 
 
-def test_what_cannot_be_trained_is_refused():
+def test_what_cannot_be_trained_is_refused() -> None:
     x, y = features(20, 5, 2)
     folds = np.arange(20) % 2
     with pytest.raises(DataError, match="at least two folds"):
@@ -327,13 +348,11 @@ def test_what_cannot_be_trained_is_refused():
     with pytest.raises(ConfigError, match="positive bound"):
         PathProblem(x, y, folds, n_classes=2, clip=0.0).decide([1.0])
     with pytest.raises(ConfigError, match="Unknown SVM solver 'fast'"):
-        PathProblem(x, y, folds, n_classes=2, solver="fast").decide([1.0])
+        PathProblem(x, y, folds, n_classes=2, solver="fast").decide([1.0])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="class index below 2"):
         fit_path(x, y + 1, [1.0], n_classes=2)
 
 
-def test_the_two_solvers_offer_the_same_methods():
-    from soundstack.svm_solver import LiblinearPath
-
+def test_the_two_solvers_offer_the_same_methods() -> None:
     for name in ("rotate", "unrotate", "solve"):
         assert inspect.signature(getattr(NewtonPath, name)) == inspect.signature(getattr(LiblinearPath, name))

@@ -15,7 +15,7 @@ from test_recognisers import LABELS, crnn
 from soundstack import tracking
 from soundstack.config import ExtractConfig, FuseConfig
 from soundstack.errors import DataError, MemberError, StoreError
-from soundstack.results import Evaluation
+from soundstack.results import Evaluation, Trained
 from soundstack.scores import ScoreTable
 
 
@@ -61,11 +61,11 @@ def evaluation(right: float) -> Evaluation:
     return Evaluation(devel, test, groups, devel.scores, test.scores)
 
 
-def register(name: str, right: float, fingerprint: str = "data1") -> tracking.Registered:
+def register(name: str, right: float, fingerprint: str = "data1") -> Trained:
     with tracking.run(name, ExtractConfig()) as run:
         result = evaluation(right)
         run.evaluation(result)
-        return tracking.register(run, crnn(), result, {"data_fingerprint": fingerprint, "family": "crnn"})
+        return tracking.register(run, ExtractConfig(), crnn(), result, {"data_fingerprint": fingerprint, "family": "crnn"})
 
 
 def test_a_finished_run_has_its_artifacts_and_an_end(store: str) -> None:

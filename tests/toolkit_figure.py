@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 
-def draw_figure(
-    db: NDArray[np.float32], *, sample_rate: int, hop: int, colour_map: str = "magma"
-) -> NDArray[np.uint8]:
+def draw_figure(db: NDArray[np.float32], *, sample_rate: int, hop: int, colour_map: str = "magma") -> NDArray[np.uint8]:
     """A spectrogram (128, frames) in dB, drawn by librosa and matplotlib: uint8 (227, 227, 3), RGB."""
     figure = Figure(figsize=(1, 1), dpi=227)
     canvas = FigureCanvasAgg(figure)

@@ -94,8 +94,7 @@ def extract_zip(
                 _write_marker(folder, path.name, md5, files)
     except OSError as error:
         raise DataError(
-            f"Archive {path} cannot be unpacked into {folder}: {error}. Choose a folder that is writable and "
-            "has space."
+            f"Archive {path} cannot be unpacked into {folder}: {error}. Choose a folder that is writable and has space."
         ) from error
     return tuple(folder / name for name, _ in _marked_files(folder, path.name, md5))
 
@@ -136,9 +135,7 @@ def _write_marker(folder: Path, name: str, md5: str, files: Iterable[tuple[str, 
     draft.replace(marker)
 
 
-def _unpack(
-    path: Path, folder: Path, temporary: Path, limits: Limits, *, progress: bool
-) -> tuple[PurePosixPath, ...]:
+def _unpack(path: Path, folder: Path, temporary: Path, limits: Limits, *, progress: bool) -> tuple[PurePosixPath, ...]:
     """Write all members below ``temporary``; their CRCs are checked on the way."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -162,9 +159,7 @@ def _unpack(
     return tuple(members)
 
 
-def _checked_members(
-    archive: zipfile.ZipFile, path: Path, limits: Limits
-) -> dict[PurePosixPath, zipfile.ZipInfo]:
+def _checked_members(archive: zipfile.ZipFile, path: Path, limits: Limits) -> dict[PurePosixPath, zipfile.ZipInfo]:
     """The files of the archive by the place they go to, folders left out."""
     infos = archive.infolist()
     if len(infos) > limits.members:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -111,6 +112,8 @@ def run(model: type[C], action: Callable[[C], Any], arguments: Sequence[str] | N
 
     MLflow marks its run FAILED from the exit status; errors that are not the user's keep their traceback.
     """
+    # A polite kill ends like Ctrl-C: runs are closed, finished work is kept.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         action(parse(model, sys.argv[1:] if arguments is None else arguments))
     except SoundstackError as error:

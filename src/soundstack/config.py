@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from soundstack import suites
 from soundstack.networks.spec import NETWORKS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,7 @@ class DataConfig(Config):
     cache_dir: str = Field("cache", description="folder of the feature cache, safe to delete; relative to the project")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a usable GPU")
     seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
+    split_seed: int | Auto = Field("auto", description="draws the folds that a csv table does not give; auto: the seed")
     jobs: int = Field(0, ge=0, le=1024, description="decoding threads; 0: all cores")
 
     @field_validator("data_dir")
@@ -147,6 +149,11 @@ class DataConfig(Config):
     def cache_path(self) -> Path:
         """The cache folder as an absolute path."""
         return Path(self.cache_dir)
+
+    @property
+    def drawn_with(self) -> int:
+        """The seed that missing folds are drawn with."""
+        return self.seed if self.split_seed == "auto" else self.split_seed
 
     @property
     def workers(self) -> int:
@@ -236,6 +243,9 @@ class DeepSpectrumConfig(DataConfig):
         le=1000,
         description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples",
     )
+    nested: Literal["no", "yes"] = Field(
+        "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="arithmetic of the network's forward pass; bfloat16 is faster, features differ by 0.2 %%",
@@ -303,6 +313,9 @@ class FuseConfig(Config):
         le=1000,
         description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples",
     )
+    nested: Literal["no", "yes"] = Field(
+        "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
     suffix: Suffix = Field("none", description="registered as <dataset>-fusion-<suffix>")
     cache_dir: str = Field("cache", description="folder of the feature cache; relative to the project")
@@ -319,22 +332,33 @@ class FuseConfig(Config):
 
 
 class MainConfig(DataConfig):
-    """Run everything on one data set: spectrograms, CRNN, deep features with SVMs, fusion, and a summary.
+    """Run a suite on one data set: spectrograms, CRNN, deep features with SVMs, fusions, and a table of all.
 
-    With no parameter: the demo data set, which needs no download.
-    Example: mlflow run . -P dataset=esc10 -P data_dir=path/to/ESC-50
+    With no parameter: the suite quick on the demo data set, which needs no download. Rows that were done with the same
+    configuration, data and code are taken over.
+    Examples: mlflow run . -P dataset=esc10 -P data_dir=path/to/ESC-50
+              mlflow run . -P suite=table3 -P dataset=esc50 -P seeds=3
     """
 
+    suite: str = Field("quick", description="quick, table1, table2, table3, full, or the path of your own YAML file")
+    systems: str = Field(
+        "auto",
+        description="comma-separated systems instead of a suite: crnn, or <network>-<pretraining>; auto: the suite's",
+    )
     epochs: Epochs | Auto = Field("auto", description="passes of the CRNN over its training folds; auto: the paper's")
     trials: int = Field(1, ge=1, le=1000, description="Optuna trials of the CRNN's learning rate and batch size")
-    systems: str = Field(
-        "crnn,efficientnet_lite0-imagenet,densenet121-none",
-        description="comma-separated systems to train and fuse: crnn, or <network>-<pretraining>",
+    seeds: int = Field(1, ge=1, le=100, description="repeat what is random with so many seeds, counted up from seed")
+    nested: Literal["no", "yes"] = Field(
+        "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
     )
+    weights_dir: str = Field("auto", description="folder of weight files; auto: torch's hub cache")
+    rerun: Literal["no", "yes"] = Field("no", description="yes: train again what is done already")
 
     @field_validator("systems")
     @classmethod
     def _systems_known(cls, value: str) -> str:
+        if value == "auto":
+            return value
         names = [name.strip() for name in value.split(",") if name.strip()]
         if not names:
             raise ValueError("name at least one system, e.g. crnn,efficientnet_lite0-imagenet")
@@ -346,6 +370,41 @@ class MainConfig(DataConfig):
         if len(set(names)) < len(names):
             raise ValueError("a system is named twice")
         return ",".join(names)
+
+    @model_validator(mode="after")
+    def _suite_is_there(self) -> Self:
+        suites.load(self.suite)
+        return self
+
+    @property
+    def chosen_suite(self) -> suites.Suite:
+        """The suite to run."""
+        return suites.load(self.suite) if self.systems == "auto" else suites.of_systems(self.systems.split(","))
+
+
+class DownloadConfig(Config):
+    """Fetch a published data set: verified, resumable, and only what is missing.
+
+    Example: mlflow run . -e download -P dataset=esc50
+    """
+
+    dataset: Literal["esc50", "dcase2017", "dcase2018"] = Field(
+        "esc50", description="esc50 (about 0.6 GB; holds esc10), dcase2017 (about 15 GB) or dcase2018 (about 90 GB)"
+    )
+    data_dir: str = Field("auto", description="folder to put it in; auto: data/<dataset> in the project")
+    parts: str = Field("all", description="comma-separated parts such as development or evaluation/meta; or all")
+    keep_archives: Literal["no", "yes"] = Field("no", description="yes: keep the archives after unpacking")
+    base_url: str = Field(
+        "official", description="fetch the same files from a mirror, http(s)://...; official: where they were published"
+    )
+    jobs: int = Field(4, ge=1, le=16, description="files fetched at the same time")
+
+    @property
+    def folder(self) -> Path:
+        """Where the data set goes."""
+        if self.data_dir == "auto":
+            return PROJECT / "data" / self.dataset
+        return Path(self.data_dir).expanduser().absolute()
 
 
 class TestConfig(Config):

@@ -70,9 +70,7 @@ class DeepSpectrumPicture:
         size: int = PICTURE_SIZE,
     ) -> None:
         if colour_map not in COLOUR_MAPS:
-            raise ConfigError(
-                f"colour_map: {colour_map!r} is not known; choose one of {', '.join(COLOUR_MAPS)}."
-            )
+            raise ConfigError(f"colour_map: {colour_map!r} is not known; choose one of {', '.join(COLOUR_MAPS)}.")
         if window is not None and not window > 0:
             raise ConfigError(f"window: {window} s is too short; give a positive number of seconds.")
         self.sample_rate = sample_rate
@@ -162,9 +160,7 @@ def _band_of_each_row(highest: float) -> NDArray[np.intp]:
     """The mel band under the middle of each pixel row, from the top, (227,); bands span 0..``highest`` Hz."""
     centres = _mel_frequencies(highest)
     steps = np.diff(centres)
-    edges = np.concatenate(
-        [[centres[0] - steps[0] / 2], centres[:-1] + steps / 2, [centres[-1] + steps[-1] / 2]]
-    )
+    edges = np.concatenate([[centres[0] - steps[0] / 2], centres[:-1] + steps / 2, [centres[-1] + steps[-1] / 2]])
     heights = _height(edges)
     middles = heights[0] + (np.arange(FIGURE_SIZE) + 0.5) / FIGURE_SIZE * (heights[-1] - heights[0])
     bands = np.searchsorted(heights, middles, side="right") - 1

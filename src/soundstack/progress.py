@@ -14,15 +14,10 @@ from tqdm import tqdm
 def bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], Any]]:
     """Show a progress bar on stderr and yield the function that advances it.
 
-    In a log file, where a bar cannot move, a line is written every half minute at most.
+    In a log file, where a bar cannot move, a line is written every half minute, and none for shorter work.
     """
-    interval = 0.2 if sys.stderr.isatty() else 30.0
+    wait = 0.2 if sys.stderr.isatty() else 30.0
     with tqdm(
-        total=total,
-        desc=what,
-        unit=f" {unit}",
-        mininterval=interval,
-        dynamic_ncols=True,
-        leave=sys.stderr.isatty(),
+        total=total, desc=what, unit=f" {unit}", mininterval=wait, delay=wait, dynamic_ncols=True, leave=False
     ) as shown:
         yield shown.update

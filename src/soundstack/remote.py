@@ -77,12 +77,8 @@ class RemoteFile:
     def __post_init__(self) -> None:
         if self.md5 is not None and not re.fullmatch(r"[0-9a-fA-F]{32}", self.md5):
             raise ValueError(f"{self.md5!r} is no MD5: 32 hexadecimal digits are needed.")
-        if self.sha256 is not None and not re.fullmatch(
-            rf"[0-9a-fA-F]{{{_SHORTEST_PREFIX},64}}", self.sha256
-        ):
-            raise ValueError(
-                f"{self.sha256!r} is no SHA-256 or prefix of one: 8 to 64 hexadecimal digits are needed."
-            )
+        if self.sha256 is not None and not re.fullmatch(rf"[0-9a-fA-F]{{{_SHORTEST_PREFIX},64}}", self.sha256):
+            raise ValueError(f"{self.sha256!r} is no SHA-256 or prefix of one: 8 to 64 hexadecimal digits are needed.")
 
     @property
     def has_checksum(self) -> bool:
@@ -401,18 +397,14 @@ def _attempt(
         )
 
 
-def _answer(
-    session: requests.Session, file: RemoteFile, target: Path, headers: Mapping[str, str]
-) -> requests.Response:
+def _answer(session: requests.Session, file: RemoteFile, target: Path, headers: Mapping[str, str]) -> requests.Response:
     """The server's answer to one request, its body not yet read: status 200, or 206 for a range."""
     try:
         response = session.get(file.url, headers=headers, stream=True, timeout=TIMEOUT)
     except (requests.ConnectionError, requests.Timeout) as error:
         raise _Cut(f"no answer from {urlsplit(file.url).netloc} ({_reason(error)})") from error
     except requests.RequestException as error:
-        raise DownloadError(
-            f"{file.url} cannot be fetched to {target}: {error}. Check the address."
-        ) from error
+        raise DownloadError(f"{file.url} cannot be fetched to {target}: {error}. Check the address.") from error
     status = response.status_code
     if status == 200 or (status == 206 and "Range" in headers):
         return response
@@ -473,9 +465,7 @@ def _append(
                 if whole is not None and received > whole:
                     break
                 if stop.is_set():
-                    raise DownloadError(
-                        f"The download of {name} was stopped; run it again and it is resumed."
-                    )
+                    raise DownloadError(f"The download of {name} was stopped; run it again and it is resumed.")
         except HTTPError as error:
             raise _Cut(f"the connection broke after {received:,} bytes ({_reason(error)})") from error
         finally:

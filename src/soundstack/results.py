@@ -17,6 +17,19 @@ from soundstack.evaluation.statistics import Interval, bootstrap_intervals
 from soundstack.evaluation.tables import SystemScores
 from soundstack.scores import ScoreTable
 
+#: The four scores that every model is judged by.
+SCORES = ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A registered model: name, version, whether it holds the champion alias, and its row in the table."""
+
+    name: str
+    version: str
+    champion: bool
+    scores: SystemScores
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -128,9 +128,7 @@ class ScoreTable:
         except OSError as error:
             raise StoreError(f"Cannot write scores to {path}: {error.strerror or error}.") from error
         finally:
-            with suppress(
-                OSError
-            ):  # gone already, or in a folder that cannot be reached: the error above says so
+            with suppress(OSError):  # gone already, or in a folder that cannot be reached: the error above says so
                 part.unlink()
 
     @classmethod

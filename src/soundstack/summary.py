@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from soundstack.evaluation.tables import SystemScores, summary_table
+import numpy as np
+
+from soundstack.evaluation.plots import duration
+from soundstack.evaluation.tables import summary_table
+from soundstack.results import SCORES, Trained
 
 if TYPE_CHECKING:
     from soundstack.datasets.corpus import Corpus
-    from soundstack.results import Evaluation
+    from soundstack.suites.runner import Outcome
     from soundstack.systems.spectrograms import Spectrograms
-    from soundstack.tracking import Registered, Run
+    from soundstack.tracking import Run
 
 UI = 'mlflow ui --no-serve-artifacts --default-artifact-root "$PWD/mlruns" --workers 1'
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A registered system and its row in the table."""
-
-    name: str
-    version: str
-    champion: bool
-    scores: SystemScores
 
 
 def after_extract(corpus: Corpus, made: Spectrograms) -> None:
@@ -46,50 +39,119 @@ def after_extract(corpus: Corpus, made: Spectrograms) -> None:
         print(f"Skipped: {problem}")
 
 
-def after_model(dataset: str, registered: Registered, evaluation: Evaluation) -> Trained:
+def after_model(trained: Trained) -> Trained:
     """Say how a model scored and where it is."""
-    trained = Trained(registered.name, registered.version, registered.champion, evaluation.row(registered.name))
-    note = "" if registered.champion else " (an earlier version is better on devel and stays champion)"
-    print(f"\n{summary_table([trained.scores])}Registered: models:/{registered.name}/{registered.version}{note}")
+    note = "" if trained.champion else " (an earlier version is better on devel and stays champion)"
+    print(f"\n{summary_table([trained.scores])}Registered: models:/{trained.name}/{trained.version}{note}")
     return trained
 
 
-def log(run: Run, systems: Sequence[Trained]) -> None:
-    """Log the table of all systems to the parent run."""
+def log(run: Run, outcomes: Sequence[Outcome]) -> None:
+    """Log the table of all systems, and the time each took, to the parent run."""
     from soundstack.evaluation import plots
-    from soundstack.results import save_figure
+    from soundstack.results import save_figure, write_json
 
-    rows = [system.scores for system in systems]
-    (run.folder / "summary.md").write_text(summary_table(rows, markdown=True))
-    save_figure(plots.summary_figure(rows), run.folder / "summary.png")
-    for system in systems:
-        for part in ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1"):
-            interval = getattr(system.scores, part)
-            if interval is not None:
-                run.metrics({f"{system.name}/{part}": interval.value})
-    best = systems[-1].scores
-    run.metrics(
-        {
-            part: interval.value
-            for part in ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1")
-            if (interval := getattr(best, part)) is not None
-        }
+    rows = [outcome.trained.scores for outcome in _first_seed(outcomes) if outcome.trained is not None]
+    (run.folder / "summary.md").write_text(_markdown(outcomes))
+    write_json(
+        run.folder / "summary.json",
+        [
+            {
+                "name": outcome.name,
+                "seed": outcome.seed,
+                "version": outcome.trained and outcome.trained.version,
+                "seconds": round(outcome.seconds, 1),
+                "note": outcome.note,
+            }
+            for outcome in outcomes
+        ],
     )
+    if rows:
+        save_figure(plots.summary_figure(rows), run.folder / "summary.png")
+    for name, by_score in _by_name(outcomes).items():
+        for score, values in by_score.items():
+            run.metrics({f"{name}/{score}": values[0]})
+            if len(values) > 1:
+                run.metrics(
+                    {
+                        f"{name}/{score}_mean": float(np.mean(values)),
+                        f"{name}/{score}_sd": float(np.std(values, ddof=1)),
+                    }
+                )
+    best = _best(outcomes)
+    if best is not None:
+        run.metrics({score: getattr(best.scores, score).value for score in SCORES})
 
 
-def after_main(dataset: str, systems: Sequence[Trained]) -> None:
-    """Show the table of all systems and the next commands."""
-    last = systems[-1]
-    served = f"models:/{last.name}@champion"
+def after_main(outcomes: Sequence[Outcome]) -> None:
+    """Show the table of all systems, what was not run and why, and the next commands."""
+    done = [outcome for outcome in _first_seed(outcomes) if outcome.trained is not None]
+    if done:
+        print(f"\n{summary_table([outcome.trained.scores for outcome in done if outcome.trained])}", end="")
+    print(_over_seeds(outcomes), end="")
+    for outcome in outcomes:
+        if outcome.trained is None:
+            print(f"Not run: {outcome.name}: {outcome.note}")
+        elif outcome.note and outcome.note != "taken over":
+            print(f"Note: {outcome.name}: {outcome.note}")
+    taken = sum(outcome.note.startswith("taken over") for outcome in outcomes)
+    spent = duration(sum(outcome.seconds for outcome in outcomes))
+    print(f"{len(outcomes) - taken} rows run, {taken} taken over, in {spent}.")
+    best = _best(outcomes)
+    if best is None:
+        return
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
-    ui = UI if not elsewhere.startswith("http") else elsewhere
     print(
-        f"\n{summary_table([system.scores for system in systems])}\n"
-        f"Compare the runs:  {ui}\n"
-        f"Serve the model:   mlflow models serve -m {served} --env-manager local -p 5001\n"
+        f"\nCompare the runs:  {elsewhere if elsewhere.startswith('http') else UI}\n"
+        f"Serve the model:   mlflow models serve -m models:/{best.name}@champion --env-manager local -p 5001\n"
         'Ask it:            (printf \'{"dataframe_records":[{"audio":"\'; base64 -w0 CLIP.wav; '
         "printf '\"}]}') | curl -s -H 'Content-Type: application/json' --data-binary @- localhost:5001/invocations"
     )
+
+
+def _first_seed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.seed == outcomes[0].seed]
+
+
+def _best(outcomes: Sequence[Outcome]) -> Trained | None:
+    """The suite's main result: its last fusion that ran, else its best row on devel."""
+    done = [outcome.trained for outcome in _first_seed(outcomes) if outcome.trained is not None]
+    fusions = [trained for trained in done if "-fusion" in trained.name]
+    if fusions:
+        return fusions[-1]
+    return max(done, key=lambda t: t.scores.devel_macro_f1.value if t.scores.devel_macro_f1 else 0.0, default=None)
+
+
+def _by_name(outcomes: Sequence[Outcome]) -> dict[str, dict[str, list[float]]]:
+    """Scores by system and kind, one value a seed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for outcome in outcomes:
+        if outcome.trained is not None:
+            scores = found.setdefault(outcome.name, {score: [] for score in SCORES})
+            for score in SCORES:
+                scores[score].append(getattr(outcome.trained.scores, score).value)
+    return found
+
+
+def _over_seeds(outcomes: Sequence[Outcome]) -> str:
+    """Mean and deviation over seeds of the systems that were repeated; empty where there was one seed."""
+    lines = []
+    for name, scores in _by_name(outcomes).items():
+        count = len(scores[SCORES[0]])
+        if count > 1:
+            cells = [f"{part} {100 * np.mean(v):.1f} +- {100 * np.std(v, ddof=1):.1f}" for part, v in scores.items()]
+            lines.append(f"{name}, {count} seeds: {', '.join(cells)}\n")
+    return "\n" + "".join(lines) if lines else ""
+
+
+def _markdown(outcomes: Sequence[Outcome]) -> str:
+    rows = [outcome.trained.scores for outcome in _first_seed(outcomes) if outcome.trained is not None]
+    text = summary_table(rows, markdown=True) if rows else ""
+    text += "".join(f"\n{line}\n" for line in _over_seeds(outcomes).splitlines() if line)
+    for outcome in outcomes:
+        if outcome.note:
+            text += f"\n{outcome.name} (seed {outcome.seed}): {outcome.note}\n"
+    return text
 
 
 def _several(clips: Sequence[str]) -> str:

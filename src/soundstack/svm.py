@@ -160,7 +160,7 @@ class SvmPath:
         design, targets = _with_constant(x), signs[:, self._trained]
         with _threads(self._small):
             self._path = LiblinearPath(design, targets, seed) if solver == "liblinear" else NewtonPath(design, targets)
-            self._eval = None if x_eval is None else self._path.rotate(_with_constant(x_eval))
+            self._eval = self._path.rotate(_with_constant(x[:0] if x_eval is None else x_eval))
 
     def coefficients(self, cost: float) -> tuple[Floats, Floats]:
         """Coefficients (K, D) and intercepts (K,) at ``cost``.
@@ -180,8 +180,6 @@ class SvmPath:
         Raises:
             ConfigError: if the cost is not positive.
         """
-        if self._eval is None:
-            raise ValueError("no x_eval was given to decide on")
         scores = np.tile(self._constant(cost), (len(self._eval), 1))
         with _threads(self._small):
             self._fill(scores, self._eval @ self._path.solve(cost))
@@ -201,12 +199,12 @@ class SvmPath:
 
 @dataclass(frozen=True, eq=False)
 class PathPoint:
-    """The SVM at one cost: coefficients (K, D), intercepts (K,), and decision values (M, K) where any were asked."""
+    """The SVM at one cost: coefficients (K, D), intercepts (K,), and the decision values (M, K) of x_eval, if any."""
 
     cost: float
     coef: Floats
     intercept: Floats
-    decisions: Floats | None
+    decisions: Floats
 
 
 def fit_path(
@@ -225,9 +223,7 @@ def fit_path(
         ConfigError: if a cost or the solver cannot be used.
     """
     path = SvmPath(x, y, n_classes=n_classes, x_eval=x_eval, solver=solver, seed=seed)
-    return [
-        PathPoint(cost, *path.coefficients(cost), None if x_eval is None else path.decisions(cost)) for cost in costs
-    ]
+    return [PathPoint(cost, *path.coefficients(cost), path.decisions(cost)) for cost in costs]
 
 
 class PathProblem:

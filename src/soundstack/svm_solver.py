@@ -15,8 +15,8 @@ share one change of basis and then cost a few matrix products:
 3. *Newton.* Otherwise P is piecewise quadratic: its Hessian is 1 + 2 C Z_A' Z_A, with A the clips within the margin
    (Mangasarian 2002; Keerthi & DeCoste 2005; Chapelle 2007). The steps of all classes come from one block of
    conjugate gradients, which needs little precision (float32) and few iterations, because the principal axes give its
-   preconditioner, 1 + 2 C (|A| / n) lambda, for nothing. A class with few clips in A is solved directly instead.
-   An exact line search makes every step safe.
+   preconditioner, 1 + 2 C (|A| / n) lambda, for nothing. A class for which a direct solution over A is quicker, as
+   happens at large C, gets that instead. An exact line search makes every step safe.
 4. *Certificate.* alpha = 2 C max(0, 1 - y w.x) is feasible for the dual problem and leaves a duality gap of exactly
    1/2 |grad P(w)|^2. A class is solved when that is below ``TOLERANCE`` of P.
 
@@ -122,9 +122,7 @@ class NewtonPath:
             # The next gradient is, if A stays, the residual left here: half of what the certificate asks for will do.
             enough = 0.5 * np.sqrt(2 * TOLERANCE * objective[todo]) / steepness[todo]
             residual = np.maximum(enough, _FORCING)
-            still_stiff = stiff[left]
-            step = self._newton_step(cost, w, targets, margins > 0, gradient, residual, still_stiff)
-            stiff[left] = still_stiff
+            step, stiff[left] = self._newton_step(cost, w, targets, margins > 0, gradient, residual, stiff[left])
             score_step = self._z @ step
             length = _line_search(cost, w, step, margins, targets * score_step)
             weights[:, left] += length * step
@@ -145,28 +143,30 @@ class NewtonPath:
         gradient: Floats,
         residual: Floats,
         stiff: NDArray[np.bool_],
-    ) -> Floats:
-        """Steps (r, K): by conjugate gradients, and directly once these take longer than a direct solve would.
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Steps (r, K), and which classes (K,) are stiff: a direct solve is quicker than their conjugate gradients.
 
-        A class whose conjugate gradients gave up is marked in ``stiff`` (K,) and is solved directly from then on.
+        Classes that come in as stiff are not tried again.
         """
         n, r = self._z.shape
         size = active.sum(axis=0)
-        patience = (size**2 * (r + size / 3) / (4 * n * r) / _DIRECT_PACE).astype(int)
-        stiff |= patience < _SOON
+        smaller = np.minimum(size, r)
+        patience = (smaller * (size * r + smaller**2 / 3) / (4 * n * r) / _DIRECT_PACE).astype(int)
+        stiff = stiff | (patience < _SOON)
         step = np.empty_like(w)
-        if not stiff.all():
-            tried = np.flatnonzero(~stiff)
+        tried = np.flatnonzero(~stiff)
+        if tried.size:
             step[:, tried], stiff[tried] = self._conjugate_gradients(
                 cost, active[:, tried], gradient[:, tried], residual[tried], patience[tried]
             )
         for k in np.flatnonzero(stiff):
             rows = self._z[active[:, k]]
-            kernel = rows @ rows.T
-            kernel.flat[:: len(rows) + 1] += 1 / (2 * cost)
-            alpha = scipy.linalg.solve(kernel, targets[active[:, k], k], assume_a="pos", check_finite=False)
-            step[:, k] = alpha @ rows - w[:, k]
-        return step
+            if len(rows) <= r:  # in the clips: w = Z_A' alpha with (Z_A Z_A' + 1 / 2C) alpha = y_A
+                alpha = _solve_ridge(rows @ rows.T, 1 / (2 * cost), targets[active[:, k], k])
+                step[:, k] = alpha @ rows - w[:, k]
+            else:
+                step[:, k] = _solve_ridge(rows.T @ rows, 1 / (2 * cost), -gradient[:, k] / (2 * cost))
+        return step, stiff
 
     def _conjugate_gradients(
         self, cost: float, active: NDArray[np.bool_], gradient: Floats, residual: Floats, patience: NDArray[np.int_]
@@ -224,6 +224,11 @@ class LiblinearPath:
                 weights[:, k] = svm.fit(self._design, column).coef_[0]
             self._solved[cost] = weights
         return self._solved[cost]
+
+
+def _solve_ridge(gram: Floats, ridge: float, right: Floats) -> Floats:
+    gram.flat[:: len(gram) + 1] += ridge
+    return scipy.linalg.solve(gram, right, assume_a="pos", overwrite_a=True, check_finite=False)
 
 
 def _objective(weights: Floats, margins: Floats, cost: float) -> Floats:

@@ -36,16 +36,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from soundstack import provenance
-from soundstack.config import PROJECT, Config
+from soundstack.config import PROJECT, Config, fingerprint
 from soundstack.datasets.corpus import Corpus
 from soundstack.errors import MemberError, StoreError
 from soundstack.evaluation import plots
+from soundstack.evaluation.statistics import Interval
+from soundstack.evaluation.tables import SystemScores
 from soundstack.recognisers import Recogniser
-from soundstack.results import Evaluation, save_figure, write_json
+from soundstack.results import SCORES, Evaluation, Trained, save_figure, write_json
 from soundstack.tuning import CostSearch
 
 CHAMPION = "champion"
 _PROCESS_TAG = "soundstack.process"
+_ROW_TAG = "soundstack.row"
 _BATCH = 1000
 _LONGEST_PARAM = 6000
 #: What a served model needs; versions are those of the environment that trained it.
@@ -313,16 +316,9 @@ def _whatever_happens() -> Iterator[None]:
         print(f"While closing the run: {_first_line(error)}", file=sys.stderr)
 
 
-@dataclass(frozen=True)
-class Registered:
-    """A registered version; ``champion`` tells whether it holds the alias now."""
-
-    name: str
-    version: str
-    champion: bool
-
-
-def register(run: Run, recogniser: Recogniser, evaluation: Evaluation, tags: Mapping[str, str]) -> Registered:
+def register(
+    run: Run, config: Config, recogniser: Recogniser, evaluation: Evaluation, tags: Mapping[str, str]
+) -> Trained:
     """Log the recogniser as the run's model, register it under the run's name, and move the alias if it is as good.
 
     The alias ``champion`` moves to the new version if there is no champion, if the champion was trained on other
@@ -353,7 +349,8 @@ def register(run: Run, recogniser: Recogniser, evaluation: Evaluation, tags: Map
     if champion:
         client.set_registered_model_alias(run.name, CHAMPION, version.version)
     run.tags({"registered_model": f"{run.name}/{version.version}"})
-    return Registered(run.name, str(version.version), champion)
+    run.tags({_ROW_TAG: row_key(config, tags["data_fingerprint"])})
+    return Trained(run.name, str(version.version), champion, evaluation.row(run.name))
 
 
 @contextmanager
@@ -381,6 +378,35 @@ def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | Non
         return client.get_model_version_by_alias(name, alias)
     except MlflowException:
         return None
+
+
+def row_key(config: Config, data_fingerprint: str) -> str:
+    """Identify a model run by its name, configuration, data and code: equal keys mean equal results."""
+    name = getattr(config, "model_name", "")
+    return fingerprint([name, config.fingerprint(), data_fingerprint, provenance.code_fingerprint()])
+
+
+def find_done(config: Config, data_fingerprint: str) -> Trained | None:
+    """Return the newest finished, registered run of the same key, wherever in the store it is."""
+    connect()
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    key = row_key(config, data_fingerprint)
+    query = f"attributes.status = 'FINISHED' and tags.`{_ROW_TAG}` = '{key}'"
+    for found in client.search_runs(experiments, query, order_by=["attributes.start_time DESC"], max_results=5):
+        name, _, version = found.data.tags.get("registered_model", "").rpartition("/")
+        try:
+            client.get_model_version(name, version)
+        except MlflowException:
+            continue  # its model was deleted: train again
+        values = found.data.metrics
+        intervals = {
+            part: Interval(values[part], values[f"{part}_ci_low"], values[f"{part}_ci_high"]) for part in SCORES
+        }
+        champion = _by_alias(client, name, CHAMPION)
+        holds = champion is not None and str(champion.version) == version
+        return Trained(name, version, holds, SystemScores(name, **intervals))
+    return None
 
 
 @dataclass(frozen=True)

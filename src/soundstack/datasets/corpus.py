@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from soundstack.config import DataConfig, fingerprint
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
 from soundstack.datasets.scan import Scan, scan_files
 from soundstack.errors import DataError
+from soundstack.progress import bar
 
 #: A longest clip beyond this is cropped unless ``clip_seconds`` says otherwise.
 LONGEST_AUTO_SECONDS = 10.0
@@ -91,13 +92,14 @@ def load_dataset(config: DataConfig) -> DataSet:
     if config.dataset == "demo":
         from soundstack.datasets import demo
 
-        folder = config.cache_path / "demo"
-        demo.write(folder, seed=0, jobs=config.workers)
+        folder = config.cache_path / f"demo-{demo.FORMULA_VERSION}"
+        with bar("demo", demo.CLIPS, "clips") as advance:
+            demo.write(folder, jobs=config.workers, progress=advance)
         return demo.load(folder)
     if config.dataset == "csv":
         from soundstack.datasets import custom
 
-        return custom.load(config.data_path, seed=config.seed)
+        return custom.load(config.data_path, seed=config.drawn_with)
     if config.dataset == "dcase2017":
         from soundstack.datasets import dcase2017
 
@@ -111,7 +113,7 @@ def load_dataset(config: DataConfig) -> DataSet:
     return esc50.load(config.data_path, subset=config.dataset)
 
 
-def open_corpus(config: DataConfig, *, progress: Callable[[int], object] = lambda count: None) -> Corpus:
+def open_corpus(config: DataConfig) -> Corpus:
     """Load, scan and check the configured data set.
 
     Raises:
@@ -119,7 +121,8 @@ def open_corpus(config: DataConfig, *, progress: Callable[[int], object] = lambd
     """
     dataset = load_dataset(config)
     paths = [clip.path for clip in dataset.clips]
-    scans = scan_files(paths, config.cache_path, jobs=config.workers, progress=progress)
+    with bar("scan", len(paths), "clips") as advance:
+        scans = scan_files(paths, config.cache_path, jobs=config.workers, progress=advance)
     good, skipped = _sort_out(dataset, scans, config.on_error)
     clips = tuple(clip for clip, _ in good)
     if skipped:

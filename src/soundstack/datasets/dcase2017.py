@@ -31,9 +31,7 @@ URLS = {
 }
 DEVELOPMENT = "TUT-acoustic-scenes-2017-development"
 EVALUATION = "TUT-acoustic-scenes-2017-evaluation"
-LICENCE = (
-    "EULA of Tampere University of Technology: academic, non-commercial use (EULA.pdf in the doc archive)"
-)
+LICENCE = "EULA of Tampere University of Technology: academic, non-commercial use (EULA.pdf in the doc archive)"
 CITATION = (
     "A. Mesaros, T. Heittola, T. Virtanen: TUT database for acoustic scene classification and sound "
     "event detection. 24th European Signal Processing Conference (EUSIPCO), 2016, pp. 1128-1132"
@@ -112,8 +110,7 @@ def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
         notes.append(
             f"error.txt names recording errors in {len(errors) - len(unknown):,} development clips, "
             "which are kept (tag "
-            "'error')"
-            + (f", and {len(unknown):,} files that are none (first: {unknown[0]})." if unknown else ".")
+            "'error')" + (f", and {len(unknown):,} files that are none (first: {unknown[0]})." if unknown else ".")
         )
     return clips, notes
 

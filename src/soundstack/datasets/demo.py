@@ -35,8 +35,9 @@ SAMPLE_RATE = 16_000
 FOLDS = ("1", "2", "3", "4", "5")
 TEST_FOLD = FOLDS[-1]
 TAKES = "AB"
-
-_WAV_BYTES = 44 + 2 * round(SECONDS * SAMPLE_RATE)
+CLIPS_PER_CLASS_AND_FOLD = 8
+#: Clips of the data set as it is used by default.
+CLIPS = len(LABELS) * len(FOLDS) * CLIPS_PER_CLASS_AND_FOLD
 
 
 @dataclass(frozen=True)
@@ -54,38 +55,35 @@ def write(
     folder: Path,
     *,
     seed: int = 0,
-    clips_per_class_and_fold: int = 8,
+    clips_per_class_and_fold: int = CLIPS_PER_CLASS_AND_FOLD,
     jobs: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Synthesise the data set into ``folder``, or finish what an interrupted call began.
 
     ``jobs`` threads work at once (0: one per core); the result does not depend on it. ``progress`` is called
-    in the caller's thread with the number of clips that are done. A folder that is already complete is left
-    alone.
+    in the caller's thread with the number of clips done since the last call, first with those found. A folder
+    that is already complete is left alone.
 
     Raises:
-        DataError: if a parameter is out of range, if the folder holds other files or a demo data set made from
-            other parameters or formulas, or if it cannot be written.
+        DataError: if a parameter is out of range, if the folder holds other files or a demo data set made
+            from other parameters or formulas, or if it cannot be written.
     """
     if seed < 0 or jobs < 0:
         raise DataError(f"The demo data set needs a seed and jobs of 0 or more, not {seed} and {jobs}.")
     if clips_per_class_and_fold < 1:
-        raise DataError(
-            f"The demo data set needs at least 1 clip per class and fold, not {clips_per_class_and_fold}."
-        )
+        raise DataError(f"The demo data set needs at least 1 clip per class and fold, not {clips_per_class_and_fold}.")
     recipe = {"formulas": FORMULA_VERSION, "seed": seed, "clips_per_class_and_fold": clips_per_class_and_fold}
     rows = list(_plan(clips_per_class_and_fold))
     try:
         _claim(folder, recipe)
         missing = [row for row in rows if not _is_written(folder / "audio" / row.filename)]
-        _write_missing(folder, missing, seed, jobs, len(rows), progress)
+        progress(len(rows) - len(missing))
+        _write_missing(folder, missing, seed, jobs, progress)
         if missing or not _table(folder).exists():
             _replace(_table(folder), _as_csv(rows))
     except OSError as error:
-        raise DataError(
-            f"Cannot write the demo data set to {folder}: {error}. Choose another folder."
-        ) from error
+        raise DataError(f"Cannot write the demo data set to {folder}: {error}. Choose another folder.") from error
 
 
 def load(folder: Path) -> DataSet:
@@ -102,13 +100,9 @@ def load(folder: Path) -> DataSet:
         if any(None in astuple(row) for row in rows):
             raise ValueError("a line is too short")
     except FileNotFoundError:
-        raise DataError(
-            f"No complete demo data set in {folder}: {table} is missing. Write it again."
-        ) from None
+        raise DataError(f"No complete demo data set in {folder}: {table} is missing. Write it again.") from None
     except (TypeError, ValueError, csv.Error, OSError) as error:
-        raise DataError(
-            f"{table} is not the table of a demo data set ({error}). Delete the folder."
-        ) from error
+        raise DataError(f"{table} is not the table of a demo data set ({error}). Delete the folder.") from error
     clips = tuple(
         Clip(
             id=row.filename,
@@ -121,9 +115,7 @@ def load(folder: Path) -> DataSet:
     )
     for clip in clips:
         if not clip.path.is_file():
-            raise DataError(
-                f"The demo data set lacks {clip.path}. Write it again: only what is missing is made."
-            )
+            raise DataError(f"The demo data set lacks {clip.path}. Write it again: only what is missing is made.")
     check_splits(clips)
     return DataSet(
         name="demo",
@@ -149,16 +141,14 @@ def _write_missing(
     missing: list[_Row],
     seed: int,
     jobs: int,
-    total: int,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], object],
 ) -> None:
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
         futures = [pool.submit(_write_clip, folder / "audio" / row.filename, row, seed) for row in missing]
         try:
-            for done, future in enumerate(as_completed(futures), start=total - len(missing) + 1):
+            for future in as_completed(futures):
                 future.result()
-                if progress is not None:
-                    progress(done)
+                progress(1)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -175,7 +165,8 @@ def _write_clip(path: Path, row: _Row, seed: int) -> None:
 
 
 def _is_written(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == _WAV_BYTES
+    header, samples = 44, round(SECONDS * SAMPLE_RATE)
+    return path.is_file() and path.stat().st_size == header + 2 * samples
 
 
 def _claim(folder: Path, recipe: dict[str, int]) -> None:
@@ -197,9 +188,7 @@ def _claim(folder: Path, recipe: dict[str, int]) -> None:
             )
         return
     if occupied:
-        raise DataError(
-            f"{folder} holds files that are no demo data set ({note} is missing): choose another folder."
-        )
+        raise DataError(f"{folder} holds files that are no demo data set ({note} is missing): choose another folder.")
     _replace(note, json.dumps(recipe, indent=1).encode())
 
 

@@ -50,9 +50,7 @@ def load(folder: Path, *, subset: Subset = "esc50") -> DataSet:
             has no clips of the subset, or a recording crosses folds.
     """
     require_folder(folder, "ESC-50")
-    root = next(
-        (place for place in (folder, folder / ROOT) if (place / "meta" / "esc50.csv").is_file()), None
-    )
+    root = next((place for place in (folder, folder / ROOT) if (place / "meta" / "esc50.csv").is_file()), None)
     if root is None:
         raise DataError(
             f"{folder} has no meta/esc50.csv, nor has {folder / ROOT}: it is not ESC-50. Run the "

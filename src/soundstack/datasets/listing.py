@@ -74,9 +74,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(
-            f"There is no file {path}: it belongs to the data set's meta archive. {AGAIN}"
-        ) from None
+        raise DataError(f"There is no file {path}: it belongs to the data set's meta archive. {AGAIN}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text ({error}). {AGAIN}") from error
 

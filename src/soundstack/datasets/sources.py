@@ -167,18 +167,13 @@ def download(
         present = tuple(archive.file.name for archive in chosen if archive not in missing)
         warnings: list[str] = []
         if missing:
-            say(
-                f"{len(missing)} of {len(chosen)} archives are missing in {folder}, "
-                f"{_amount(missing, source)}."
-            )
+            say(f"{len(missing)} of {len(chosen)} archives are missing in {folder}, {_amount(missing, source)}.")
             _fetch(missing, source, folder, keep_archives, jobs, progress, warnings)
         _tidy(store)
     for warning in warnings:
         say(f"Warning: {warning}")
     say(f"{source.name} is in {folder}: {len(missing)} archives fetched, {len(present)} were there already.")
-    return Downloaded(
-        source.name, folder, tuple(archive.file.name for archive in missing), present, tuple(warnings)
-    )
+    return Downloaded(source.name, folder, tuple(archive.file.name for archive in missing), present, tuple(warnings))
 
 
 def _chosen(source: Source, parts: Collection[str] | None) -> tuple[Archive, ...]:
@@ -188,9 +183,7 @@ def _chosen(source: Source, parts: Collection[str] | None) -> tuple[Archive, ...
     known = {*source.parts, *(part.split("/")[0] for part in source.parts)}
     if unknown := sorted(set(parts) - known):
         raise ConfigError(f"{source.name} has no part {unknown[0]!r}: use {', '.join(sorted(known))}.")
-    return tuple(
-        archive for archive in source.archives if {archive.part, archive.part.split("/")[0]} & set(parts)
-    )
+    return tuple(archive for archive in source.archives if {archive.part, archive.part.split("/")[0]} & set(parts))
 
 
 def _is_there(archive: Archive, source: Source, folder: Path) -> bool:
@@ -232,9 +225,7 @@ def _fetch(
         if source.moving:
             found = digest(path)
             if found != md5:
-                warnings.append(
-                    f"{file.name} has the MD5 {found}, not {md5} as it once had: its branch has moved on."
-                )
+                warnings.append(f"{file.name} has the MD5 {found}, not {md5} as it once had: its branch has moved on.")
             md5 = found
         try:
             extract_zip(path, folder, md5=md5, progress=progress)

@@ -25,13 +25,13 @@ from scipy.signal import butter, lfilter, sosfilt
 Wave = NDArray[np.float64]
 Sound = Callable[[Generator, Generator, int, int], Wave]
 
-FORMULA_VERSION = 1
+FORMULA_VERSION = 2
 """Goes up with every change of a formula or of the order of random draws: a seed then sounds different."""
 
 _LEAD_IN = 0.5  # seconds synthesised and thrown away: rooms, bells and gusts do not begin with the clip
-_LEVEL = (-36.0, -16.0)  # clip RMS in dB full scale; with 11 dB of crest the peak stays below -4
-_SNR = (2.0, 16.0)  # dB, loudest quarter of the sound over the background
-_CREST = (8.0, 11.0)  # dB from RMS to peak that the recorder's limiter leaves: a peak meter hears no knocks
+_LEVEL = (-36.0, -16.0)  # clip RMS in dB full scale; with 12 dB of crest the peak stays below -3
+_SNR = (-1.0, 14.0)  # dB, loudest quarter of the sound over the background
+_CREST = (9.0, 12.0)  # dB from RMS to peak that the recorder's limiter leaves: a peak meter hears no knocks
 
 _NO_DENORMALS = 1e-12  # keeps filter tails from decaying into denormal numbers, which are slow
 
@@ -78,9 +78,9 @@ class _Place:
         self.noise_slope = rng.uniform(-6.0, -2.0)  # dB per octave
         self.hum = rng.uniform(0.1, 0.5) if rng.random() < 0.3 else 0.0
         self.low_cut = _log_uniform(rng, 30, 150)
-        self.high_cut = _log_uniform(rng, 4500, 9000)
-        self.tilt = rng.uniform(-1.5, 1.5)  # dB per octave
-        self.bumps = [(_log_uniform(rng, 150, 5000), rng.uniform(-4, 4)) for _ in range(2)]
+        self.high_cut = _log_uniform(rng, 5000, 9000)
+        self.tilt = rng.uniform(-1.0, 1.0)  # dB per octave
+        self.bumps = [(_log_uniform(rng, 150, 5000), rng.uniform(-3, 3)) for _ in range(2)]
         self.crest = rng.uniform(*_CREST)
 
     def hear(self, dry: Wave, rate: int) -> Wave:

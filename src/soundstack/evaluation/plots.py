@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from soundstack.evaluation.metrics import calibration
@@ -61,10 +61,8 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], title: str = 
     axes.xaxis.set_tick_params(rotation=90 if steep else 45, rotation_mode="default" if steep else "anchor")
     axes.set_yticks(ticks, names)
     axes.tick_params(length=0, labelsize=font)
-    axes.set_xticks(ticks[1:] - 0.5, minor=True)
-    axes.set_yticks(ticks[1:] - 0.5, minor=True)
-    axes.tick_params(which="minor", length=0)
-    axes.grid(which="minor", color=PALE, linewidth=0.6)
+    for lines in (axes.hlines, axes.vlines):
+        lines(ticks[1:] - 0.5, -0.5, len(classes) - 0.5, color=PALE, linewidth=0.6)
     axes.spines[:].set_visible(False)
     figure.text(left / width + side / width / 2, 0.1 / height, "recognised as", ha="center", va="bottom")
     figure.text(0.1 / width, (bottom + side / 2) / height, "true class", rotation=90, ha="left", va="center")
@@ -158,6 +156,7 @@ def spectrogram_grid_figure(
     left = max(_text_width(name, 9) for name in names.values()) + 0.55  # inches: the names, then the kHz
     figure = _figure(0.85 + blocks * (left + 1.75 * columns), 0.7 + 0.82 * rows, layout=None)
     values = [np.asarray(example) for label in examples for example in examples[label][:columns]]
+    mel_ticks = _mel_ticks(len(values[0]), sample_rate, htk)
     limits = {"vmin": min(v.min() for v in values), "vmax": max(v.max() for v in values)}
     width, height = figure.get_size_inches()
     grid = figure.add_gridspec(
@@ -176,9 +175,9 @@ def spectrogram_grid_figure(
                 spectrogram, origin="lower", aspect="auto", interpolation="nearest", cmap="magma",
                 extent=(0, seconds, -0.5, len(spectrogram) - 0.5), **limits,
             )  # fmt: skip
-            _mel_axis(axes, len(spectrogram), sample_rate, htk, labelled=column == 0)
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=3, prune="upper"))
-            axes.tick_params(labelsize=7, length=2, pad=2, labelbottom=lowest, left=column == 0)
+            axes.tick_params(labelsize=7, length=2, pad=2, left=column == 0, bottom=lowest, labelbottom=lowest)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=3, prune="upper") if lowest else NullLocator())
+            axes.set_yticks(*mel_ticks if column == 0 else ([],))
             if column == 0:
                 axes.annotate(
                     names[label], (0, 0.5), (-29, 0), xycoords="axes fraction", textcoords="offset points",
@@ -310,6 +309,29 @@ def time_budget_figure(stages: Mapping[str, float]) -> Figure:
     return figure
 
 
+def trials_figure(learning_rates: ArrayLike, batch_sizes: ArrayLike, macro_f1: ArrayLike) -> Figure:
+    """Finished trials of the CRNN's tuning: devel macro-F1 over the learning rate, one colour a batch size.
+
+    Args:
+        learning_rates, batch_sizes, macro_f1: one value a trial: (trials,)
+    """
+    rates, sizes, scores = (np.asarray(values, dtype=np.float64) for values in (learning_rates, batch_sizes, macro_f1))
+    figure = _figure(6.5, 4.0)
+    axes = figure.subplots()
+    for size, colour in zip(np.unique(sizes), (BLUE, ORANGE, RED, GREY), strict=False):
+        chosen = sizes == size
+        axes.scatter(rates[chosen], 100 * scores[chosen], s=36, color=colour, label=f"batch {size:.0f}")
+    if len(scores):
+        best = int(scores.argmax())
+        axes.scatter(rates[best], 100 * scores[best], s=150, facecolors="none", edgecolors="black", label="best")
+        axes.legend(frameon=False)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("devel macro-F1 [%]")
+    _tidy(axes, "Trials")
+    return figure
+
+
 def duration(seconds: float) -> str:
     """Seconds for a reader.
 
@@ -353,9 +375,7 @@ def _text_width(text: str, size: float, weight: str = "normal") -> float:
     """Width in inches of a text set in ``size`` points."""
     if not text.strip():
         return 0.0
-    return (
-        float(TextPath((0, 0), text, prop=FontProperties(size=size, weight=weight)).get_extents().width) / 72
-    )
+    return float(TextPath((0, 0), text, prop=FontProperties(size=size, weight=weight)).get_extents().width) / 72
 
 
 def _write_cells(axes: Axes, counts: NDArray, shares: Floats, cell: float) -> None:
@@ -387,8 +407,8 @@ def _fold_lines(
     axes.plot(epochs[0][:shared], mean, color=colour, linewidth=2.2, label=label)
 
 
-def _mel_axis(axes: Axes, bands: int, sample_rate: int, htk: bool, *, labelled: bool) -> None:
-    """Ticks in kHz at the bands whose triangle peaks there, far enough apart to be read in a small panel."""
+def _mel_ticks(bands: int, sample_rate: int, htk: bool) -> tuple[list[float], list[str]]:
+    """Bands whose triangle peaks at a round frequency, and that in kHz; as many as a small panel can show."""
     from librosa import hz_to_mel  # here: it takes long to import, and the other figures do without
 
     top = hz_to_mel(sample_rate / 2, htk=htk)
@@ -397,7 +417,7 @@ def _mel_axis(axes: Axes, bands: int, sample_rate: int, htk: bool, *, labelled: 
         band = hz_to_mel(1000 * khz, htk=htk) / top * (bands + 1) - 1
         if 1000 * khz < sample_rate / 2 and (not ticks or band - ticks[-1][0] > 0.2 * bands):
             ticks.append((float(band), f"{khz:g}"))
-    axes.set_yticks([band for band, _ in ticks], [text if labelled else "" for _, text in ticks])
+    return [band for band, _ in ticks], [text for _, text in ticks]
 
 
 def _beside_bar(axes: Axes, place: int, value: float, text: str) -> None:

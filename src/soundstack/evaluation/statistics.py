@@ -236,9 +236,7 @@ def _kinds(cells: Indices, groups: NDArray[np.str_], n_cells: int) -> tuple[csr_
     return counts, np.array([kinds[kind] for kind in sorted(kinds)])
 
 
-def _draw(
-    outcomes: csr_array, groups_of_kind: Indices, n_boot: int, rng: np.random.Generator
-) -> Iterator[Floats]:
+def _draw(outcomes: csr_array, groups_of_kind: Indices, n_boot: int, rng: np.random.Generator) -> Iterator[Floats]:
     """Replicates of the summed counts, in chunks of bounded memory: (b, n_cells) each."""
     n_groups = groups_of_kind.sum()
     chunk = max(1, _CHUNK_VALUES // sum(outcomes.shape))

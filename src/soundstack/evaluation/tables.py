@@ -28,9 +28,7 @@ class SystemScores:
     test_macro_f1: Interval | None = None
 
     @classmethod
-    def of(
-        cls, name: str, devel: Mapping[str, Interval], test: Mapping[str, Interval] | None = None
-    ) -> SystemScores:
+    def of(cls, name: str, devel: Mapping[str, Interval], test: Mapping[str, Interval] | None = None) -> SystemScores:
         """From the results of `bootstrap_intervals` on the devel and the test table."""
         test = test or {}
         return cls(name, devel["accuracy"], devel["macro_f1"], test.get("accuracy"), test.get("macro_f1"))

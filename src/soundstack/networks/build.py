@@ -66,9 +66,7 @@ def build(
             whole = family.create(name)
     else:
         path = find_or_fetch(spec, weights_dir, allow_download=allow_download)
-        with torch.device(
-            "meta"
-        ):  # laid out only: drawing 138 million numbers to overwrite them takes seconds
+        with torch.device("meta"):  # laid out only: drawing 138 million numbers to overwrite them takes seconds
             whole = family.create(name)
         load_strictly(whole, family.adapt(name, load_state_dict(path), str(path)), str(path))
     return _frozen(family.finish(name, whole))

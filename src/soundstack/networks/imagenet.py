@@ -47,9 +47,7 @@ class PictureNetwork(nn.Module):
         self.trunk = trunk
         # On the CPU even where the network is laid out on the meta device: no checkpoint brings these.
         self.register_buffer("mean", torch.tensor(mean, device="cpu").view(1, 3, 1, 1), persistent=False)
-        self.register_buffer(
-            "deviation", torch.tensor(deviation, device="cpu").view(1, 3, 1, 1), persistent=False
-        )
+        self.register_buffer("deviation", torch.tensor(deviation, device="cpu").view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures uint8 (N, 3, 224, 224) -> features float32 (N, dim)."""

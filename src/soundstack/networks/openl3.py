@@ -50,9 +50,7 @@ def mel_filters(sample_rate: int, fft: int, bands: int) -> NDArray[np.float64]:
     bin here.
     """
     highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    corners = 700 * (
-        10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1
-    )  # Hz; a band's are i, i + 1 and i + 2
+    corners = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)  # Hz; a band's are i, i + 1 and i + 2
     bins = np.fft.rfftfreq(fft, 1 / sample_rate)
     rising = (bins - corners[:-2, None]) / np.diff(corners[:-1])[:, None]
     falling = (corners[2:, None] - bins) / np.diff(corners[1:])[:, None]
@@ -127,9 +125,7 @@ class OpenL3(nn.Module):
         embeddings = []
         for start in range(0, count, WINDOWS_AT_ONCE):
             chosen = torch.arange(start, min(start + WINDOWS_AT_ONCE, count), device=waveforms.device)
-            batch = windows[
-                chosen // windows.shape[1], chosen % windows.shape[1]
-            ]  # copies these windows only
+            batch = windows[chosen // windows.shape[1], chosen % windows.shape[1]]  # copies these windows only
             embeddings.append(self.embed(self.log_mel(batch)).float())
         return torch.cat(embeddings).unflatten(0, windows.shape[:2]).mean(dim=1)  # over the clip's windows
 

@@ -81,7 +81,7 @@ class LogMel(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and ReLU, then an average pool: (N, i, T, F) -> (N, o, T/p, F/q)."""
+    """Two 3x3 convolutions with batch norm, ReLU; then an average pool: (N, i, T, F) -> (N, o, T/p, F/q)."""
 
     def __init__(self, inputs: int, outputs: int, pool: tuple[int, int]) -> None:
         super().__init__()
@@ -139,9 +139,7 @@ class Panns(nn.Module):
         for number, outputs in enumerate(widths, start=1):
             block = ConvBlock(inputs, outputs, pool=(2, 2) if number < 6 else (1, 1))
             self.add_module(f"conv_block{number}", block)
-            inputs = (
-                2 * outputs if wavegram and number == 1 else outputs
-            )  # the wavegram joins after the first block
+            inputs = 2 * outputs if wavegram and number == 1 else outputs  # the wavegram joins after the first block
         self.fc1 = nn.Linear(widths[-1], widths[-1])
         self.fc_audioset = nn.Linear(widths[-1], _TAGS)
         self.blocks = len(widths)
@@ -163,14 +161,12 @@ class Panns(nn.Module):
     def _wavegram(self, waveforms: Tensor) -> Tensor:
         x = F.relu_(self.pre_bn0(self.pre_conv0(waveforms[:, None])))  # (N, 64, samples / 5)
         x = self.pre_block3(self.pre_block2(self.pre_block1(x)))  # (N, 128, samples / 320)
-        x = x.unflatten(1, (4, 32)).transpose(
-            2, 3
-        )  # (N, 4, samples / 320, 32): 32 learnt "bands" in 4 channels
+        x = x.unflatten(1, (4, 32)).transpose(2, 3)  # (N, 4, samples / 320, 32): 32 learnt "bands" in 4 channels
         x = self.pre_block4(x)  # (N, 64, samples / 640, 32)
         return x
 
     def _padded(self, waveforms: Tensor) -> Tensor:
-        """Zeros at the end, until each pool has something to pool and, with a wavegram, both branches agree."""
+        """Zeros at the end until each pool has something to pool and, with a wavegram, its branches agree."""
         samples = waveforms.shape[1]
         pools = min(self.blocks, 5)
         if self.wavegram:

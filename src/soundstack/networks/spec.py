@@ -138,8 +138,8 @@ def _panns(name: str, dim: int, file: str, md5: str, size: int | None = None) ->
             size=size,
         ),
         licence="CC-BY-4.0",
-        citation="Kong et al., PANNs: large-scale pretrained audio neural networks for audio pattern recognition, "
-        "2020 [30]",
+        citation="Kong et al., PANNs: large-scale pretrained audio neural networks for audio pattern "
+        "recognition, 2020 [30]",
     )
 
 
@@ -154,24 +154,17 @@ def _openl3(size: int) -> NetworkSpec:
         pretrainings=("audioset", "none"),
         dim=size,
         layer="audio_embedding_layer, max-pooled",
-        weights=WeightsFile(
-            name=file, url=f"https://github.com/torchopenl3/torchopenl3-models/raw/master/{file}"
-        ),
+        weights=WeightsFile(name=file, url=f"https://github.com/torchopenl3/torchopenl3-models/raw/master/{file}"),
         licence="Apache-2.0",
-        citation="Cramer et al., Look, listen, and learn more: design choices for deep audio embeddings, "
-        "2019 [28, 29]",
+        citation="Cramer et al., Look, listen, and learn more: design choices for deep audio embeddings, 2019 [28, 29]",
     )
 
 
 _VGG = "Simonyan and Zisserman, Very deep convolutional networks for large-scale image recognition, 2015 [21]"
 
 _ALL = (
-    _image(
-        "vgg16", 4096, "classifier[4]: second to last fully connected, after ReLU", "vgg16-397923af.pth", _VGG
-    ),
-    _image(
-        "vgg19", 4096, "classifier[4]: second to last fully connected, after ReLU", "vgg19-dcbb9e9d.pth", _VGG
-    ),
+    _image("vgg16", 4096, "classifier[4]: second to last fully connected, after ReLU", "vgg16-397923af.pth", _VGG),
+    _image("vgg19", 4096, "classifier[4]: second to last fully connected, after ReLU", "vgg19-dcbb9e9d.pth", _VGG),
     _image(
         "resnet50",
         2048,

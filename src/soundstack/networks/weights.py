@@ -28,6 +28,19 @@ from soundstack.networks.spec import NetworkSpec, PackagedWeights
 
 _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
 
+# What torch, safetensors and the modules below them raise at a file that is not what it should be.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    zipfile.BadZipFile,
+    EOFError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+
 
 def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_download: bool = True) -> Path:
     """Return the verified file of a network's published weights, fetching it if need be.
@@ -49,7 +62,7 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     for folder in folders:
         path = folder / file.name
         if path.is_file():
-            _verify(path, file)
+            _verify(path, file, "Delete it, and the right one is fetched in its place.")
             return path
     target = folders[0] / file.name
     if not allow_download:
@@ -62,7 +75,7 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
         return remote.fetch(file.url, target, sha256=file.sha256, md5=file.md5, size=file.size)
     except DownloadError as error:
         raise WeightsError(
-            f"The weights of {spec.name} cannot be had: {error} Random weights need no file: pretraining=none."
+            f"The weights of {spec.name} cannot be had: {error} Random weights need none: pretraining=none."
         ) from error
 
 
@@ -82,30 +95,17 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         with torch.serialization.safe_globals(_numpy_globals()):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"There is no file {path}: give the path of a file of weights.") from error
-    except (
-        pickle.UnpicklingError,
-        SafetensorError,
-        zipfile.BadZipFile,
-        RuntimeError,  # PyTorch's own readers
-        EOFError,
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}. Check the file.") from error
+    except _UNREADABLE as error:  # their own messages are long, and advise to read the file unsafely
         raise WeightsError(
-            f"{path} is not a file of weights that can be read safely ({_sentence(error)}) "
+            f"{path} is refused: it is damaged, not a file of weights, or holds more than tensors. "
             "Delete it and let it be fetched anew, or replace it by the published file."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(
-            f"{path} holds no state dict (names with tensors): replace it by the published file."
-        )
+        raise WeightsError(f"{path} holds no state dict (names with tensors): replace it by the published file.")
     return dict(content)
 
 
@@ -130,8 +130,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise WeightsError(
-                f"{source} is not of this network: it {what} the key {keys[0]!r}{more}. "
-                "Use the published file."
+                f"{source} is not of this network: it {what} the key {keys[0]!r}{more}. Use the published file."
             )
     for key, tensor in state.items():
         check_shape(key, tensor, tuple(expected[key].shape), source)
@@ -165,25 +164,19 @@ def _packaged(name: str, weights: PackagedWeights) -> Path:
         )
     path = Path(module.origin).parent / weights.path
     if not path.is_file():
-        raise WeightsError(
-            f"{path} (the weights of {name}) is missing: reinstall the package {weights.package}."
-        )
-    _verify(path, remote.RemoteFile(url="", name=path.name, sha256=weights.sha256))
+        raise WeightsError(f"{path} (the weights of {name}) is missing: reinstall the package {weights.package}.")
+    published = remote.RemoteFile(url="", name=path.name, sha256=weights.sha256)
+    _verify(path, published, f"Reinstall the package {weights.package}.")
     return path
 
 
-def _verify(path: Path, published: remote.RemoteFile) -> None:
+def _verify(path: Path, published: remote.RemoteFile, remedy: str) -> None:
     try:
         fault = published.fault(path)
     except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be read: {error.strerror or error}. Check its permissions."
-        ) from error
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
     if fault is not None:
-        raise WeightsError(
-            f"{path} is not the published file: {fault}. "
-            "Delete it, and the right one is fetched in its place."
-        )
+        raise WeightsError(f"{path} is not the published file: {fault}. {remedy}")
 
 
 def _numpy_globals() -> list[Any]:
@@ -195,9 +188,3 @@ def _numpy_globals() -> list[Any]:
     ]
     dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
     return [np.ndarray, np.dtype, *functions, *dtypes]
-
-
-def _sentence(error: BaseException) -> str:
-    """The first line of an error's message, ended by a full stop."""
-    lines = str(error).strip().splitlines()
-    return f"{lines[0].rstrip('. ')}." if lines else f"{type(error).__name__}."

@@ -24,7 +24,7 @@ from soundstack.results import Evaluation
 from soundstack.svm import PathProblem
 from soundstack.systems.common import evaluate
 from soundstack.systems.crnn import clip_targets, example_folds, example_targets
-from soundstack.tuning import CostSearch, search_cost
+from soundstack.tuning import CostSearch, nested_decisions, nested_scores, search_cost
 
 #: Modules whose code decides what a feature is, by family.
 _CODE = {
@@ -50,6 +50,7 @@ class TrainedSvm:
     recogniser: SvmRecogniser
     evaluation: Evaluation
     search: CostSearch
+    nested: dict[str, float]
 
 
 def embedding_spec(config: DeepSpectrumConfig, corpus: Corpus) -> EmbeddingSpec:
@@ -129,4 +130,12 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     scores[~devel] = recogniser.score_features(features.values[~devel])
     clip_scores = clip_means(corpus, scores)
     clip_scores[:devel_clips] = search.decisions
-    return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser), search)
+    nested = {}
+    if config.nested == "yes":
+        x, y = features.values[devel], targets[devel]
+        decisions = nested_decisions(
+            x, y, folds[devel], n_classes=classes, clip=clip, trials=config.trials, seed=config.seed
+        )
+        by_clip = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
+        nested = nested_scores(by_clip, truth, clip_folds, classes)
+    return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser), search, nested)

@@ -20,7 +20,7 @@ from soundstack.results import Evaluation
 from soundstack.scores import ScoreTable
 from soundstack.svm import LinearSvm, PathProblem
 from soundstack.tracking import RegisteredMember
-from soundstack.tuning import CostSearch, search_cost
+from soundstack.tuning import CostSearch, nested_decisions, nested_scores, search_cost
 
 _KIND = recognisers.FusionRecogniser.kind
 
@@ -42,6 +42,7 @@ class TrainedFusion:
     sharpness: float
     evaluation: Evaluation
     search: CostSearch
+    nested: dict[str, float]
     shares: dict[str, float]
     without: dict[str, float]
     devel_f1: float
@@ -96,6 +97,7 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
         sharpness=sharpness,
         evaluation=evaluation,
         search=search,
+        nested=_nested(members, config) if config.nested == "yes" else {},
         shares={member.name: float(share) for member, share in zip(members, shares, strict=True)},
         without=without,
         devel_f1=mean_scores(evaluation.devel)[1],
@@ -122,6 +124,17 @@ def recogniser(trained: TrainedFusion, found: Sequence[RegisteredMember]) -> rec
         svm=trained.svm,
         log_probabilities=trained.log_probabilities,
     )
+
+
+def _nested(members: Sequence[Member], config: FuseConfig) -> dict[str, float]:
+    devel, _ = stacked_features(members, log_probabilities=config.crnn_scores == "log")
+    first = members[0].devel
+    folds, classes = np.array(first.folds), len(first.classes)
+    clip = None if config.clip_features == "none" else config.clip_features
+    decisions = nested_decisions(
+        devel, first.truth, folds, n_classes=classes, clip=clip, trials=config.trials, seed=config.seed
+    )
+    return nested_scores(decisions, first.truth, folds, classes)
 
 
 def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, PathProblem]:

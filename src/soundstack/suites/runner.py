@@ -1,0 +1,130 @@
+"""Run a suite: every row that is not done yet, then the fusions of what is there.
+
+A row is done when the store holds a finished run of the same model name, configuration, data fingerprint and code; it
+is then taken over. So a killed suite, started again, continues at its first unfinished row. A row whose weights cannot
+be had is reported, and the rest goes on; a fusion uses the members that are there and says which are missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from soundstack import tracking
+from soundstack.cli import explain
+from soundstack.config import Config, CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig, MainConfig
+from soundstack.errors import ConfigError, MemberError, WeightsError
+from soundstack.results import Trained
+from soundstack.suites import Fusion, Row
+
+C = TypeVar("C", bound=Config)
+
+#: The entry points by name: configuration in, registered model out.
+Steps = dict[str, Callable[[Any], Trained]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one row or fusion with one seed."""
+
+    name: str
+    seed: int
+    trained: Trained | None
+    seconds: float
+    note: str = ""
+
+
+def run_suite(config: MainConfig, steps: Steps, data_fingerprint: str) -> list[Outcome]:
+    """Run the configured suite and return the outcomes in order, seed by seed.
+
+    Raises:
+        ConfigError: A row of a user's suite has a parameter that its entry point refuses.
+    """
+    suite = config.chosen_suite
+    rows = [row for row in suite.rows if row.applies(config.dataset)]
+    fusions = [fusion for fusion in suite.fusions if fusion.applies(config.dataset)]
+    outcomes: list[Outcome] = []
+    fixed: dict[str, Outcome] = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        of_seed: list[Outcome] = []
+        for number, row in enumerate(rows, start=1):
+            settings = _row_settings(row, config, seed, number)
+            name = settings.model_name
+            if name in fixed:  # published weights and a linear SVM: nothing random to repeat
+                of_seed.append(fixed[name])
+                continue
+            outcome = _do(name, seed, settings, steps[row.step], data_fingerprint, config.rerun == "yes")
+            of_seed.append(outcome)
+            outcomes.append(outcome)
+            if isinstance(settings, DeepSpectrumConfig) and settings.chosen_pretraining != "none":
+                fixed[name] = outcome
+        outcomes += [_fuse(fusion, config, seed, of_seed, steps, data_fingerprint) for fusion in fusions]
+    return outcomes
+
+
+def _do(
+    name: str, seed: int, settings: Any, step: Callable[[Any], Trained], data_fingerprint: str, rerun: bool
+) -> Outcome:
+    started = time.perf_counter()
+    done = None if rerun else tracking.find_done(settings, data_fingerprint)
+    if done is not None:
+        print(f"{name}: done already, taken over (models:/{done.name}/{done.version}).")
+        return Outcome(name, seed, done, time.perf_counter() - started, "taken over")
+    try:
+        trained = step(settings)
+    except (WeightsError, MemberError) as error:
+        print(f"{name}: not run. {error}")
+        return Outcome(name, seed, None, time.perf_counter() - started, str(error))
+    return Outcome(name, seed, trained, time.perf_counter() - started)
+
+
+def _fuse(
+    fusion: Fusion, config: MainConfig, seed: int, rows: list[Outcome], steps: Steps, data_fingerprint: str
+) -> Outcome:
+    wanted = fusion.pick(config.dataset, [outcome.name for outcome in rows])
+    there = [outcome.trained for outcome in rows if outcome.name in wanted and outcome.trained is not None]
+    missing = [outcome.name for outcome in rows if outcome.name in wanted and outcome.trained is None]
+    settings = _validated(
+        FuseConfig,
+        {
+            "dataset": config.dataset,
+            "members": ",".join(f"{trained.name}/{trained.version}" for trained in there) or "none",
+            "seed": seed,
+            "suffix": fusion.suffix,
+            "cache_dir": config.cache_dir,
+            "nested": config.nested,
+            **fusion.parameters,
+        },
+        f"fusion {fusion.suffix}",
+    )
+    note = f"without {', '.join(missing)}" if missing else ""
+    if len(there) < 2:
+        problem = f"needs two members and has {len(there)}" + (f" ({note})" if note else "")
+        print(f"{settings.model_name}: not run, {problem}.")
+        return Outcome(settings.model_name, seed, None, 0.0, problem)
+    outcome = _do(settings.model_name, seed, settings, steps["fuse"], data_fingerprint, config.rerun == "yes")
+    notes = "; ".join(filter(None, [outcome.note, note]))
+    return Outcome(outcome.name, seed, outcome.trained, outcome.seconds, notes)
+
+
+def _row_settings(row: Row, config: MainConfig, seed: int, number: int) -> CrnnConfig | DeepSpectrumConfig:
+    shared = {name: getattr(config, name) for name in DataConfig.model_fields}
+    shared |= {"seed": seed, "split_seed": config.drawn_with}
+    where = f"suite row {number} ({row.step})"
+    if row.step == "crnn":
+        return _validated(
+            CrnnConfig, shared | {"epochs": config.epochs, "trials": config.trials} | row.parameters, where
+        )
+    extra = {"nested": config.nested, "weights_dir": config.weights_dir}
+    return _validated(DeepSpectrumConfig, shared | extra | row.parameters, where)
+
+
+def _validated(model: type[C], values: dict[str, Any], where: str) -> C:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(model, error)}") from None

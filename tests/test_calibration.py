@@ -1,0 +1,87 @@
+"""Calibrated probabilities: they sum to one, keep the ranking, and are no more certain than they are right."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from soundstack.calibration import fit_sharpness, logits, probabilities
+
+
+def log_loss(values, truth):
+    return -np.log(np.maximum(values[np.arange(len(truth)), truth], 1e-300)).mean()
+
+
+def decisions(n=400, classes=4, skill=1.5, seed=0):
+    """Logits whose softmax is calibrated by construction, and classes drawn from it."""
+    generator = np.random.default_rng(seed)
+    values = skill * generator.standard_normal((n, classes))
+    chances = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
+    truth = np.array([generator.choice(classes, p=row) for row in chances])
+    return values, truth
+
+
+SCORES = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(2, 6)), elements=st.floats(-50, 50))
+
+
+@given(SCORES, st.floats(1e-3, 1e3))
+def test_decision_values_become_rows_that_sum_to_one_and_rank_as_before(scores, sharpness):
+    found = probabilities(scores, "decision", sharpness)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-9)
+    assert (found >= 0).all()
+    top = scores.argmax(axis=1)
+    assert (found[np.arange(len(scores)), top] == found.max(axis=1)).all()
+
+
+@given(SCORES, st.floats(1e-3, 1e3))
+def test_probabilities_keep_their_ranking_too(scores, sharpness):
+    raw = np.exp(scores - scores.max(axis=1, keepdims=True))
+    raw /= raw.sum(axis=1, keepdims=True)
+    found = probabilities(raw, "probability", sharpness)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-9)
+    top = raw.argmax(axis=1)
+    assert (found[np.arange(len(raw)), top] == found.max(axis=1)).all()
+
+
+def test_a_sharpness_of_one_leaves_probabilities_as_they_are():
+    raw = np.array([[0.2, 0.5, 0.3], [0.01, 0.01, 0.98]])
+    np.testing.assert_allclose(probabilities(raw, "probability", 1.0), raw)
+
+
+def test_a_probability_of_zero_has_a_finite_logit():
+    assert np.isfinite(logits(np.array([[0.0, 1.0]]), "probability")).all()
+    scores = np.array([[-3.0, 2.0]])
+    np.testing.assert_array_equal(logits(scores, "decision"), scores)
+
+
+@pytest.mark.parametrize("stretch", [0.05, 0.3, 1.0, 4.0, 50.0])
+def test_the_fit_undoes_over_and_underconfidence_and_lowers_the_log_loss(stretch):
+    values, truth = decisions()
+    sharpness = fit_sharpness(stretch * values, truth, "decision")
+    ideal = fit_sharpness(values, truth, "decision")
+    assert ideal == pytest.approx(1, rel=0.15)
+    assert sharpness == pytest.approx(ideal / stretch, rel=1e-3)
+    before = log_loss(probabilities(stretch * values, "decision", 1.0), truth)
+    after = log_loss(probabilities(stretch * values, "decision", sharpness), truth)
+    assert after <= before + 1e-12
+    if stretch > 1:
+        assert after < before - 0.1
+
+
+def test_overconfident_probabilities_are_softened():
+    values, truth = decisions()
+    raw = probabilities(values, "decision", 5.0)
+    sharpness = fit_sharpness(raw, truth, "probability")
+    assert 0 < sharpness < 0.5
+    assert log_loss(probabilities(raw, "probability", sharpness), truth) < log_loss(raw, truth) - 0.1
+
+
+@pytest.mark.parametrize("skill", [0.0, 100.0])
+def test_hopeless_and_perfect_scores_still_give_a_bounded_sharpness(skill):
+    generator = np.random.default_rng(0)
+    truth = np.arange(60) % 3
+    values = skill * np.eye(3)[truth] + 1e-3 * generator.standard_normal((60, 3))
+    sharpness = fit_sharpness(values, truth, "decision")
+    assert 1e-3 <= sharpness <= 1e3
+    assert np.isfinite(probabilities(values, "decision", sharpness)).all()

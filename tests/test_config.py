@@ -1,0 +1,227 @@
+"""What a user may set: checked types and ranges, nothing from the environment, a fingerprint of what matters."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from soundstack import config as configs
+from soundstack.config import (
+    PAPER_COSTS,
+    PROJECT,
+    Config,
+    CrnnConfig,
+    DataConfig,
+    DeepSpectrumConfig,
+    ExtractConfig,
+    FuseConfig,
+    MainConfig,
+    TestConfig,
+    fingerprint,
+)
+from soundstack.networks.spec import NETWORKS
+
+MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, TestConfig]
+
+#: Another allowed value of every parameter.
+OTHER = {
+    "dataset": "esc10",
+    "data_dir": "/elsewhere",
+    "channels": "first",
+    "clip_seconds": 3.0,
+    "sample_rate": 16000,
+    "on_error": "skip",
+    "cache_dir": "/elsewhere",
+    "device": "cpu",
+    "seed": 1,
+    "jobs": 3,
+    "front_end": "audeep",
+    "clip_db": -60.0,
+    "learning_rate": 0.01,
+    "batch_size": 64,
+    "epochs": 7,
+    "layout": "three_blocks",
+    "standardise": "band",
+    "trials": 20,
+    "suffix": "variant",
+    "network": "vgg16",
+    "pretraining": "none",
+    "colour_map": "viridis",
+    "window": 0.32,
+    "clip_features": "none",
+    "test_model": "folds",
+    "precision": "bfloat16",
+    "weights_dir": "/elsewhere",
+    "members": "crnn",
+    "crnn_scores": "log",
+    "systems": "crnn",
+    "options": "-x",
+}
+IRRELEVANT = {"data_dir", "cache_dir", "device", "jobs", "on_error", "suffix", "weights_dir"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_fingerprint_ignores_what_changes_no_result_and_only_that(model):
+    config = model()
+    for name in model.model_fields:
+        other = config.model_copy(update={name: OTHER[name]})
+        changed = other.fingerprint() != config.fingerprint()
+        assert changed == (name not in IRRELEVANT), name
+
+
+def test_a_fingerprint_depends_on_values_not_on_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": [2.0, "x"]}) == fingerprint({"b": [2.0, "x"], "a": 1})
+    assert len(fingerprint({})) == 12
+    values = [{"a": 1}, {"a": 2}, {"a": 1.5}, {"a": 1.5000000000000002}, {"a": "1"}, {"b": 1}, {"a": None}]
+    assert len({fingerprint(value) for value in values}) == len(values)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_parameter_has_a_default_and_says_what_it_is(model):
+    for name, field in model.model_fields.items():
+        assert not field.is_required(), name
+        assert field.description, name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_configuration_cannot_be_changed_and_knows_no_other_names(model):
+    config = model()
+    name = next(iter(model.model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(config, name, OTHER[name])
+    with pytest.raises(ValidationError, match="no_such_name"):
+        model(no_such_name=1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_environment_variables_named_like_parameters_do_not_leak_in(model, monkeypatch, tmp_path):
+    before = model().model_dump()
+    for name in model.model_fields:
+        for variable in (name, name.upper(), f"SOUNDSTACK_{name.upper()}"):
+            monkeypatch.setenv(variable, str(OTHER[name]))
+    (tmp_path / ".env").write_text("".join(f"{name}={OTHER[name]}\n" for name in model.model_fields))
+    monkeypatch.chdir(tmp_path)
+    assert model().model_dump() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "values"),
+    [
+        (DataConfig, "dataset", ["esc", "", None]),
+        (DataConfig, "channels", ["median", 1]),
+        (DataConfig, "clip_seconds", [0, -1, 601, float("nan"), float("inf"), "long"]),
+        (DataConfig, "sample_rate", [999, 384_001, 44100.5, "fast"]),
+        (DataConfig, "on_error", ["ignore"]),
+        (DataConfig, "device", ["tpu"]),
+        (DataConfig, "seed", [-1, 2**32, 0.5, "none"]),
+        (DataConfig, "jobs", [-1, 1025]),
+        (CrnnConfig, "clip_db", [0, 5, -201, float("nan")]),
+        (CrnnConfig, "front_end", ["mfcc"]),
+        (CrnnConfig, "learning_rate", [0, -0.1, 1.1, float("nan")]),
+        (CrnnConfig, "batch_size", [0, 4097]),
+        (CrnnConfig, "epochs", [0, 10_001, 1.5]),
+        (CrnnConfig, "layout", ["five_blocks"]),
+        (CrnnConfig, "standardise", ["none"]),
+        (CrnnConfig, "trials", [0, 1001]),
+        (CrnnConfig, "suffix", ["", "a b", "a-b", "a/b", "x" * 41]),
+        (DeepSpectrumConfig, "network", ["vgg", "VGG16"]),
+        (DeepSpectrumConfig, "pretraining", ["audioset", "random"]),
+        (DeepSpectrumConfig, "colour_map", ["jet"]),
+        (DeepSpectrumConfig, "window", [0, -1]),
+        (DeepSpectrumConfig, "clip_features", [0, -10, float("inf")]),
+        (DeepSpectrumConfig, "test_model", ["best"]),
+        (DeepSpectrumConfig, "trials", [-1]),
+        (DeepSpectrumConfig, "precision", ["float16"]),
+        (FuseConfig, "crnn_scores", ["logit"]),
+        (MainConfig, "systems", ["", ",", "crnn,crnn", "vgg16", "vgg16-audioset", "crnn,none"]),
+    ],
+)
+def test_values_of_a_wrong_kind_or_out_of_range_are_refused(model, name, values):
+    for value in values:
+        with pytest.raises(ValidationError) as caught:
+            model(**{name: value})
+        assert name in str(caught.value)
+
+
+def test_an_empty_cache_folder_is_refused_rather_than_taken_for_the_project():
+    for model in (DataConfig, FuseConfig):
+        with pytest.raises(ValidationError):
+            model(cache_dir="")
+
+
+def test_the_papers_costs_are_ten_from_a_billionth_to_one():
+    assert PAPER_COSTS == (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def test_paths_are_taken_from_where_the_user_stands_and_the_cache_from_the_project(tmp_path, monkeypatch):
+    (tmp_path / "table.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    config = DataConfig(dataset="csv", data_dir="table.csv")
+    assert config.data_path == tmp_path / "table.csv"
+    assert config.cache_path == PROJECT / "cache"
+    assert DataConfig(cache_dir=str(tmp_path)).cache_path == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert DataConfig(dataset="csv", data_dir="~/table.csv").data_path == tmp_path / "table.csv"
+    assert DataConfig(cache_dir="~/cache").cache_path == tmp_path / "cache"
+
+
+def test_auto_looks_for_a_data_set_in_the_project(monkeypatch, tmp_path):
+    monkeypatch.setattr(configs, "PROJECT", tmp_path)
+    for name, folder in (("esc50", "esc50"), ("esc10", "esc50"), ("dcase2018", "dcase2018")):
+        (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+        assert DataConfig(dataset=name).data_path == tmp_path / "data" / folder
+
+
+@pytest.mark.parametrize("name", ["esc10", "esc50", "dcase2017", "dcase2018", "csv"])
+def test_data_that_are_not_there_are_refused_with_the_place_and_what_to_do(name, tmp_path):
+    with pytest.raises(ValidationError) as caught:
+        DataConfig(dataset=name, data_dir=str(tmp_path / "nowhere"))
+    assert str(tmp_path / "nowhere") in str(caught.value)
+    assert "give" in str(caught.value)
+
+
+def test_csv_needs_a_table_and_demo_takes_none(tmp_path):
+    with pytest.raises(ValidationError, match=r"data_dir=<your table>\.csv"):
+        DataConfig(dataset="csv")
+    with pytest.raises(ValidationError, match="leave data_dir out"):
+        DataConfig(dataset="demo", data_dir=str(tmp_path))
+
+
+def test_jobs_are_all_cores_unless_given():
+    assert DataConfig(jobs=3).workers == 3
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    assert DataConfig().workers == cores
+
+
+def test_model_names_are_those_of_the_contract():
+    assert CrnnConfig().model_name == "demo-crnn"
+    assert CrnnConfig(suffix="db45").model_name == "demo-crnn-db45"
+    assert DeepSpectrumConfig(network="vgg16").model_name == "demo-vgg16-imagenet"
+    assert DeepSpectrumConfig(network="vgg16", pretraining="none", suffix="x").model_name == "demo-vgg16-none-x"
+    assert FuseConfig().model_name == "demo-fusion"
+    assert FuseConfig(suffix="log").model_name == "demo-fusion-log"
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_pretraining_auto_is_the_networks_published_weights(network):
+    config = DeepSpectrumConfig(network=network)
+    assert config.chosen_pretraining == NETWORKS[network].pretrainings[0] != "none"
+    assert DeepSpectrumConfig(network=network, pretraining="none").chosen_pretraining == "none"
+
+
+def test_systems_may_be_written_with_spaces():
+    assert MainConfig(systems=" crnn , vgg16-none ").systems == "crnn,vgg16-none"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_configuration_survives_json(model):
+    config = model()
+    content = json.loads(json.dumps(config.model_dump(mode="json")))
+    assert model(**content).fingerprint() == config.fingerprint()
+    assert isinstance(config, Config)
+
+
+def test_the_project_is_the_checkout():
+    assert Path(__file__).resolve().parents[1] == PROJECT

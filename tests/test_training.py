@@ -1,0 +1,324 @@
+"""The CRNN and its training: what the held-out fold may not touch, and that a killed run ends like a whole one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from soundstack import training
+from soundstack.errors import StoreError
+from soundstack.networks.crnn import LAYOUTS, Crnn
+from soundstack.training import TrainingSpec, derived_seed, input_scaling, train_fold
+
+CPU = torch.device("cpu")
+CLASSES, FRAMES, BANDS = 3, 6, 16
+SPEC = TrainingSpec(layout="four_blocks", learning_rate=0.002, batch_size=5, epochs=4, seed=1)
+TRAIN, HELD_OUT = torch.arange(0, 12), torch.arange(12, 18)
+
+
+def problem(seed=0):
+    """18 noisy spectrograms of three classes, each with its own loud bands; rows 18 to 20 are of no fold."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(21) % CLASSES
+    inputs = -40 + 8 * torch.randn((21, FRAMES, BANDS), generator=generator)
+    for row, target in enumerate(targets.tolist()):
+        inputs[row, :, 5 * target : 5 * target + 5] += 25
+    return inputs, targets
+
+
+def train(inputs, targets, spec=SPEC, **options):
+    return train_fold(inputs, targets, TRAIN, HELD_OUT, spec, classes=CLASSES, fold="2", device=CPU, **options)
+
+
+def assert_equal(one, other):
+    """Weights, scaling, history and scores are equal to the last bit."""
+    assert one.weights.keys() == other.weights.keys()
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name]), name
+    assert torch.equal(one.mean, other.mean)
+    assert torch.equal(one.deviation, other.deviation)
+    assert one.history == other.history
+    np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def differ(one, other):
+    return any(not torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
+
+
+# the held-out fold -----------------------------------------------------------------------------------------------
+
+
+def test_held_out_rows_and_rows_of_no_fold_never_touch_weights_or_scaling():
+    inputs, targets = problem()
+    honest = train(inputs, targets)
+    foreign, other_targets = inputs.clone(), targets.clone()
+    foreign[12:] = 1e3 * torch.randn(foreign[12:].shape)
+    other_targets[12:] = (other_targets[12:] + 1) % CLASSES
+    tampered = train(foreign, other_targets)
+    assert not differ(honest, tampered)
+    assert torch.equal(honest.mean, tampered.mean)
+    assert torch.equal(honest.deviation, tampered.deviation)
+    assert honest.history["train_loss"] == tampered.history["train_loss"]
+    # ... while a training row does.
+    foreign = inputs.clone()
+    foreign[3] += 1
+    assert differ(honest, train(foreign, targets))
+
+
+def test_the_last_epochs_model_is_used_whatever_the_held_out_fold_says():
+    inputs, targets = problem()
+    epochs = train(inputs, targets).history
+    for stop in (1, 2, 3):
+        short = train(inputs, targets, replace(SPEC, epochs=stop))
+        assert short.history == {name: values[:stop] for name, values in epochs.items()}
+
+
+def test_scores_are_probabilities_of_the_held_out_rows_from_the_returned_weights():
+    inputs, targets = problem()
+    done = train(inputs, targets)
+    assert done.scores.shape == (6, CLASSES)
+    np.testing.assert_allclose(done.scores.sum(axis=1), 1, rtol=1e-6)
+    model = Crnn(SPEC.layout, BANDS, CLASSES)
+    model.load_state_dict(done.weights)
+    model.eval()
+    with torch.inference_mode():
+        again = model((inputs[HELD_OUT] - done.mean) / done.deviation).softmax(dim=1)
+    np.testing.assert_allclose(done.scores, again.numpy(), atol=1e-6)
+    assert done.history["devel_accuracy"][-1] == pytest.approx((again.argmax(1) == targets[HELD_OUT]).float().mean())
+
+
+@pytest.mark.parametrize(("standardise", "shape"), [("scalar", ()), ("band", (BANDS,))])
+def test_inputs_are_scaled_by_the_training_rows_mean_and_deviation(standardise, shape):
+    inputs, targets = problem()
+    done = train(inputs, targets, replace(SPEC, standardise=standardise, epochs=1))
+    assert done.mean.shape == done.deviation.shape == shape
+    scaled = (inputs[TRAIN] - done.mean) / done.deviation
+    axes = (0, 1) if shape else (0, 1, 2)
+    torch.testing.assert_close(scaled.mean(dim=axes), torch.zeros(shape), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled.std(dim=axes, correction=0), torch.ones(shape), atol=1e-5, rtol=0)
+
+
+def test_constant_inputs_are_not_divided_by_zero():
+    mean, deviation = input_scaling(torch.full((4, FRAMES, BANDS), -80.0), "band")
+    assert (mean == -80).all()
+    assert (deviation > 0).all()
+
+
+# seeds -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_seed_fixes_the_run_and_another_seed_or_fold_gives_another():
+    inputs, targets = problem()
+    first = train(inputs, targets)
+    torch.manual_seed(12345)  # what the caller did before must not matter
+    assert_equal(first, train(inputs, targets))
+    assert differ(first, train(inputs, targets, replace(SPEC, seed=2)))
+    other = train_fold(inputs, targets, TRAIN, HELD_OUT, SPEC, classes=CLASSES, fold="3", device=CPU)
+    assert differ(first, other)
+
+
+def test_derived_seeds_differ_and_fit_torch():
+    seeds = {derived_seed(0, fold, epoch) for fold in ("1", "2") for epoch in (*range(100), "weights")}
+    assert len(seeds) == 202
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed(0, "1", 2) == derived_seed(0, "1", 2)
+
+
+# checkpoints -----------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What a killed process does to the loop: it ends, whatever it was doing."""
+
+
+def kill_after(epochs):
+    def on_epoch(epoch, values):
+        if epoch == epochs + 1:
+            raise Killed
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("finished_epochs", [1, 3])
+def test_a_fold_killed_in_the_middle_ends_exactly_as_an_uninterrupted_one(tmp_path, monkeypatch, finished_epochs):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    inputs, targets = problem()
+    whole = train(inputs, targets)
+    checkpoint = tmp_path / "training" / "fold-2.pt"
+    with pytest.raises(Killed):
+        train(inputs, targets, checkpoint=checkpoint, on_epoch=kill_after(finished_epochs))
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == finished_epochs
+    updates = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: (updates.append(1), step(self))[1])
+    seen = []
+    resumed = train(inputs, targets, checkpoint=checkpoint, on_epoch=lambda epoch, values: seen.append(epoch))
+    assert_equal(whole, resumed)
+    assert seen == [1, 2, 3, 4]
+    assert len(updates) == 3 * (4 - finished_epochs)
+
+
+def test_a_finished_fold_is_reused_without_a_step_of_training(tmp_path, monkeypatch):
+    inputs, targets = problem()
+    checkpoint = tmp_path / "fold-2.pt"
+    done = train(inputs, targets, checkpoint=checkpoint)
+    monkeypatch.setattr(torch.optim, "Adam", lambda *_, **__: pytest.fail("trained again"))
+    curves = []
+    again = train(inputs, targets, checkpoint=checkpoint, on_epoch=lambda epoch, values: curves.append(values))
+    assert_equal(done, again)
+    assert (done.reused, again.reused) == (False, True)
+    assert [values["train_loss"] for values in curves] == done.history["train_loss"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_a_damaged_checkpoint_is_trained_anew(tmp_path, damage):
+    inputs, targets = problem()
+    checkpoint = tmp_path / "fold-2.pt"
+    whole = train(inputs, targets, checkpoint=checkpoint)
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"not a checkpoint"}[damage])
+    again = train(inputs, targets, checkpoint=checkpoint)
+    assert_equal(whole, again)
+    assert not again.reused
+    assert train(inputs, targets, checkpoint=checkpoint).reused
+
+
+def test_killed_while_writing_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch):
+    inputs, targets = problem()
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    checkpoint = tmp_path / "fold-2.pt"
+    with pytest.raises(Killed):
+        train(inputs, targets, checkpoint=checkpoint, on_epoch=kill_after(2))
+
+    def torn(state, path):
+        path.write_bytes(b"half")
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(Killed):
+        train(inputs, targets, checkpoint=checkpoint)
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 2
+
+
+def test_checkpoints_leave_no_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    train(*problem(), checkpoint=tmp_path / "new" / "fold-2.pt")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["fold-2.pt"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_reported_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cache_dir") as caught:
+        train(*problem(), replace(SPEC, epochs=1), checkpoint=tmp_path / "file" / "fold-2.pt")
+    assert "\n" not in str(caught.value)
+
+
+# the paper's optimiser -------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_decays_with_every_update_as_kerass_does():
+    inputs, targets = problem()
+    history = train(inputs, targets).history
+    per_epoch = 3  # 12 rows in batches of 5
+    expected = [0.002 / (1 + 0.002 * (per_epoch * epoch - 1)) for epoch in (1, 2, 3, 4)]
+    assert history["learning_rate"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_adam_has_the_papers_moments(monkeypatch):
+    seen = {}
+    adam = torch.optim.Adam
+
+    def spy(parameters, **options):
+        seen.update(options)
+        return adam(parameters, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", spy)
+    train(*problem(), replace(SPEC, epochs=1))
+    assert seen == {"lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-7}
+
+
+def test_an_easy_problem_is_learnt():
+    inputs, targets = problem()
+    done = train(inputs, targets, replace(SPEC, epochs=25))
+    assert done.history["train_loss"][-1] < 0.5 * done.history["train_loss"][0]
+    assert done.history["devel_accuracy"][-1] == 1
+    assert (done.scores.argmax(axis=1) == targets[HELD_OUT].numpy()).all()
+
+
+# the network -----------------------------------------------------------------------------------------------------
+
+
+def shape_after_blocks(layout, frames, bands=128):
+    model = Crnn(layout, bands, 10).eval()
+    with torch.inference_mode():
+        x = torch.zeros(1, 1, frames, bands)
+        for block in model.blocks:
+            x = block(x)
+        assert model(torch.zeros(2, frames, bands)).shape == (2, 10)
+    return tuple(x.shape[1:])
+
+
+@pytest.mark.parametrize("frames", [25, 30, 31, 32, 61, 63])
+def test_the_blocks_pool_bands_away_and_keep_time(frames):
+    # Three blocks halve the frames three times, four blocks twice; an odd last frame is kept.
+    channels, steps, bands = shape_after_blocks("three_blocks", frames)
+    assert (channels, bands) == (128, 1)
+    assert steps == -(-frames // 8)
+    channels, steps, bands = shape_after_blocks("four_blocks", frames)
+    assert (channels, bands) == (256, 1)
+    assert steps == -(-frames // 4)
+
+
+def test_three_blocks_are_the_papers_and_pool_128_bands_to_exactly_one():
+    blocks = LAYOUTS["three_blocks"]
+    assert [block.kernel for block in blocks] == [5, 4, 3]
+    assert [block.channels for block in blocks] == [64, 128, 128]
+    bands = 128
+    for block in blocks:
+        assert bands % block.pool[1] == 0
+        bands //= block.pool[1]
+    assert bands == 1
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_pooling_before_the_elu_equals_pooling_after_it(layout):
+    model = Crnn(layout, 128, 10).eval()
+    x = torch.randn(2, 1, 31, 128)
+    with torch.inference_mode():
+        for block in model.blocks:
+            convolution, norm, pool, elu, dropout = block
+            assert isinstance(pool, nn.MaxPool2d)
+            assert isinstance(elu, nn.ELU)
+            as_written = dropout(pool(elu(norm(convolution(x)))))
+            x = block(x)
+            assert torch.equal(x, as_written)
+            assert (x < 0).any()
+
+
+def test_batch_norm_dropout_and_recurrent_layers_are_the_papers():
+    model = Crnn("four_blocks", 128, 10)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [(norm.eps, norm.momentum) for norm in norms] == [(1e-3, 0.01)] * 4
+    assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.3}
+    assert (model.gru.num_layers, model.gru.hidden_size, model.gru.bidirectional) == (2, 256, False)
+    assert [block[0].kernel_size for block in model.blocks] == [(3, 3)] * 4
+
+
+def test_the_logits_come_from_the_last_state_in_time():
+    model = Crnn("four_blocks", 128, 10).eval()
+    seen = {}
+    model.gru.register_forward_hook(lambda module, inputs, output: seen.update(states=output[0]))
+    with torch.inference_mode():
+        logits = model(torch.randn(3, 32, 128))
+        torch.testing.assert_close(logits, model.head(seen["states"][:, -1]))
+
+
+def test_rows_of_a_batch_do_not_influence_each_other_at_prediction():
+    model = Crnn("four_blocks", BANDS, CLASSES)
+    inputs = torch.randn(7, FRAMES, BANDS)
+    together = training.predict(model, inputs)
+    apart = torch.cat([training.predict(model, row[None]) for row in inputs])
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+    torch.testing.assert_close(training.predict(model, inputs, batch_size=2), together, atol=1e-5, rtol=0)

@@ -1,0 +1,116 @@
+"""The search for C: the paper's ten values unless samples are asked for, and the simplest of equals."""
+
+import numpy as np
+import optuna
+import pytest
+
+from soundstack.config import PAPER_COSTS
+from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
+from soundstack.tuning import search_cost
+
+TRUTH = np.tile([0, 1, 2], 20)
+FOLDS = np.repeat(["1", "2", "3", "4"], 15)
+
+
+class Oracle:
+    """Decision values that are right for the more clips the nearer C is to the best; it notes what it was asked."""
+
+    def __init__(self, best=None):
+        self.best = best
+        self.asked = []
+
+    def __call__(self, costs):
+        self.asked.append(list(costs))
+        return np.stack([self.decide(cost) for cost in costs])
+
+    def decide(self, cost):
+        far = 0.0 if self.best is None else min(1.0, abs(np.log10(cost / self.best)) / 9)
+        wrong = np.random.default_rng(0).random(len(TRUTH)) < 0.1 + 0.8 * far
+        return np.eye(3)[np.where(wrong, (TRUTH + 1) % 3, TRUTH)]
+
+
+def search(oracle, trials=0, seed=0):
+    return search_cost(oracle, TRUTH, FOLDS, 3, trials=trials, seed=seed)
+
+
+def test_by_default_the_papers_ten_values_are_tried_together_and_once():
+    oracle = Oracle(1e-4)
+    found = search(oracle)
+    assert found.costs == PAPER_COSTS
+    assert oracle.asked == [list(PAPER_COSTS)]
+    assert found.chosen == 1e-4
+
+
+@pytest.mark.parametrize("best", PAPER_COSTS)
+def test_the_best_cost_is_chosen_wherever_it_lies(best):
+    assert search(Oracle(best)).chosen == best
+
+
+def test_of_equal_costs_the_smallest_is_chosen():
+    assert search(Oracle()).chosen == 1e-9
+
+    class Plateau(Oracle):
+        def decide(self, cost):
+            return super().decide(1e-4 if 1e-6 <= cost <= 1e-2 else cost)
+
+    assert search(Plateau(1e-4)).chosen == 1e-6
+
+
+def test_scores_are_those_of_each_held_out_fold_and_decisions_those_of_the_choice():
+    oracle = Oracle(1e-3)
+    found = search(oracle)
+    assert found.fold_accuracy.shape == found.fold_macro_f1.shape == (10, 4)
+    np.testing.assert_array_equal(found.decisions, oracle.decide(1e-3))
+    for row, cost in enumerate(found.costs):
+        for column, fold in enumerate(("1", "2", "3", "4")):
+            held_out = FOLDS == fold
+            confusion = confusion_matrix(TRUTH[held_out], oracle.decide(cost)[held_out].argmax(axis=1), 3)
+            assert found.fold_accuracy[row, column] == accuracy(confusion)
+            assert found.fold_macro_f1[row, column] == macro_f1(confusion)
+
+
+def test_the_choice_is_by_macro_f1_averaged_over_folds_not_by_accuracy():
+    truth = np.array([0] * 8 + [1] * 2 + [0] * 8 + [1] * 2)
+    folds = np.repeat(["1", "2"], 10)
+    majority = np.eye(2)[np.zeros(20, dtype=int)]  # accuracy 0.8, macro-F1 0.44
+    balanced = np.eye(2)[np.where(np.arange(20) % 10 < 3, 1 - truth, truth)]  # accuracy 0.7, macro-F1 0.67
+
+    def decide(costs):
+        return np.stack([balanced if cost == 1e-2 else majority for cost in costs])
+
+    found = search_cost(decide, truth, folds, 2, trials=0, seed=0)
+    assert found.chosen == 1e-2
+    assert found.fold_accuracy[7].mean() < found.fold_accuracy[0].mean()
+
+
+@pytest.mark.parametrize("trials", [1, 12])
+def test_so_many_trials_give_so_many_samples_between_the_papers_bounds(trials):
+    found = search(Oracle(1e-4), trials=trials)
+    assert len(found.costs) == trials
+    assert list(found.costs) == sorted(found.costs)
+    assert all(1e-9 <= cost <= 1 for cost in found.costs)
+    assert found.chosen in found.costs
+
+
+def test_samples_spread_over_the_decades():
+    decades = {int(np.floor(np.log10(cost))) for cost in search(Oracle(), trials=30).costs}
+    assert len(decades) >= 5
+
+
+def test_the_seed_fixes_the_samples():
+    assert search(Oracle(1e-4), trials=8, seed=1).costs == search(Oracle(1e-4), trials=8, seed=1).costs
+    assert search(Oracle(1e-4), trials=8, seed=1).costs != search(Oracle(1e-4), trials=8, seed=2).costs
+
+
+def test_more_trials_come_nearer_to_the_best():
+    found = search(Oracle(1e-4), trials=25)
+    assert abs(np.log10(found.chosen / 1e-4)) < 1
+
+
+def test_optuna_is_told_every_value(monkeypatch):
+    studies = []
+    create = optuna.create_study
+    monkeypatch.setattr(optuna, "create_study", lambda **options: studies.append(create(**options)) or studies[-1])
+    found = search(Oracle(1e-4))
+    assert [trial.params["C"] for trial in studies[0].trials] == list(PAPER_COSTS)
+    np.testing.assert_allclose([trial.value for trial in studies[0].trials], found.fold_macro_f1.mean(axis=1))
