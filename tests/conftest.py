@@ -14,6 +14,9 @@ import pytest
 import soundfile
 from hypothesis import settings
 
+# As in the entry points, and before torch is loaded: on a busy machine, spinning threads cost ten times the work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 # The same examples every time, and no limit on the time of one: other work may share the machine.

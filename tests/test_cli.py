@@ -1,6 +1,8 @@
 """The command line: one clear line for every mistake, `--help` without waiting, the right exit status."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundstack import cli
-from soundstack.config import CrnnConfig, DeepSpectrumConfig, ExtractConfig, FuseConfig, MainConfig, TestConfig
+from soundstack.config import (
+    CrnnConfig,
+    DeepSpectrumConfig,
+    DownloadConfig,
+    ExtractConfig,
+    FuseConfig,
+    MainConfig,
+    TestConfig,
+)
 from soundstack.errors import ConfigError, DataError
 
 PROJECT = Path(__file__).resolve().parents[1]
 ENTRY_POINTS = sorted(path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py"))
-MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, TestConfig]
+MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, TestConfig]
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """A run takes over SIGTERM; give it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def refusal(model, *arguments):
@@ -130,6 +148,7 @@ def test_help_names_every_parameter_with_its_default_and_exits_0(model, capsys):
         ),
         (MainConfig, ["--systems", "crnn,vgg16"], ["systems: 'vgg16'", "vgg16-imagenet"]),
         (MainConfig, ["--systems", "crnn,crnn"], ["systems", "twice"]),
+        (MainConfig, ["--suite", "tabel1"], ["suite: 'tabel1'", "table1"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_parameter_and_what_is_allowed(model, arguments, tells):
@@ -187,9 +206,12 @@ def test_a_users_mistake_prints_one_line_and_exits_2(capsys):
         assert shown.err.count("\n") == 1
 
 
-def test_an_interrupted_run_says_that_it_continues_and_exits_130(capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_that_it_continues_and_exits_130(number, capsys):
     def action(config):
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        signal.sigtimedwait([], 5)
+        pytest.fail("went on")
 
     with pytest.raises(SystemExit) as caught:
         cli.run(CrnnConfig, action, [])

@@ -27,7 +27,7 @@ from soundstack.svm import (
     cross_validate_path,
     fit_path,
 )
-from soundstack.svm_solver import TOLERANCE, LiblinearPath, NewtonPath
+from soundstack.svm_solver import TOLERANCE, LiblinearPath, NewtonPath, _line_search, _objective
 
 Array = NDArray[Any]
 
@@ -158,6 +158,21 @@ def test_a_class_whose_conjugate_gradients_take_too_long_is_solved_directly(monk
     assert direct.called
 
 
+@given(seed=st.integers(0, 2**16), power=st.floats(-4, 2), stretch=st.floats(-2, 2))
+def test_the_line_search_finds_the_lowest_point_along_a_step(seed: int, power: float, stretch: float) -> None:
+    """Steps far too long and far too short, as a Newton step may be where the clips within the margin change."""
+    rng = np.random.default_rng(seed)
+    x, w, cost = rng.normal(size=(30, 5)), rng.normal(size=(5, 3)), 10**power
+    margins = 1 - x @ w
+    step = 10**stretch * (2 * cost * x.T @ np.maximum(margins, 0) - w)  # downhill
+    gain = x @ step
+    length = _line_search(cost, w, step, margins, gain)
+    lowest = _objective(w + length * step, margins - length * gain, cost)
+    for other in (0.5, 0.9, 1.1, 2.0):
+        there = _objective(w + other * length * step, margins - other * length * gain, cost)
+        assert (lowest <= there * (1 + 1e-9)).all()
+
+
 def test_the_order_in_which_costs_are_asked_does_not_matter() -> None:
     x, y = standardised(60, 90, 4)
     ascending = SvmPath(x, y, n_classes=4, x_eval=x)
@@ -207,6 +222,7 @@ def test_a_class_absent_from_training_gets_the_constant_of_an_all_negative_probl
     best = constants[np.argmin(0.5 * constants**2 + cost * 60 * (1 + constants) ** 2)]
     np.testing.assert_allclose(point.decisions[:, 2], best, atol=1e-5)
     assert not point.coef[2].any()
+    np.testing.assert_allclose(point.intercept[2], best, atol=1e-5)
     present = fit_path(x, np.where(y == 3, 2, y), [cost], n_classes=3, x_eval=x, solver=solver)[0]
     np.testing.assert_array_equal(point.decisions[:, [0, 1, 3]], present.decisions)
 

@@ -18,6 +18,15 @@ SPEC = TrainingSpec(layout="four_blocks", learning_rate=0.002, batch_size=5, epo
 TRAIN, HELD_OUT = torch.arange(0, 12), torch.arange(12, 18)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The networks here are tiny: threads would cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def problem(seed=0):
     """18 noisy spectrograms of three classes, each with its own loud bands; rows 18 to 20 are of no fold."""
     generator = torch.Generator().manual_seed(seed)

@@ -5,8 +5,10 @@ import optuna
 import pytest
 
 from soundstack.config import PAPER_COSTS
+from soundstack.errors import ConfigError
 from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
-from soundstack.tuning import search_cost
+from soundstack.svm import PathProblem
+from soundstack.tuning import nested_decisions, nested_scores, search_cost
 
 TRUTH = np.tile([0, 1, 2], 20)
 FOLDS = np.repeat(["1", "2", "3", "4"], 15)
@@ -114,3 +116,61 @@ def test_optuna_is_told_every_value(monkeypatch):
     found = search(Oracle(1e-4))
     assert [trial.params["C"] for trial in studies[0].trials] == list(PAPER_COSTS)
     np.testing.assert_allclose([trial.value for trial in studies[0].trials], found.fold_macro_f1.mean(axis=1))
+
+
+# nested cross-validation -----------------------------------------------------------------------------------------
+
+
+def features(seed=0):
+    """Overlapping classes in twelve dimensions, (60, 12)."""
+    generator = np.random.default_rng(seed)
+    return generator.standard_normal((3, 12))[TRUTH] + 1.5 * generator.standard_normal((60, 12))
+
+
+def nested(x, truth=TRUTH, folds=FOLDS):
+    return nested_decisions(x, truth, folds, n_classes=3, clip=10.0, trials=0, seed=0)
+
+
+def test_a_nested_score_never_sees_the_labels_or_the_features_it_is_judged_on():
+    x = features()
+    honest = nested(x)
+    assert honest.shape == (60, 3)
+    for fold in ("1", "3"):
+        held_out = FOLDS == fold
+        other_labels = np.where(held_out, (TRUTH + 1) % 3, TRUTH)
+        tampered = nested(x, other_labels)
+        np.testing.assert_array_equal(tampered[held_out], honest[held_out])
+        assert not np.array_equal(tampered[~held_out], honest[~held_out])
+        other_features = x.copy()
+        other_features[np.flatnonzero(held_out)[1:]] = 100
+        kept = np.flatnonzero(held_out)[0]
+        np.testing.assert_allclose(nested(other_features)[kept], honest[kept], rtol=1e-6)
+
+
+def test_a_nested_decision_is_that_of_a_search_on_the_other_folds():
+    x = features()
+    held_out = FOLDS == "2"
+    inner = PathProblem(x[~held_out], TRUTH[~held_out], FOLDS[~held_out], n_classes=3, clip=10.0, seed=0)
+    found = search_cost(inner.decide, TRUTH[~held_out], FOLDS[~held_out], 3, trials=0, seed=0)
+    expected = inner.refit(found.chosen).decision(x[held_out])
+    np.testing.assert_allclose(nested(x)[held_out], expected, rtol=1e-6)
+
+
+def test_nested_scores_are_means_over_the_folds():
+    decisions = nested(features())
+    scores = nested_scores(decisions, TRUTH, FOLDS, 3)
+    confusions = [
+        confusion_matrix(TRUTH[FOLDS == fold], decisions[FOLDS == fold].argmax(axis=1), 3) for fold in "1234"
+    ]
+    assert scores == {
+        "devel_nested_accuracy": pytest.approx(np.mean([accuracy(each) for each in confusions])),
+        "devel_nested_macro_f1": pytest.approx(np.mean([macro_f1(each) for each in confusions])),
+    }
+    assert scores["devel_nested_accuracy"] > 0.5
+
+
+def test_nested_cross_validation_needs_a_third_fold_to_choose_on():
+    two = np.repeat(["1", "2"], 30)
+    with pytest.raises(ConfigError, match="three development folds") as caught:
+        nested(features(), folds=two)
+    assert "\n" not in str(caught.value)

@@ -337,7 +337,7 @@ def register(
                 artifacts={"recogniser": str(folder)},
                 code_paths=[str(Path(serving.__file__).parent)],
                 signature=serving.signature(recogniser.labels),
-                pip_requirements=[f"{name}=={metadata.version(name)}" for name in _SERVING_PACKAGES],
+                pip_requirements=[f"{name}=={_public_version(name)}" for name in _SERVING_PACKAGES],
             )
             version = mlflow.register_model(
                 model.model_uri, run.name, tags=dict(tags) | {name: f"{value:.6f}" for name, value in scores.items()}
@@ -351,6 +351,11 @@ def register(
     run.tags({"registered_model": f"{run.name}/{version.version}"})
     run.tags({_ROW_TAG: row_key(config, tags["data_fingerprint"])})
     return Trained(run.name, str(version.version), champion, evaluation.row(run.name))
+
+
+def _public_version(package: str) -> str:
+    """The installed version without a build tag such as +cpu, which package indexes do not know."""
+    return metadata.version(package).partition("+")[0]
 
 
 @contextmanager

@@ -1,0 +1,260 @@
+"""Which tracked runs a report shows: one column holds runs on exactly the same data, one row runs of one setting.
+
+On each data set the newest run decides: its data fingerprint (and ``data_subset``) is the column's, its name's newest
+run is the row's. Runs of the same name and setting with other seeds join it. Whatever is left out is listed with
+the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from soundstack.config import CrnnConfig, DeepSpectrumConfig, FuseConfig
+from soundstack.errors import DataError, StoreError
+from soundstack.presets import PRESETS
+from soundstack.report import paper
+from soundstack.report.rows import TITLES, Row, measure
+from soundstack.tracking_reader import ModelRun
+
+_CONFIGS = {"crnn": CrnnConfig, "deepspectrum": DeepSpectrumConfig, "fuse": FuseConfig}
+#: What may differ between runs of one row: the seed, and whatever changes no result.
+_FREE = frozenset({"seed"}).union(*(config.irrelevant for config in _CONFIGS.values()))
+_NAMED = frozenset({"dataset", "network", "pretraining", "members"})
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score in 0..1 over one or several seeds.
+
+    One seed: ``low`` and ``high`` are the run's 95 % bootstrap interval, None where it has none. Several: ``value`` is
+    their mean and ``deviation`` their sample standard deviation.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    deviation: float | None = None
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class System:
+    """The runs of one model, one a seed, newest first."""
+
+    name: str
+    runs: tuple[ModelRun, ...]
+
+    @property
+    def newest(self) -> ModelRun:
+        """The newest run: what confusions and paired tests are made from."""
+        return self.runs[0]
+
+    def score(self, metric: str) -> Score | None:
+        """The score over the runs that logged ``metric``; None where none did."""
+        values = [run.metrics[metric] for run in self.runs if math.isfinite(run.metrics.get(metric, math.nan))]
+        if len(values) > 1:
+            return Score(statistics.fmean(values), deviation=statistics.stdev(values), seeds=len(values))
+        for run in self.runs:
+            if math.isfinite(run.metrics.get(metric, math.nan)):
+                low, high = (run.metrics.get(f"{metric}_ci_{end}") for end in ("low", "high"))
+                return Score(values[0], low, high)
+        return None
+
+    @property
+    def members(self) -> frozenset[str]:
+        """What a fusion stacked: names without data set and version; empty for other systems."""
+        logged = self.newest.params.get("resolved_members", "")
+        names = (part.strip().partition("/")[0] for part in logged.split(",") if part.strip())
+        return frozenset(name.removeprefix(f"{self.newest.dataset}-") for name in names)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is not shown, and why."""
+
+    run: ModelRun
+    reason: str
+
+
+@dataclass(frozen=True)
+class DataSetResults:
+    """What a report shows of one data set; ``systems`` by name without ``<dataset>-``."""
+
+    dataset: str
+    newest: ModelRun
+    systems: Mapping[str, System]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def title(self) -> str:
+        """The data set's name for readers."""
+        return TITLES.get(self.dataset, self.dataset)
+
+    @property
+    def measure(self) -> str:
+        """``"accuracy"`` or ``"macro_f1"``: the paper's score on this data set."""
+        return measure(self.dataset)
+
+    @property
+    def paper_dataset(self) -> str | None:
+        """Whose figures of Table 3 stand beside ours: ESC-50's beside its part ESC-10."""
+        if self.dataset == "esc10":
+            return "esc50"
+        return self.dataset if self.dataset in paper.TABLE_3 else None
+
+    @cached_property
+    def clips(self) -> tuple[int, int] | None:
+        """Clips in development and test; None where no run tells."""
+        runs = [run for system in self.systems.values() for run in system.runs]
+        for run in runs:
+            if "clips_devel" in run.metrics and "clips_test" in run.metrics:
+                return int(run.metrics["clips_devel"]), int(run.metrics["clips_test"])
+        for run in runs:
+            try:
+                folds = [fold for fold, _ in clip_table(run).values()]
+            except (StoreError, DataError):
+                continue
+            return sum(fold != "test" for fold in folds), sum(fold == "test" for fold in folds)
+        return None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether ours and the paper's figures are scores on the same clips: published data set, whole."""
+        expected = paper.CLIPS.get(self.dataset)
+        if expected is None or self.clips is None or self.newest.subset:
+            return False
+        return all(number in allowed for number, allowed in zip(self.clips, expected, strict=True))
+
+    @property
+    def data_dir(self) -> str:
+        """Where the newest run that read sound files had them, for commands to repeat."""
+        runs = sorted(
+            (run for system in self.systems.values() for run in system.runs), key=lambda run: run.started, reverse=True
+        )
+        return next((run.params["data_dir"] for run in runs if "data_dir" in run.params), "auto")
+
+
+def choose(runs: Sequence[ModelRun], wanted: str) -> list[DataSetResults]:
+    """Choose the runs to show, by data set in the paper's order.
+
+    Args:
+        wanted: comma-separated data sets, or ``all``
+
+    Raises:
+        StoreError: There is no run to show, or none of a data set that was asked for.
+    """
+    there = [dataset for dataset in TITLES if any(run.dataset == dataset for run in runs)]
+    if not there:
+        raise StoreError(
+            "The tracking store holds no finished model run yet: train something first, e.g. with "
+            "`mlflow run . --env-manager local`, or set MLFLOW_TRACKING_URI to the store that has the runs."
+        )
+    names = there if wanted == "all" else wanted.split(",")
+    for name in names:
+        if name not in there:
+            raise StoreError(
+                f"datasets: there is no finished model run of {name}, only of {', '.join(there)}. Leave it out, or "
+                f"train on it first: `mlflow run . --env-manager local -P dataset={name}`."
+            )
+    return [_column(name, [run for run in runs if run.dataset == name]) for name in TITLES if name in names]
+
+
+def clip_table(run: ModelRun) -> dict[str, tuple[str, str]]:
+    """Fold and group of every clip that a run was scored on, from its ``data/clips.csv``.
+
+    Raises:
+        StoreError: The artifact is not there any more.
+        DataError: It is not a clip table.
+    """
+    with run.artifact("data/clips.csv").open(newline="") as file:
+        try:
+            return {row["filename"]: (row["fold"], row["group"]) for row in csv.DictReader(file)}
+        except KeyError as error:
+            raise DataError(f"{run.name} (run {run.id[:8]}): data/clips.csv has no column {error}.") from None
+
+
+def off_default(system: System, row: Row | None = None) -> dict[str, str]:
+    """Settings of a system that differ from the defaults and from what its row prescribes, as they were given."""
+    run = system.newest
+    config = _CONFIGS.get(run.tags.get("soundstack.step", ""))
+    if config is None:
+        return {}
+    prescribed = dict(row.settings) if row else {}
+    found = {}
+    for name, field in config.model_fields.items():
+        if name in _FREE | _NAMED or name not in run.params:
+            continue
+        expected = prescribed.get(name, str(field.default))
+        if expected == "auto" and config is CrnnConfig and run.dataset in PRESETS:
+            expected = str(getattr(PRESETS[run.dataset], name, expected))
+        given = run.params[name]
+        if given != "auto" and _plain(given) != _plain(expected):
+            found[name] = given
+    return found
+
+
+def _column(dataset: str, runs: Sequence[ModelRun]) -> DataSetResults:
+    """Sort the runs (newest first) of one data set."""
+    newest = runs[0]
+    fitting: dict[str, list[ModelRun]] = {}
+    left_out: list[LeftOut] = []
+    for run in runs:
+        if run.data_fingerprint != newest.data_fingerprint:
+            left_out.append(LeftOut(run, f"other data: fingerprint {run.data_fingerprint}"))
+        elif run.subset != newest.subset:
+            left_out.append(LeftOut(run, f"other part of the data: {run.subset or 'all of it'}"))
+        else:
+            fitting.setdefault(run.short_name, []).append(run)
+    systems = {}
+    for name, candidates in fitting.items():
+        kept, rest = _seeds(candidates)
+        systems[name] = System(name, tuple(kept))
+        left_out += rest
+    return DataSetResults(dataset, newest, systems, tuple(left_out))
+
+
+def _seeds(candidates: Iterable[ModelRun]) -> tuple[list[ModelRun], list[LeftOut]]:
+    """Keep the newest run, and the newest of every other seed that was run with the same setting."""
+    kept: list[ModelRun] = []
+    left_out: list[LeftOut] = []
+    for run in candidates:
+        other = ", ".join(_differences(run, kept[0])) if kept else ""
+        if other:
+            left_out.append(LeftOut(run, f"other setting than the newest run of this name: {other}"))
+        elif run.seed in {known.seed for known in kept}:
+            left_out.append(LeftOut(run, f"older run of seed {run.seed}"))
+        else:
+            kept.append(run)
+    return kept, left_out
+
+
+def _differences(run: ModelRun, newest: ModelRun) -> Iterator[str]:
+    """The result-changing parameters that both runs logged with different values."""
+    for name, value in sorted(run.params.items()):
+        if name in _FREE or name.startswith("resolved_") or name not in newest.params:
+            continue
+        mine, other = _plain(_versionless(name, value)), _plain(_versionless(name, newest.params[name]))
+        # `auto` and the value that it became are the same setting.
+        resolved = [_plain(each.params.get(f"resolved_{name}", each.params[name])) for each in (run, newest)]
+        if mine != other and (resolved[0] != resolved[1] or "auto" not in (mine, other)):
+            yield f"{name}={value} ({newest.params[name]})"
+
+
+def _versionless(name: str, value: str) -> str:
+    """Members without their versions: another seed stacks other versions of the same models."""
+    if name != "members":
+        return value
+    return ",".join(sorted(part.strip().partition("/")[0] for part in value.split(",")))
+
+
+def _plain(value: str) -> str:
+    """One spelling for equal numbers: 10, 10.0 and 1e1."""
+    try:
+        return repr(float(value))
+    except ValueError:
+        return value

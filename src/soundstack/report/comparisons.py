@@ -1,0 +1,154 @@
+"""A closer look at chosen systems: confusions, F1 by class, and whether their differences on the test clips are real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+from numpy.typing import NDArray
+
+from soundstack.errors import MemberError, SoundstackError
+from soundstack.evaluation import metrics
+from soundstack.evaluation.statistics import McNemar, PairedDifference, holm, mcnemar, paired_bootstrap_macro_f1
+from soundstack.report.collect import DataSetResults, System, clip_table
+from soundstack.report.rows import crnn_name, is_fusion, layouts
+from soundstack.scores import ScoreTable
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The test scores of a system's newest run and the groups of its clips."""
+
+    name: str
+    label: str
+    seed: str
+    table: ScoreTable
+    groups: dict[str, str]
+
+    @cached_property
+    def confusion(self) -> NDArray:
+        """Counts (K, K), rows = truth."""
+        return metrics.table_confusion(self.table)
+
+    @property
+    def f1(self) -> NDArray:
+        """F1 by class: (K,)."""
+        return metrics.class_scores(self.confusion)[2]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on the same test clips, A minus B; ``corrected`` are the p-values after Holm's correction."""
+
+    dataset: str
+    a: Predictions
+    b: Predictions
+    mcnemar: McNemar
+    bootstrap: PairedDifference
+    corrected_mcnemar: float
+    corrected_bootstrap: float
+
+    @property
+    def accuracy_difference(self) -> float:
+        """Accuracy of A minus that of B."""
+        return (self.mcnemar.only_a - self.mcnemar.only_b) / len(self.a.table.clips)
+
+
+def chosen(results: Sequence[DataSetResults], wanted: str) -> dict[str, list[System]]:
+    """The systems to look at, by data set.
+
+    ``auto`` takes the best single system, the CRNN and the best fusion, each once, as judged by the devel score: the
+    test clips must not choose what is then tested on them.
+
+    Args:
+        wanted: ``auto`` or comma-separated names, with or without the leading ``<dataset>-``
+
+    Raises:
+        MemberError: A name fits no shown model of any data set.
+    """
+    if wanted == "auto":
+        return {each.dataset: _best_of_each_kind(each) for each in results}
+    found: dict[str, list[System]] = {each.dataset: [] for each in results}
+    for name in wanted.split(","):
+        fits = [(each, system) for each in results for system in each.systems.values() if _is_named(system, each, name)]
+        if not fits:
+            there = ", ".join(sorted({name for each in results for name in each.systems}))
+            raise MemberError(f"rows: {name!r} is no model with a finished run on the reported data; there are: {there}.")
+        for each, system in fits:
+            if system not in found[each.dataset]:
+                found[each.dataset].append(system)
+    return found
+
+
+def best(systems: Iterable[System], measure: str) -> System | None:
+    """The system with the best devel score; None where none has one."""
+    scored = [(score.value, system) for system in systems if (score := system.score(f"devel_{measure}"))]
+    return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def best_fusion(results: DataSetResults) -> System | None:
+    """The fusion with the best devel score; the best single system where nothing was fused."""
+    fusions = [system for name, system in results.systems.items() if is_fusion(name)]
+    return best(fusions, results.measure) or best(results.systems.values(), results.measure)
+
+
+def label(results: DataSetResults, name: str) -> str:
+    """A system's name for readers: that of its row, or the run's own."""
+    # Table 3 first: its labels say what the systems are, those of Tables 1 and 2 how they were set.
+    for layout in reversed(layouts(results.dataset)):
+        for row in layout.rows:
+            if row.name == name and row.step:
+                return f"CRNN, lr {row.label}" if layout.number == 1 and row.step == "crnn" else row.label
+    return name
+
+
+def predictions(results: DataSetResults, system: System) -> Predictions:
+    """Fetch the test scores of a system's newest run.
+
+    Raises:
+        SoundstackError: They are not there any more, or are damaged.
+    """
+    run = system.newest
+    groups = {clip: group for clip, (_, group) in clip_table(run).items()}
+    table = ScoreTable.from_parquet(run.artifact("predictions/test.parquet"))
+    return Predictions(system.name, label(results, system.name), run.seed, table, groups)
+
+
+def compare(
+    chosen_predictions: dict[str, list[Predictions]], n_boot: int, seed: int
+) -> tuple[list[Comparison], list[str]]:
+    """Test every pair of a data set's systems, and correct over all tests of all pairs and data sets together.
+
+    Accuracy: McNemar's mid-p. Macro-F1: paired bootstrap by group. Returns the comparisons and, in words, the pairs
+    that could not be compared.
+    """
+    raw: list[tuple[str, Predictions, Predictions, McNemar, PairedDifference]] = []
+    failed: list[str] = []
+    for dataset, systems in chosen_predictions.items():
+        for a, b in combinations(systems, 2):
+            try:
+                other = b.table.reordered(a.table.clips)
+                accuracy = mcnemar(a.table.truth, a.table.predicted, other.predicted)
+                macro_f1 = paired_bootstrap_macro_f1(a.table, b.table, a.groups, n_boot=n_boot, seed=seed)
+            except SoundstackError as error:
+                failed.append(f"{a.label} and {b.label} cannot be compared: {error}")
+            else:
+                raw.append((dataset, a, b, accuracy, macro_f1))
+    corrected = holm([p for *_, accuracy, macro_f1 in raw for p in (accuracy.mid_p, macro_f1.p_value)]).tolist()
+    pairs = zip(corrected[::2], corrected[1::2], strict=True)
+    return [Comparison(*values, *ps) for values, ps in zip(raw, pairs, strict=True)], failed
+
+
+def _best_of_each_kind(results: DataSetResults) -> list[System]:
+    single = [system for name, system in results.systems.items() if not is_fusion(name)]
+    crnns = [system for name, system in results.systems.items() if name.startswith("crnn")]
+    fusions = [system for name, system in results.systems.items() if is_fusion(name)]
+    crnn = results.systems.get(crnn_name(results.dataset)) or best(crnns, results.measure)
+    found = [best(single, results.measure), crnn, best(fusions, results.measure)]
+    return [system for number, system in enumerate(found) if system is not None and system not in found[:number]]
+
+
+def _is_named(system: System, results: DataSetResults, name: str) -> bool:
+    return name in (system.name, f"{results.dataset}-{system.name}")

@@ -1,0 +1,49 @@
+"""Figures that only the report draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
+
+from soundstack.evaluation.plots import BLUE, GREY, ORANGE, PALE
+
+# Okabe and Ito, as in `evaluation.plots`; shapes differ too, for print without colour.
+_STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREY, "D"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "P"), ("black", "X"))
+
+
+def per_class_figure(f1: Mapping[str, ArrayLike], classes: Sequence[str]) -> Figure:
+    """F1 of each class under several systems, one dot a system; classes from hardest to easiest for the last one.
+
+    Args:
+        f1: by system's name, F1 in 0..1 in the order of ``classes``: (K,)
+    """
+    values = {name: 100 * np.asarray(scores, dtype=np.float64) for name, scores in f1.items()}
+    order = np.argsort(-list(values.values())[-1], kind="stable")
+    every = np.stack(list(values.values()))
+    size = 0.24 if len(classes) > 20 else 0.34
+    longest = max(len(name) for name in values)
+    across = max(1, min(len(values), 90 // (longest + 6)))
+    lines = -(-len(values) // across)
+    figure = Figure(figsize=(9, 0.9 + 0.24 * lines + size * len(classes)), dpi=130, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(classes))
+    axes.hlines(places, every.min(axis=0)[order], every.max(axis=0)[order], color=PALE, linewidth=3, zorder=1)
+    for number, (name, scores) in enumerate(values.items()):
+        colour, marker = _STYLES[number % len(_STYLES)]
+        look = {"color": colour, "mec": "white", "markersize": 7, "label": name.replace("$", r"\$")}
+        axes.plot(scores[order], places, marker, zorder=2 + number, **look)
+    axes.set_yticks(places, [classes[place].replace("_", " ").replace("$", r"\$") for place in order], fontsize=9)
+    axes.set_ylim(-0.7, len(classes) - 0.3)
+    axes.set_xlim(min(0.0, -2.0), 102)
+    axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.set_xlabel("F1 on the test clips")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper left", ncols=across, frameon=False, fontsize=9)
+    return figure

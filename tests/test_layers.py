@@ -1,0 +1,209 @@
+"""The layers: lower modules never import upper ones, and heavy libraries stay where they are used."""
+
+import ast
+import graphlib
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+SOURCE = PROJECT / "src"
+
+#: From the bottom up: a module may import its own layer and those above it in this list. `package.*` is what a
+#: package holds and no line names by itself.
+LAYERS = [
+    ["errors"],
+    ["networks.spec", "presets", "progress", "provenance", "devices", "remote", "archives", "suites", "svm_solver"],
+    ["config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
+    ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],
+    ["calibration", "evaluation.*", "features", "training", "embedding"],
+    ["fusion", "tuning", "results"],
+    ["recognisers"],
+    ["serving", "served_model", "tracking"],
+    ["systems.*", "tracking_reader"],
+    ["suites.*", "report.*", "summary"],
+]
+#: What a command line may load before it answers.
+LIGHT = {"pydantic", "pydantic_settings", "yaml"}
+#: Imported before everything, imports nothing.
+ROOT = "soundstack"
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: where it stands, and whether it is loaded with its module or later."""
+
+    name: str
+    eager: bool
+    typing_only: bool
+
+
+def modules():
+    """Every module of the package by its dotted name without `soundstack.`; packages by their own name."""
+    found = {}
+    for path in sorted((SOURCE / ROOT).rglob("*.py")):
+        parts = path.relative_to(SOURCE / ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def _walk(node, eager, typing_only):
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, eager, typing_only)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "relative imports are not used here"
+            for alias in child.names:
+                yield Import(f"{child.module}.{alias.name}", eager, typing_only)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from _walk(child, eager, True)
+        else:
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _walk(child, eager and not inside, typing_only)
+
+
+@cache
+def imports_of(path):
+    return tuple(_walk(ast.parse(path.read_text(encoding="utf-8")), True, False))
+
+
+def own(name):
+    """The module of ours that an imported name is or lies in, or None."""
+    if name != ROOT and not name.startswith(f"{ROOT}."):
+        return None
+    name = name.removeprefix(ROOT).removeprefix(".")
+    return name if name in MODULES else name.rpartition(".")[0]
+
+
+def own_imports(module, *, eager_only=False):
+    """The modules of ours that a module imports when it runs."""
+    return {
+        target
+        for item in imports_of(MODULES[module])
+        if not item.typing_only
+        and (item.eager or not eager_only)
+        and (target := own(item.name)) is not None
+        and target != module
+    }
+
+
+def third_party(path, *, eager_only=False):
+    """The top-level packages of others that a file imports."""
+    return {
+        top
+        for item in imports_of(path)
+        if not item.typing_only
+        and (item.eager or not eager_only)
+        and (top := item.name.partition(".")[0]) not in sys.stdlib_module_names
+        and top != ROOT
+    }
+
+
+def reached(module, *, eager_only=False):
+    """A module and all modules of ours that its imports lead to."""
+    seen, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += own_imports(name, eager_only=eager_only)
+    return seen
+
+
+def packages_reached(module, *, eager_only=False):
+    return {
+        package: name
+        for name in reached(module, eager_only=eager_only)
+        for package in third_party(MODULES[name], eager_only=eager_only)
+    }
+
+
+def layer_of(module):
+    for pattern in (module, f"{module.partition('.')[0]}.*"):
+        for number, layer in enumerate(LAYERS):
+            if pattern in layer:
+                return number
+    return None
+
+
+PLACED = [module for module in MODULES if module]
+
+
+def test_every_module_has_a_place_in_the_layers_and_every_place_a_module():
+    assert [module for module in PLACED if layer_of(module) is None] == []
+    named = {name for layer in LAYERS for name in layer}
+    assert len(named) == sum(map(len, LAYERS))
+    assert [name for name in named if name.removesuffix(".*") not in MODULES] == []
+
+
+@pytest.mark.parametrize("module", PLACED)
+def test_a_module_imports_none_of_an_upper_layer(module):
+    own_layer = layer_of(module)
+    assert own_layer is not None, f"{module} has no place in LAYERS"
+    assert [name for name in own_imports(module) if name and (layer_of(name) or 0) > own_layer] == []
+
+
+def test_no_imports_go_in_circles():
+    graph = {module: own_imports(module) - {""} for module in PLACED}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) >= len(PLACED)
+
+
+def test_the_package_imports_no_entry_point():
+    names = {path.stem for path in (PROJECT / "entrypoints").glob("*.py")}
+    for module, path in MODULES.items():
+        assert not names & third_party(path), module
+
+
+@pytest.mark.parametrize("module", [name for name in PLACED if name.startswith("evaluation.")])
+def test_evaluation_is_pure_it_knows_scores_and_errors_only(module):
+    for name in own_imports(module):
+        assert name.startswith("evaluation.") or name in {"evaluation", "scores", "errors", "datasets.clips"}
+    assert not {"mlflow", "torch"} & packages_reached(module).keys()
+
+
+@pytest.mark.parametrize("module", [name for name in PLACED if name.startswith("datasets.")])
+def test_data_sets_need_neither_torch_nor_mlflow(module):
+    assert not {"mlflow", "torch", "torchaudio", "torchvision"} & packages_reached(module).keys()
+
+
+def test_mlflow_is_known_to_tracking_and_serving_alone():
+    files = [*MODULES.values(), *(PROJECT / "entrypoints").glob("*.py")]
+    users = {path.name for path in files if "mlflow" in third_party(path)}
+    assert {"tracking.py"} <= users <= {"tracking.py", "tracking_reader.py", "serving.py", "served_model.py"}
+
+
+@pytest.mark.parametrize("module", ["config", "cli", "errors", "networks.spec", "presets"])
+def test_what_a_command_line_needs_loads_nothing_heavy(module):
+    assert packages_reached(module, eager_only=True).keys() <= LIGHT
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "entrypoints").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_an_entry_point_loads_what_it_runs_only_when_it_runs(path):
+    eager = [item.name for item in imports_of(path) if item.eager and not item.typing_only]
+    assert third_party(path, eager_only=True) == {"_project"}
+    for module in filter(None, map(own, eager)):
+        assert packages_reached(module, eager_only=True).keys() <= LIGHT, module
+
+
+def test_plots_are_drawn_without_the_global_state_of_pyplot():
+    for module, path in MODULES.items():
+        assert not any(item.name.startswith("matplotlib.pyplot") for item in imports_of(path)), module
+
+
+def test_nothing_that_is_read_from_a_file_is_unpickled():
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+            assert not called.endswith(("pickle.load", "pickle.loads", "joblib.load")), module
+            assert called != "torch.load" or options.get("weights_only") == "True", module
+            assert options.get("allow_pickle", "False") == "False", module
