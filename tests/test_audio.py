@@ -77,9 +77,7 @@ def test_a_lossless_encoding_decodes_to_the_sound_within_a_step_of_its_depth(fil
     assert np.abs(samples[:, 0] - wave).max() <= step
 
 
-@pytest.mark.parametrize(
-    ("file_format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
-)
+@pytest.mark.parametrize(("file_format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")])
 def test_a_lossy_encoding_decodes_to_nearly_the_same_sound(file_format, subtype):
     wave = sine()
     samples, rate = audio.decode(encoded(wave, file_format=file_format, subtype=subtype))

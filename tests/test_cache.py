@@ -121,9 +121,7 @@ def test_a_damaged_shard_counts_as_missing_and_is_made_anew(tmp_path, damage, su
     shard = store._rows[KEYS[0]][0]
     path = store.folder / f"{shard}{suffix}"
     whole = path.read_bytes()
-    path.write_bytes(
-        {"cut": whole[:-3], "empty": b"", "zeros": bytes(len(whole)), "text": b"not what it was"}[damage]
-    )
+    path.write_bytes({"cut": whole[:-3], "empty": b"", "zeros": bytes(len(whole)), "text": b"not what it was"}[damage])
     after = store_in(tmp_path)
     assert after.missing(KEYS) == [0, 1, 2]
     with after.lock():

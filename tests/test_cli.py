@@ -70,9 +70,7 @@ def test_values_come_as_their_types():
 def test_every_default_given_on_the_command_line_is_the_default():
     # What `mlflow run` does: it passes every parameter, also those that the user did not set.
     for model in MODELS:
-        arguments = [
-            word for name, field in model.model_fields.items() for word in (f"--{name}", str(field.default))
-        ]
+        arguments = [word for name, field in model.model_fields.items() for word in (f"--{name}", str(field.default))]
         assert cli.parse(model, arguments).model_dump() == model().model_dump()
 
 

@@ -191,7 +191,9 @@ def test_a_class_too_small_to_split_is_named(folder):
     message = refusal(table_of(folder, plain_rows(NAMES[:10] + NAMES[10:14])))
     assert "'b'" in message
     assert "4 clips" in message
-    rows = [row.replace(",4", ",1").replace(",3", ",1").replace(",2", ",1") if "b" in row else row for row in folded_rows()]
+    rows = [
+        row.replace(",4", ",1").replace(",3", ",1").replace(",2", ",1") if "b" in row else row for row in folded_rows()
+    ]
     assert "Class 'b'" in refusal(table_of(folder, rows, "filename,label,fold"))
 
 

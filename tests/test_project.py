@@ -6,14 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
-import test_layers
-import tomllib
 import yaml
 
+import test_layers
 from soundstack import __version__
 from soundstack.config import Config
 
@@ -49,7 +49,7 @@ def normalised(name):
 def pins():
     """Version by normalised name of everything that pip installs."""
     (listed,) = [entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict)]
-    return dict((normalised(name), version) for name, version in (line.split("==") for line in listed))
+    return {normalised(name): version for name, version in (line.split("==") for line in listed)}
 
 
 def texts():

@@ -65,7 +65,7 @@ def test_scores_are_those_of_each_held_out_fold_and_decisions_those_of_the_choic
     np.testing.assert_array_equal(found.decisions, oracle.decide(1e-3))
     for row, cost in enumerate(found.costs):
         for column, fold in enumerate(("1", "2", "3", "4")):
-            held_out = FOLDS == fold
+            held_out = fold == FOLDS
             confusion = confusion_matrix(TRUTH[held_out], oracle.decide(cost)[held_out].argmax(axis=1), 3)
             assert found.fold_accuracy[row, column] == accuracy(confusion)
             assert found.fold_macro_f1[row, column] == macro_f1(confusion)
@@ -112,7 +112,12 @@ def test_more_trials_come_nearer_to_the_best():
 def test_optuna_is_told_every_value(monkeypatch):
     studies = []
     create = optuna.create_study
-    monkeypatch.setattr(optuna, "create_study", lambda **options: studies.append(create(**options)) or studies[-1])
+
+    def noted(**options):
+        studies.append(create(**options))
+        return studies[-1]
+
+    monkeypatch.setattr(optuna, "create_study", noted)
     found = search(Oracle(1e-4))
     assert [trial.params["C"] for trial in studies[0].trials] == list(PAPER_COSTS)
     np.testing.assert_allclose([trial.value for trial in studies[0].trials], found.fold_macro_f1.mean(axis=1))
@@ -136,7 +141,7 @@ def test_a_nested_score_never_sees_the_labels_or_the_features_it_is_judged_on():
     honest = nested(x)
     assert honest.shape == (60, 3)
     for fold in ("1", "3"):
-        held_out = FOLDS == fold
+        held_out = fold == FOLDS
         other_labels = np.where(held_out, (TRUTH + 1) % 3, TRUTH)
         tampered = nested(x, other_labels)
         np.testing.assert_array_equal(tampered[held_out], honest[held_out])
@@ -159,9 +164,7 @@ def test_a_nested_decision_is_that_of_a_search_on_the_other_folds():
 def test_nested_scores_are_means_over_the_folds():
     decisions = nested(features())
     scores = nested_scores(decisions, TRUTH, FOLDS, 3)
-    confusions = [
-        confusion_matrix(TRUTH[FOLDS == fold], decisions[FOLDS == fold].argmax(axis=1), 3) for fold in "1234"
-    ]
+    confusions = [confusion_matrix(TRUTH[fold == FOLDS], decisions[fold == FOLDS].argmax(axis=1), 3) for fold in "1234"]
     assert scores == {
         "devel_nested_accuracy": pytest.approx(np.mean([accuracy(each) for each in confusions])),
         "devel_nested_macro_f1": pytest.approx(np.mean([macro_f1(each) for each in confusions])),

@@ -51,7 +51,8 @@ class SoundModel(PythonModel):
         """Load the recogniser from the model's own files."""
         self.recogniser: Recogniser = load(Path(context.artifacts["recogniser"]))
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    # No annotations: MLflow would read them as the model's input schema, which the signature states already.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Recognise clips.
 
         Raises:

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from soundstack.config import CrnnConfig, DeepSpectrumConfig, FuseConfig
+from soundstack.config import Config, CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.errors import DataError, StoreError
 from soundstack.presets import PRESETS
 from soundstack.report import paper
 from soundstack.report.rows import TITLES, Row, measure
 from soundstack.tracking_reader import ModelRun
 
-_CONFIGS = {"crnn": CrnnConfig, "deepspectrum": DeepSpectrumConfig, "fuse": FuseConfig}
+_CONFIGS: Mapping[str, type[Config]] = {"crnn": CrnnConfig, "deepspectrum": DeepSpectrumConfig, "fuse": FuseConfig}
 #: What may differ between runs of one row: the seed, and whatever changes no result.
 _FREE = frozenset({"seed"}).union(*(config.irrelevant for config in _CONFIGS.values()))
 _NAMED = frozenset({"dataset", "network", "pretraining", "members"})

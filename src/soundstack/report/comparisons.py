@@ -1,4 +1,4 @@
-"""A closer look at chosen systems: confusions, F1 by class, and whether their differences on the test clips are real."""
+"""A closer look at chosen systems: confusions, F1 by class, and whether their differences on test are real."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def chosen(results: Sequence[DataSetResults], wanted: str) -> dict[str, list[Sys
         fits = [(each, system) for each in results for system in each.systems.values() if _is_named(system, each, name)]
         if not fits:
             there = ", ".join(sorted({name for each in results for name in each.systems}))
-            raise MemberError(f"rows: {name!r} is no model with a finished run on the reported data; there are: {there}.")
+            raise MemberError(
+                f"rows: {name!r} is no model with a finished run on the reported data; there are: {there}."
+            )
         for each, system in fits:
             if system not in found[each.dataset]:
                 found[each.dataset].append(system)

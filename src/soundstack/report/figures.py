@@ -12,7 +12,15 @@ from numpy.typing import ArrayLike
 from soundstack.evaluation.plots import BLUE, GREY, ORANGE, PALE
 
 # Okabe and Ito, as in `evaluation.plots`; shapes differ too, for print without colour.
-_STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREY, "D"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "P"), ("black", "X"))
+_STYLES = (
+    (BLUE, "o"),
+    (ORANGE, "s"),
+    (GREY, "D"),
+    ("#009E73", "^"),
+    ("#CC79A7", "v"),
+    ("#56B4E9", "P"),
+    ("black", "X"),
+)
 
 
 def per_class_figure(f1: Mapping[str, ArrayLike], classes: Sequence[str]) -> Figure:
@@ -28,17 +36,19 @@ def per_class_figure(f1: Mapping[str, ArrayLike], classes: Sequence[str]) -> Fig
     longest = max(len(name) for name in values)
     across = max(1, min(len(values), 90 // (longest + 6)))
     lines = -(-len(values) // across)
-    figure = Figure(figsize=(9, 0.9 + 0.24 * lines + size * len(classes)), dpi=130, facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(9, 0.9 + 0.24 * lines + size * len(classes)), dpi=130, facecolor="white", layout="constrained"
+    )
     axes = figure.subplots()
     places = np.arange(len(classes))
     axes.hlines(places, every.min(axis=0)[order], every.max(axis=0)[order], color=PALE, linewidth=3, zorder=1)
     for number, (name, scores) in enumerate(values.items()):
         colour, marker = _STYLES[number % len(_STYLES)]
-        look = {"color": colour, "mec": "white", "markersize": 7, "label": name.replace("$", r"\$")}
-        axes.plot(scores[order], places, marker, zorder=2 + number, **look)
+        label = name.replace("$", r"\$")
+        axes.plot(scores[order], places, marker, color=colour, mec="white", ms=7, zorder=2 + number, label=label)
     axes.set_yticks(places, [classes[place].replace("_", " ").replace("$", r"\$") for place in order], fontsize=9)
     axes.set_ylim(-0.7, len(classes) - 0.3)
-    axes.set_xlim(min(0.0, -2.0), 102)
+    axes.set_xlim(-2, 102)
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.set_xlabel("F1 on the test clips")
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -136,8 +136,8 @@ CLIPS: Mapping[str, tuple[frozenset[int], frozenset[int]]] = MappingProxyType(
 #: What a reader of a data set's figures should know.
 REMARKS: Mapping[str, str] = MappingProxyType(
     {
-        "dcase2018": "Paper, baseline: the 85.0 of Table 3 is on known microphones, the 83.1 of Table 1 and the 88.4 of "
-        "CNN + data augmentation on unknown ones.",
+        "dcase2018": "Paper, baseline: the 85.0 of Table 3 is on known microphones, the 83.1 of Table 1 and the 88.4 "
+        "of CNN + data augmentation on unknown ones.",
         "esc50": "Paper, baseline and fine-tuned PANNs: 5-fold cross-validation, another protocol than four folds and "
         "a test set.",
     }

@@ -80,9 +80,9 @@ def command(row: Row, dataset: str, data_dir: str = "auto") -> str:
     settings = {"dataset": dataset}
     if row.step != "fuse" and data_dir != "auto":
         settings["data_dir"] = data_dir
-    settings |= row.settings
+    settings.update(row.settings)
     if row.members:
-        settings = {"dataset": dataset, "members": ",".join(row.members)} | row.settings
+        settings = {"dataset": dataset, "members": ",".join(row.members), **row.settings}
     given = " ".join(f"-P {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
     return f"mlflow run . --env-manager local -e {row.step} {given}"
 

@@ -143,14 +143,15 @@ def overview(filled: Sequence[ResultTable]) -> Table:
         for label in labels:
             cells = [_first_label(label[0], label[2]), Cell(label[1])]
             for each in filled:
-                entry = next((e for e in each.entries if e.group == title and _overview_labels(e) == label), None)
+                found = (e for e in each.entries if e.group == title and _overview_labels(e) == label)
+                here: Entry | None = next(found, None)
                 with_paper = each.has_paper and each.paper_dataset == each.results.dataset
                 for part in _ALWAYS:
-                    score = entry.system.score(f"{part}_{each.results.measure}") if entry and entry.system else None
+                    score = here.system.score(f"{part}_{each.results.measure}") if here and here.system else None
                     ours, published = best[each.results.dataset][part]
-                    cells.append(_ours(score, ours, entry, detail=False))
+                    cells.append(_ours(score, ours, here, detail=False))
                     if with_paper:
-                        cells.append(_paper(entry.published_score(part) if entry else None, published))
+                        cells.append(_paper(here.published_score(part) if here else None, published))
             rows.append(tuple(cells))
         sections.append(Section(title, tuple(rows)))
     return Table(
@@ -256,9 +257,7 @@ def _cells(filled: ResultTable, entries: Sequence[Entry]) -> Iterator[tuple[Cell
                 figure = entry.published_score(part)
                 cells.append(_paper(figure, published))
                 if filled.differences:
-                    # Of the figures as shown, so that the line adds up.
-                    both = score is not None and figure is not None
-                    cells.append(Cell(points(float(percent(score.value)) - figure) if both else ""))
+                    cells.append(_difference(score, figure))
         yield tuple(cells)
 
 
@@ -278,6 +277,11 @@ def _ours(score: Score | None, best: str | None, entry: Entry | None, *, detail:
 def _paper(figure: float | None, best: str | None) -> Cell:
     text = _ABSENT if figure is None else f"{figure:.1f}"
     return Cell(text, best=text == best, muted=figure is None)
+
+
+def _difference(score: Score | None, figure: float | None) -> Cell:
+    """Of the figures as shown, so that the line adds up."""
+    return Cell("" if score is None or figure is None else points(float(percent(score.value)) - figure))
 
 
 def _best(filled: ResultTable, group: str) -> dict[str, tuple[str | None, str | None]]:
@@ -303,7 +307,9 @@ def _overview_labels(entry: Entry) -> tuple[str, str, str]:
 def _notes(filled: ResultTable) -> Iterator[str]:
     results, number = filled.results, filled.layout.number
     systems = [entry.system for entry in filled.entries if entry.system]
-    shown = [score for system in systems for part in filled.parts if (score := system.score(f"{part}_{results.measure}"))]
+    shown = [
+        score for system in systems for part in filled.parts if (score := system.score(f"{part}_{results.measure}"))
+    ]
     if any(score.low is not None for score in shown):
         yield "In brackets: 95 % bootstrap interval, drawn by group. Bold: best of its group of rows."
     if any(score.deviation is not None for score in shown):
@@ -325,7 +331,7 @@ def _notes(filled: ResultTable) -> Iterator[str]:
 def _paper_notes(filled: ResultTable) -> Iterator[str]:
     results, source = filled.results, paper.source(filled.layout.number)
     if results.dataset == "esc10":
-        yield f"Paper: {source}, ESC-50 with 50 classes. ESC-10 is a part of it with 10: another task, so no differences."
+        yield f"Paper: {source}, ESC-50 with its 50 classes. ESC-10 is 10 of them, another task: no differences."
     elif results.comparable:
         yield f"Paper: {source}. Difference: ours minus the paper's, in points."
     elif results.clips is None:
@@ -338,8 +344,9 @@ def _paper_notes(filled: ResultTable) -> Iterator[str]:
             f"Paper: {source}, on the whole data set ({expected} clips). Our runs used {devel:,} + {test:,}{part}: "
             "no differences."
         )
-    if results.paper_dataset in paper.REMARKS and filled.layout.number != 2:
-        yield paper.REMARKS[results.paper_dataset]
+    remark = paper.REMARKS.get(results.paper_dataset or "")
+    if remark and filled.layout.number != 2:
+        yield remark
 
 
 def _row_notes(system: System, row: Row) -> Iterator[str]:

@@ -1,0 +1,59 @@
+"""Report tracked runs as Tables 1-3 of the paper, with intervals, confusions and paired tests (paper section 4)."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import _project  # noqa: F401  (first: makes src importable)
+from soundstack import cli
+from soundstack.errors import StoreError
+from soundstack.report.config import ReportConfig
+
+
+def run(config: ReportConfig) -> None:
+    """Choose the runs, compare them, and write the report to the run ``report`` and to ``output_dir``."""
+    from soundstack import provenance, tracking, tracking_reader
+    from soundstack.report import assemble, collect, comparisons, render
+
+    with tracking.run("report", config) as opened:
+        with opened.stage("read"):
+            results = collect.choose(tracking_reader.finished_model_runs(), config.datasets)
+            systems = comparisons.chosen(results, config.rows)
+        with opened.stage("compare"):
+            report = assemble.assemble(results, systems, config, made=datetime.now(UTC), commit=provenance.git_commit())
+        with opened.stage("write"):
+            files = render.write(report, opened.folder)
+            output = _copy(opened.folder, files, Path(config.output_dir))
+        names = {name: ",".join(system.name for system in chosen) for name, chosen in systems.items()}
+        opened.settings(config, {"datasets": ",".join(names)} | {f"rows_{name}": rows for name, rows in names.items()})
+        opened.metrics(
+            {
+                "runs_shown": sum(len(system.runs) for each in results for system in each.systems.values()),
+                "runs_left_out": sum(len(each.left_out) for each in results),
+            }
+        )
+    for table in report.tables:
+        if table.key.startswith("table3-") and table.key != "table3-overview":
+            print(f"\n{render.text_table(table)}")
+    print(
+        f"Report:  {output / files[0]}\n"
+        f"         Markdown, LaTeX, CSV and the figures lie beside it, and with the MLflow run {opened.id}"
+    )
+
+
+def _copy(folder: Path, files: list[Path], output: Path) -> Path:
+    try:
+        for file in files:
+            (output / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, output / file)
+    except OSError as error:
+        raise StoreError(
+            f"output_dir: {output} cannot be written ({error.strerror or error}); give another folder."
+        ) from None
+    return output
+
+
+if __name__ == "__main__":
+    cli.run(ReportConfig, run)
