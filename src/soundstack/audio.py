@@ -35,8 +35,8 @@ from soundstack.errors import AudioError
 Channels = Literal["mean", "first", "each"]
 Samples = NDArray[np.float32]
 
-#: Streaming writers put this in a WAV's size fields when the length is not known yet.
-_UNKNOWN_SIZE = (0, 0xFFFFFFFF, 0x7FFFFFFF)
+#: Streaming writers put this or more in a WAV's size fields when the length is not known (sox; ffmpeg: 0xFFFFFFFF).
+_UNKNOWN_SIZE = 0x7FFFF000
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,16 @@ def decode(source: Path | bytes, *, max_seconds: float | None = None) -> tuple[S
         with soundfile.SoundFile(stream) as file:
             if max_seconds is not None and file.frames > max_seconds * file.samplerate:
                 raise AudioError(f"is {file.frames / file.samplerate:.1f} s long; at most {max_seconds:g} s are taken")
-            declared, rate = file.frames, file.samplerate
+            # libsndfile only guesses the length of an MP3 whose header does not tell it.
+            declared, rate = 0 if file.format == "MP3" else file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)
+    except MemoryError:
+        raise AudioError("is damaged: its header declares more sound than fits into memory") from None
     except (soundfile.LibsndfileError, soundfile.SoundFileRuntimeError, OSError, ValueError) as error:
         raise AudioError(f"cannot be decoded ({_reason(error)}); send or store WAV, FLAC, OGG or MP3") from None
     if len(samples) == 0:
         raise AudioError("holds no samples")
-    if 0 < len(samples) < declared < 2**62:
+    if len(samples) < declared:
         raise AudioError(f"is truncated: {declared} samples declared, {len(samples)} found")
     if missing := _missing_wav_bytes(source):
         raise AudioError(f"is truncated: its header declares {missing} more bytes of sound than the file holds")
@@ -150,6 +153,6 @@ def _missing_wav_bytes(source: Path | bytes) -> int:
     while position + 8 <= len(head):
         name, length = head[position : position + 4], struct.unpack_from("<I", head, position + 4)[0]
         if name == b"data":
-            return 0 if length in _UNKNOWN_SIZE else max(0, position + 8 + length - size)
+            return 0 if length >= _UNKNOWN_SIZE else max(0, position + 8 + length - size)
         position += 8 + length + (length & 1)
     return 0

@@ -19,7 +19,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ from soundstack.errors import StoreError
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that it either exists whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise StoreError(f"Cannot write {path} ({error.strerror}); free space or choose another cache_dir.") from error
 
 
@@ -56,18 +57,22 @@ class FeatureStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the store for writing; others wait, then find the work done."""
+        lock = FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock"):
-                for orphan in self.folder.glob(".*.tmp"):
-                    orphan.unlink(missing_ok=True)
-                self.refresh()
-                yield
+            lock.acquire()
         except OSError as error:
             raise StoreError(
                 f"The cache {self.folder} cannot be written ({error.strerror or error}); "
                 "free space or choose another cache_dir."
             ) from error
+        try:
+            for orphan in self.folder.glob(".*.tmp"):
+                orphan.unlink(missing_ok=True)
+            self.refresh()
+            yield
+        finally:
+            lock.release()
 
     def refresh(self) -> None:
         """Read the list of finished shards; a damaged one counts as missing and is made anew."""
@@ -104,7 +109,8 @@ class FeatureStore:
                 np.save(file, features, allow_pickle=False)
             temporary.replace(final)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise StoreError(
                 f"Cannot write {final} ({error.strerror}); free space or choose another cache_dir."
             ) from error

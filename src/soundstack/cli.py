@@ -31,13 +31,29 @@ def parse(model: type[C], arguments: Sequence[str]) -> C:
     names = [argument.split("=", 1)[0] for argument in arguments if argument.startswith("--")]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"{', '.join(twice)} is given more than once; give it once.")
+        raise ConfigError(f"{_one_line(', '.join(twice))} is given more than once; give it once.")
     try:
-        return CliApp.run(model, cli_args=list(arguments), cli_exit_on_error=False)
+        return CliApp.run(model, cli_args=_joined(model, arguments), cli_exit_on_error=False)
     except SettingsError as error:
-        raise ConfigError(_explain_arguments(model, str(error))) from None
+        raise ConfigError(_one_line(_explain_arguments(model, str(error)))) from None
     except ValidationError as error:
-        raise ConfigError(explain(model, error)) from None
+        raise ConfigError(_one_line(explain(model, error))) from None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _joined(model: type[Config], arguments: Sequence[str]) -> list[str]:
+    """Write ``--name value`` as ``--name=value``: argparse would take a value with a dash for another name."""
+    names = {f"--{name}" for name in model.model_fields}
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in names and argument.split("=", 1)[0] not in names | {"--help", "-h"}:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def explain(model: type[Config], error: ValidationError) -> str:
@@ -74,7 +90,7 @@ def _describe(schema: dict[str, Any]) -> str:
         return "1 to 40 letters, digits, '_' or '.'"
     kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}.get(schema["type"], "text")
     bounds = [
-        f"{word} {schema[key]:g}"
+        f"{word} {schema[key]:.12g}"
         for key, word in (
             ("minimum", ">="),
             ("exclusiveMinimum", ">"),

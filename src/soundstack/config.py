@@ -27,6 +27,7 @@ Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 Rate = Annotated[int, Field(ge=1000, le=384_000)]
 Decibel = Annotated[float, Field(ge=-200, lt=0, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -34,6 +35,15 @@ Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,40}$")]
 
 #: The paper's ten values of the SVM's complexity (section 3.3): 1e-9 ... 1, one a decade.
 PAPER_COSTS: tuple[float, ...] = tuple(10.0**power for power in range(-9, 1))
+
+
+def _expanded(value: str) -> Path:
+    if not value.strip():
+        raise ValueError("is empty; give a folder")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{value}: {error}") from None
 
 
 class Config(BaseSettings):
@@ -108,18 +118,20 @@ class DataConfig(Config):
     cache_dir: str = Field("cache", description="folder of the feature cache, safe to delete; relative to the project")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a usable GPU")
     seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
-    split_seed: int | Auto = Field("auto", description="draws the folds that a csv table does not give; auto: the seed")
+    split_seed: Seed | Auto = Field(
+        "auto", description="draws the folds that a csv table does not give; auto: the seed"
+    )
     jobs: int = Field(0, ge=0, le=1024, description="decoding threads; 0: all cores")
 
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        return value if value == "auto" else str(Path(value).expanduser().absolute())
+        return value if value == "auto" else str(_expanded(value).absolute())
 
     @field_validator("cache_dir")
     @classmethod
     def _in_project(cls, value: str) -> str:
-        return str(PROJECT / Path(value).expanduser())
+        return str(PROJECT / _expanded(value))
 
     @model_validator(mode="after")
     def _data_is_there(self) -> Self:
@@ -128,9 +140,13 @@ class DataConfig(Config):
                 raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
             return self
         place = self.data_path
+        try:
+            there = place.exists()
+        except OSError:  # a name that no file can have
+            there = False
         if self.data_dir == "auto" and self.dataset == "csv":
             raise ValueError("data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label")
-        if not place.exists():
+        if not there:
             hint = {
                 "csv": "give the path of a CSV file with columns filename,label",
                 "esc10": "fetch it with `-e download -P dataset=esc50` (esc10 is a part of it) or give its folder",
@@ -248,7 +264,7 @@ class DeepSpectrumConfig(DataConfig):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic of the network's forward pass; bfloat16 is faster, features differ by 0.2 %%",
+        description="arithmetic of the network's forward pass; bfloat16 is faster, features differ by 0.2 per cent",
     )
     weights_dir: str = Field("auto", description="folder of weight files; auto: torch's hub cache")
     suffix: Suffix = Field("none", description="registered as <dataset>-<network>-<pretraining>-<suffix>")
@@ -268,7 +284,7 @@ class DeepSpectrumConfig(DataConfig):
     @field_validator("weights_dir")
     @classmethod
     def _absolute_weights(cls, value: str) -> str:
-        return value if value == "auto" else str(Path(value).expanduser().absolute())
+        return value if value == "auto" else str(_expanded(value).absolute())
 
     @model_validator(mode="after")
     def _pretraining_exists(self) -> Self:
@@ -328,7 +344,7 @@ class FuseConfig(Config):
     @field_validator("cache_dir")
     @classmethod
     def _in_project(cls, value: str) -> str:
-        return str(PROJECT / Path(value).expanduser())
+        return str(PROJECT / _expanded(value))
 
 
 class MainConfig(DataConfig):
@@ -339,6 +355,8 @@ class MainConfig(DataConfig):
     Examples: mlflow run . -P dataset=esc10 -P data_dir=path/to/ESC-50
               mlflow run . -P suite=table3 -P dataset=esc50 -P seeds=3
     """
+
+    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"weights_dir", "rerun"}
 
     suite: str = Field("quick", description="quick, table1, table2, table3, full, or the path of your own YAML file")
     systems: str = Field(

@@ -15,14 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 BANDS = 128
 WINDOW_SECONDS = 0.32
 HOP_SECONDS = 0.16
-_TINY = 1e-10
+_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,7 @@ class LogMel(nn.Module):
         self.spec = spec
         centred = spec.front_end == "paper"
         if centred:
-            bank = torchaudio.functional.melscale_fbanks(
-                n_freqs=spec.window // 2 + 1,
-                f_min=0.0,
-                f_max=spec.sample_rate / 2,
-                n_mels=spec.bands,
-                sample_rate=spec.sample_rate,
-                norm="slaney",
-                mel_scale="slaney",
-            )
+            bank = torch.from_numpy(slaney_filters(spec.sample_rate, spec.window, spec.bands))
         else:
             bank = torch.from_numpy(audeep_filters(spec.sample_rate, spec.window, spec.bands))
         self.register_buffer("bank", bank, persistent=False)  # (bins, bands)
@@ -114,6 +105,19 @@ def relative_decibel(power: Tensor, floor: float) -> Tensor:
     peak = power.flatten(1).amax(dim=1).view(-1, *[1] * (power.ndim - 1))
     decibel = 10 * (power.clamp(min=_TINY).log10() - peak.clamp(min=_TINY).log10())
     return torch.where(peak > 0, decibel.clamp(min=floor), torch.full_like(decibel, floor))
+
+
+def slaney_filters(sample_rate: int, window: int, bands: int) -> NDArray[np.float32]:
+    """Triangles of unit area on Slaney's mel scale, (bins, bands); torchaudio's are off for odd rates (11025 Hz)."""
+    linear, step = 1000 / (200 / 3), math.log(6.4) / 27  # linear up to 1 kHz, 27 steps an octave and a bit above
+    top = sample_rate / 2
+    highest = top / (200 / 3) if top < 1000 else linear + math.log(top / 1000) / step
+    mels = np.linspace(0, highest, bands + 2)
+    corners = np.where(mels < linear, mels * 200 / 3, 1000 * np.exp(step * (mels - linear)))
+    hertz = np.arange(window // 2 + 1)[:, None] * (sample_rate / window)
+    left, peak, right = corners[:-2], corners[1:-1], corners[2:]
+    triangles = np.minimum((hertz - left) / (peak - left), (right - hertz) / (right - peak)).clip(min=0)
+    return (triangles * 2 / (right - left)).astype(np.float32)
 
 
 def audeep_filters(sample_rate: int, window: int, bands: int) -> NDArray[np.float32]:

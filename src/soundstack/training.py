@@ -15,6 +15,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,5 +207,6 @@ def _save(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise StoreError(f"Cannot write {path} ({error}); free space or choose another cache_dir.") from error

@@ -10,6 +10,7 @@ of the clips; with folds but no test part, the last fold is held out, as the pap
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def load(table: Path, *, seed: int) -> DataSet:
     first_row: dict[str, int] = {}
     for position, record in enumerate(frame.to_dict("records")):
         values = {str(name): str(value) for name, value in record.items()}
-        row = position + 2
+        row = frame.index[position] + 2
         name = values["filename"]
         if not name:
             raise DataError(f"{table.name} row {row}: the filename is empty.")
@@ -51,7 +52,7 @@ def load(table: Path, *, seed: int) -> DataSet:
         if not values["label"]:
             raise DataError(f"{table.name} row {row}: {name!r} has no label.")
         path = folder / name
-        if not path.is_file():
+        if not _is_file(path):
             raise DataError(
                 f"{table.name} row {row}: there is no file {name!r} in {folder}; "
                 "file names are relative to the table's folder."
@@ -65,21 +66,35 @@ def load(table: Path, *, seed: int) -> DataSet:
                 group=values.get("group") or name,
             )
         )
-    clips = _complete(clips, seed, notes, table.name)
+    clips = _complete(clips, seed, notes, first_row, table.name)
     _check_labels(clips, first_row, table.name)
     _check_groups(clips, first_row, table.name)
     check_splits(clips)
     return DataSet("csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, measure="macro_f1", notes=tuple(notes))
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
 def _read(table: Path) -> pd.DataFrame:
     if table.is_dir():
         raise DataError(f"{table} is a folder; data_dir takes the path of the CSV file for dataset=csv.")
     try:
-        frame = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        text = table.read_text(encoding="utf-8-sig").lstrip("\r\n")
+        frame = pd.read_csv(
+            io.StringIO(text), dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False
+        )
+    except OSError as error:
+        raise DataError(f"{table} cannot be read ({error.strerror}).") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{table} is not a readable CSV ({reason}); save it as comma-separated UTF-8.") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(f"{table.name}: the rows have more values than there are columns: {', '.join(frame.columns)}.")
     frame.columns = [str(column).strip().lower() for column in frame.columns]
     if missing := [column for column in REQUIRED if column not in frame.columns]:
         raise DataError(
@@ -88,7 +103,8 @@ def _read(table: Path) -> pd.DataFrame:
         )
     if frame.empty:
         raise DataError(f"{table.name} lists no clips.")
-    return frame.map(str.strip)
+    frame = frame.map(str.strip)
+    return frame[(frame != "").any(axis=1)]  # blank lines keep their place in the count of rows
 
 
 def _fold(values: dict[str, str], where: str) -> str:
@@ -105,13 +121,16 @@ def _fold(values: dict[str, str], where: str) -> str:
     return str(int(fold)) if fold else ""
 
 
-def _complete(clips: list[Clip], seed: int, notes: list[str], table: str) -> list[Clip]:
+def _complete(clips: list[Clip], seed: int, notes: list[str], rows: dict[str, int], table: str) -> list[Clip]:
     """Draw the folds and the test part that the table does not give."""
     open_rows = [clip for clip in clips if not clip.fold]
     folds = {clip.fold for clip in clips} - {"", TEST}
     has_test = any(clip.fold == TEST for clip in clips)
     if open_rows and folds:
-        raise DataError(f"{table}: {open_rows[0].id!r} has no fold, but others have: give all development clips one.")
+        first = open_rows[0].id
+        raise DataError(
+            f"{table} row {rows[first]}: {first!r} has no fold, but others have: give all development clips one."
+        )
     if not open_rows:
         if not has_test and len(folds) > 2:
             last = max(folds, key=int)

@@ -83,7 +83,11 @@ def scan_files(
             }
             todo: list[tuple[Path, int, int]] = []
             for path in dict.fromkeys(paths):
-                status = path.stat()
+                try:
+                    status = path.stat()
+                except OSError:  # not the cache's fault: the scan says what is wrong with the file
+                    results[path] = scan_file(path)
+                    continue
                 size, modified, scan = known.get(str(path), (-1, -1, None))
                 if scan is not None and (size, modified) == (status.st_size, status.st_mtime_ns):
                     results[path] = scan
@@ -115,7 +119,7 @@ def scan_files(
                         progress(1)
                     database.executemany("INSERT OR REPLACE INTO scan_1 VALUES (?,?,?,?,?,?,?,?,?)", rows)
                     database.commit()
-    except (sqlite3.Error, PermissionError) as error:
+    except (sqlite3.Error, OSError) as error:
         raise StoreError(
             f"The cache {cache} cannot be used ({error}); free space, mend its rights, or choose another cache_dir."
         ) from error

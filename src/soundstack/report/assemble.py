@@ -74,25 +74,23 @@ def assemble(
 
 
 def _in_short(filled: tables.ResultTable) -> str:
-    results, measure = filled.results, MEASURES[filled.results.measure]
-    top = best(results.systems.values(), results.measure)
+    results = filled.results
+    head = f"{results.title} ({MEASURES[results.measure]}, %)"
     planned = [entry for entry in filled.entries if entry.row.paper_name and entry.row.step]
     run = sum(entry.system is not None for entry in planned)
     rows = f" {run} of the {len(planned)} rows of Table 3 were run." if filled.has_paper else ""
+    top = best(results.systems.values(), results.measure)
     if top is None:
-        return f"{results.title}: no devel scores.{rows}"
+        return f"{head}: no devel scores.{rows}"
     entry = next((entry for entry in filled.entries if entry.system == top), None)
     words = []
     for part in ("devel", "test"):
         score = top.score(f"{part}_{results.measure}")
-        if score is None:
-            continue
-        word = f"{part} {tables.percent(score.value)} {tables.interval(score)}".strip()
-        figure = entry.published_score(part) if entry and filled.differences else None
-        words.append(word + ("" if figure is None else f" (paper: {figure:.1f})"))
-    return (
-        f"{results.title}: best on devel is {label(results, top.name)}, {measure} in per cent {_listed(words)}.{rows}"
-    )
+        if score is not None:
+            figure = entry.published_score(part) if entry and filled.differences else None
+            beside = "" if figure is None else f" (paper: {figure:.1f})"
+            words.append(f"{part} {tables.percent(score.value)} {tables.interval(score)}".strip() + beside)
+    return f"{head}: best on devel is {label(results, top.name)}: {', '.join(words)}.{rows}"
 
 
 def _fetch(results: DataSetResults, systems: Sequence[System]) -> tuple[list[Predictions], list[str]]:
@@ -122,7 +120,7 @@ def _data_set(
         yield Heading(3, f"F1 by class, {results.title}")
         yield Picture(
             f"f1-by-class-{results.dataset}.png",
-            f"F1 of each class on the test clips; hardest classes at the bottom for {seen[-1].label}.",
+            f"F1 of each class on the test clips; the hardest for {seen[-1].label} on top.",
             per_class_figure({each.label: each.f1 for each in seen}, seen[0].table.classes),
         )
         yield _per_class_table(results, seen)

@@ -15,16 +15,16 @@ from soundstack.evaluation.plots import BLUE, GREY, ORANGE, PALE
 _STYLES = (
     (BLUE, "o"),
     (ORANGE, "s"),
-    (GREY, "D"),
-    ("#009E73", "^"),
-    ("#CC79A7", "v"),
+    ("#009E73", "D"),
+    ("#CC79A7", "^"),
+    (GREY, "v"),
     ("#56B4E9", "P"),
     ("black", "X"),
 )
 
 
 def per_class_figure(f1: Mapping[str, ArrayLike], classes: Sequence[str]) -> Figure:
-    """F1 of each class under several systems, one dot a system; classes from hardest to easiest for the last one.
+    """F1 of each class under several systems, one dot a system; the last one's hardest classes on top.
 
     Args:
         f1: by system's name, F1 in 0..1 in the order of ``classes``: (K,)
@@ -42,13 +42,23 @@ def per_class_figure(f1: Mapping[str, ArrayLike], classes: Sequence[str]) -> Fig
     axes = figure.subplots()
     places = np.arange(len(classes))
     axes.hlines(places, every.min(axis=0)[order], every.max(axis=0)[order], color=PALE, linewidth=3, zorder=1)
+    # Later dots are smaller, so that those below them stay in sight.
     for number, (name, scores) in enumerate(values.items()):
         colour, marker = _STYLES[number % len(_STYLES)]
         label = name.replace("$", r"\$")
-        axes.plot(scores[order], places, marker, color=colour, mec="white", ms=7, zorder=2 + number, label=label)
+        axes.plot(
+            scores[order],
+            places,
+            marker,
+            color=colour,
+            mec="white",
+            ms=max(9 - 1.5 * number, 4),
+            zorder=2 + number,
+            label=label,
+        )
     axes.set_yticks(places, [classes[place].replace("_", " ").replace("$", r"\$") for place in order], fontsize=9)
     axes.set_ylim(-0.7, len(classes) - 0.3)
-    axes.set_xlim(-2, 102)
+    axes.set_xlim(10 * np.floor(every.min() / 10) - 2, 102)
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.set_xlabel("F1 on the test clips")
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -17,7 +17,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
   "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 2.2rem 1.5rem 5rem; }
+main { max-width: 1500px; margin: 0 auto; padding: 2.2rem 1.5rem 5rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.45rem; margin: 3.2rem 0 .6rem; padding-bottom: .3rem; border-bottom: 2px solid var(--ink); }
 h3 { font-size: 1.1rem; margin: 2.4rem 0 .5rem; }
@@ -30,10 +30,10 @@ ul { margin: .3rem 0; padding-left: 1.2rem; max-width: 56rem; }
 nav { margin: 1rem 0; font-size: .95rem; }
 nav a { margin-right: 1.2rem; white-space: nowrap; }
 .wide { overflow-x: auto; margin: 1.6rem 0 .4rem; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums;
   border: solid var(--ink); border-width: 2px 0; }
 caption { text-align: left; font-weight: 600; font-size: 1rem; padding-bottom: .5rem; }
-th, td { padding: .24rem .7rem; text-align: left; vertical-align: baseline; white-space: nowrap; }
+th, td { padding: .22rem .5rem; text-align: left; vertical-align: baseline; white-space: nowrap; }
 td.wrap { white-space: normal; min-width: 15rem; }
 th.number, td.number { text-align: right; }
 thead th { font-weight: 600; }
@@ -45,6 +45,8 @@ tbody tr:hover td { background: var(--faint); }
 td .detail { color: var(--soft); font-size: .92em; font-weight: 400; margin-left: .25em; }
 td.muted { color: #98a1ae; }
 td.first, th.first { border-left: 1px solid var(--line); }
+th:first-child, td:first-child { padding-left: 0; }
+.wide td:first-child { position: sticky; left: 0; background: #fff; }
 details { margin: .7rem 0 1.4rem; }
 summary { cursor: pointer; color: var(--accent); }
 pre { background: var(--faint); padding: .8rem 1rem; overflow-x: auto; font-size: .82rem; line-height: 1.55; }
@@ -52,7 +54,7 @@ pre .comment { color: var(--soft); }
 figure { margin: 1rem 0; }
 figure .frame { overflow: auto; }
 figure input { position: absolute; opacity: 0; }
-figure img { max-width: 100%; max-height: 92vh; cursor: zoom-in; }
+figure img { max-width: min(100%, 1180px); max-height: 94vh; cursor: zoom-in; }
 figure input:checked + img { max-width: none; max-height: none; cursor: zoom-out; }
 @media print { main { max-width: none; padding: 0; } h2 { break-before: page; } table, figure { break-inside: avoid; } }
 """
@@ -95,10 +97,10 @@ def _block(block: Block, images: Mapping[str, bytes]) -> str:
             return f"<details><summary>{escape(title)} ({len(items)})</summary><pre>{lines}</pre></details>"
         case Picture(name, caption, _):
             source = "data:image/png;base64," + base64.b64encode(images[name]).decode()
-            image = f'<img alt="{escape(caption)}" src="{source}">'
+            image = f'<input type="checkbox"><img alt="{escape(caption)}" src="{source}">'
             return (
-                f'<figure><div class="frame"><label title="enlarge"><input type="checkbox">{image}</label></div>'
-                f"<figcaption>{escape(caption)} Click the figure to enlarge it.</figcaption></figure>"
+                f'<figure><div class="frame"><label title="click to enlarge">{image}</label></div>'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
         case Table():
             return _table(block)

@@ -107,7 +107,7 @@ def latex_table(table: Table) -> str:
 
 def text_table(table: Table) -> str:
     """A table for the terminal: aligned, ASCII but for names, the best with an asterisk."""
-    header = [_joined(column).translate(_ASCII) for column in table.columns]
+    header = [column.title.translate(_ASCII) for column in table.columns]
     bodies = [[_text_cells(row) for row in section.rows] for section in table.sections]
     widths = [max(map(len, column)) for column in zip(header, *(row for body in bodies for row in body), strict=True)]
 
@@ -118,7 +118,10 @@ def text_table(table: Table) -> str:
         )
         return "  ".join(aligned).rstrip()
 
-    lines = [table.title.translate(_ASCII), "", line(header), "  ".join("-" * width for width in widths)]
+    lines = [table.title.translate(_ASCII), ""]
+    if any(column.group for column in table.columns):
+        lines.append(_group_line(table.columns, widths).translate(_ASCII))
+    lines += [line(header), "  ".join("-" * width for width in widths)]
     for section, body in zip(table.sections, bodies, strict=True):
         lines += [f"{section.title}:".translate(_ASCII)] if section.title else []
         lines += map(line, body)
@@ -170,6 +173,19 @@ def _latex_cell(cell: Cell) -> str:
 def _text_cells(row: tuple[Cell, ...]) -> list[str]:
     texts = [text.translate(_ASCII) for text in plain(row)]
     return [f"*{text}" if cell.best else text for text, cell in zip(texts, row, strict=True)]
+
+
+def _group_line(columns: Sequence[Column], widths: list[int]) -> str:
+    """The columns' groups, each a dashed line over its columns; widens the last column of a group that is too short."""
+    words, start = [], 0
+    for group, span in _spans(columns):
+        end = start + span
+        missing = len(group) - (sum(widths[start:end]) + 2 * (span - 1))
+        widths[end - 1] += max(0, missing)
+        width = sum(widths[start:end]) + 2 * (span - 1)
+        words.append(f" {group} ".center(width, "-")[:width] if group and missing < -1 else group.center(width))
+        start = end
+    return "  ".join(words).rstrip()
 
 
 def _joined(column: Column) -> str:

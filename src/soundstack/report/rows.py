@@ -226,7 +226,7 @@ def table_3(dataset: str) -> Layout:
                     _fusion("crnn_deepspectrum", "CRNN + DEEP SPECTRUM", [*crnns, *imagenet, *untrained]),
                     _fusion("deepspectrum_audioset", "DEEP SPECTRUM + AudioSet nets", imagenet + untrained + audioset),
                     _fusion("all", "CRNN + AudioSet nets + DEEP SPECTRUM", [*crnns, *imagenet, *untrained, *audioset]),
-                    Row("fusion", ("Fusion of the quick suite (main)", ""), "main"),
+                    Row("fusion", ("Quick suite's fusion", ""), "main"),
                 ),
             ),
             Group(
