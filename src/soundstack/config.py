@@ -316,9 +316,8 @@ class FuseConfig(Config):
         description="comma-separated names or glob patterns of registered models, with or without the leading "
         "'<dataset>-'; NAME/3 or NAME@alias picks a version (default: the champion)",
     )
-    crnn_scores: Literal["probability", "log"] = Field(
-        "probability",
-        description="how members' probabilities enter the stack: as they are, or their logarithms",
+    crnn_scores: Literal["log", "probability"] = Field(
+        "log", description="the CRNN's probabilities enter the stack as logarithms, or plainly as in the paper"
     )
     clip_features: Bound | Literal["none"] = Field(
         10.0, description="standardised scores are clipped to +- this; none: plain standardisation"

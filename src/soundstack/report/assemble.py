@@ -51,7 +51,7 @@ def assemble(
     compared, failed = compare(seen, config.bootstrap, config.seed)
     blocks += _paired_tests(results, compared, failed, config.bootstrap)
     blocks += _runs(results)
-    version = f"soundstack {soundstack.__version__}" + (f", commit {commit[:12]}" if commit else "")
+    version = f"soundstack {soundstack.__version__}" + (f", commit {_short_commit(commit)}" if commit else "")
     count = sum(len(system.runs) for each in results for system in each.systems.values())
     return Report(
         title="Results beside the paper's",
@@ -331,10 +331,12 @@ def _run_rows(results: Sequence[DataSetResults]) -> tuple[tuple[str, ...], list[
 
 def _version(run: ModelRun) -> str:
     """The commit that made a run, or the fingerprint of its code outside a checkout."""
-    commit = run.tags.get("soundstack.commit", "")
-    if commit:
-        return commit.removesuffix("-dirty")[:8] + ("-dirty" if commit.endswith("-dirty") else "")
-    return run.tags.get("soundstack.code", "")
+    return _short_commit(run.tags.get("soundstack.commit", "")) or run.tags.get("soundstack.code", "")
+
+
+def _short_commit(commit: str) -> str:
+    """Eight digits of a commit, and whether the code differed from it."""
+    return commit[:8] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def _p(value: float) -> str:

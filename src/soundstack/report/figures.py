@@ -52,7 +52,7 @@ def per_class_figure(f1: Mapping[str, ArrayLike], classes: Sequence[str]) -> Fig
             marker,
             color=colour,
             mec="white",
-            ms=max(9 - 1.5 * number, 4),
+            ms=max(10.5 - 2.5 * number, 4),
             zorder=2 + number,
             label=label,
         )

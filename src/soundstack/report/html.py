@@ -49,7 +49,8 @@ th:first-child, td:first-child { padding-left: 0; }
 .wide td:first-child { position: sticky; left: 0; background: #fff; }
 details { margin: .7rem 0 1.4rem; }
 summary { cursor: pointer; color: var(--accent); }
-pre { background: var(--faint); padding: .8rem 1rem; overflow-x: auto; font-size: .82rem; line-height: 1.55; }
+pre { background: var(--faint); padding: .8rem 1rem; font-size: .82rem; line-height: 1.55; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 pre .comment { color: var(--soft); }
 figure { margin: 1rem 0; }
 figure .frame { overflow: auto; }

@@ -82,7 +82,7 @@ def latex_table(table: Table) -> str:
     lines = [
         r"\begin{table}",
         r"\centering\small",
-        rf"\caption{{{_tex(table.title)}. {_tex(' '.join(table.notes))}}}",
+        rf"\caption{{{_tex(table.title)}}}",
         rf"\label{{tab:{table.key}}}",
         rf"\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}",
         r"\toprule",
@@ -101,8 +101,11 @@ def latex_table(table: Table) -> str:
         lines.append(r"\midrule")
         if section.title:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(section.title)}}}}} \\")
-        lines += [" & ".join(map(_latex_cell, row)) + r" \\" for row in section.rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+        lines += [_latex_row(row) for row in section.rows]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if table.notes:
+        lines += [r"\par\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {_tex(' '.join(table.notes))}}}"]
+    return "\n".join([*lines, r"\end{table}", ""])
 
 
 def text_table(table: Table) -> str:
@@ -163,6 +166,12 @@ def _markdown_table(table: Table) -> Iterator[str]:
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{_md(cell.text)}**" if cell.best else _md(cell.text)
     return f"{text} {_md(cell.detail)}".strip()
+
+
+def _latex_row(row: tuple[Cell, ...]) -> str:
+    line = " & ".join(map(_latex_cell, row)) + r" \\"
+    # After the \\ of the line before, a bracket or an asterisk would be its argument.
+    return "{}" + line if line.startswith(("[", "*")) else line
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -315,7 +315,7 @@ def _notes(filled: ResultTable) -> Iterator[str]:
     if any(score.low is not None for score in shown):
         yield "In brackets: 95 % bootstrap interval, drawn by group. Bold: best of its group of rows."
     if any(score.deviation is not None for score in shown):
-        yield "±: standard deviation over seeds; that there are few clips is not in it."
+        yield "±: standard deviation over seeds; the uncertainty from the limited number of clips comes on top."
     if filled.has_paper:
         yield from _paper_notes(filled)
     else:
