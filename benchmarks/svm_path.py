@@ -40,7 +40,7 @@ FOLDS = 4
 
 @dataclass(frozen=True)
 class Size:
-    """A data set's shape, and how far its classes lie apart in latent deviations: F1 then is about 0.8."""
+    """A data set's shape, and how far its classes lie apart in latent deviations: F1 is 0.76 to 0.96."""
 
     clips: int
     dimensions: int

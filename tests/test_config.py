@@ -58,7 +58,7 @@ OTHER = {
     "precision": "bfloat16",
     "weights_dir": "/elsewhere",
     "members": "crnn",
-    "crnn_scores": "log",
+    "crnn_scores": "probability",
     "suite": "table3",
     "systems": "crnn",
     "seeds": 3,

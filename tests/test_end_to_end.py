@@ -73,7 +73,7 @@ class Workplace:
         command = [sys.executable, "-m", "mlflow", "run", str(PROJECT), "--env-manager", "local", *arguments]
         return subprocess.run(command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=400)
 
-    def main(self) -> subprocess.CompletedProcess[str]:
+    def main(self, **more: object) -> subprocess.CompletedProcess[str]:
         """The whole project on the tiny data."""
         given = {
             "dataset": "csv",
@@ -81,6 +81,7 @@ class Workplace:
             "cache_dir": self.cache,
             "epochs": 3,
             "systems": "crnn,efficientnet_lite0-imagenet",
+            **more,
         }
         return self.run(*[word for name, value in given.items() for word in ("-P", f"{name}={value}")])
 
@@ -151,14 +152,26 @@ def test_the_crnn_logs_curves_by_epoch(workplace: Workplace) -> None:
     assert [metric.step for metric in history] == [1, 2, 3]
 
 
-def test_a_second_run_extracts_nothing_and_scores_the_same(workplace: Workplace) -> None:
+def test_a_second_run_takes_everything_over(workplace: Workplace) -> None:
+    before = workplace.runs()
     done = workplace.main()
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 rows run, 3 taken over" in done.stdout
     runs = workplace.runs()
     assert runs["csv-extract"][0].data.metrics["examples_made"] == 0
-    assert runs["csv-efficientnet_lite0-imagenet"][0].data.metrics["examples_made"] == 0
+    assert len(runs["csv-crnn"]) == len(before["csv-crnn"])
+    scores = [f"{name}/{part}" for name in ("csv-crnn", "csv-fusion") for part in ("devel_macro_f1", "test_macro_f1")]
+    again, first = runs["csv-main"][0].data.metrics, before["csv-main"][0].data.metrics
+    assert {score: again[score] for score in scores} == {score: first[score] for score in scores}
+
+
+def test_a_run_from_scratch_with_the_same_seed_scores_the_same(workplace: Workplace, tmp_path: Path) -> None:
+    done = workplace.main(rerun="yes", cache_dir=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = workplace.runs()
+    assert runs["csv-extract"][0].data.metrics["examples_made"] == 30
     for name in ("csv-crnn", "csv-efficientnet_lite0-imagenet", "csv-fusion"):
-        again, first = runs[name][0].data.metrics, runs[name][1].data.metrics
+        again, first = runs[name][0].data.metrics, runs[name][-1].data.metrics
         for score in ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1"):
             assert again[score] == first[score]
 

@@ -10,9 +10,10 @@ is the same for all costs, standardisation and change of basis, is done once a f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,7 +29,6 @@ Floats = NDArray[np.float64]
 Solver = Literal["auto", "newton", "liblinear"]
 
 CLIP = 10.0
-_SMALL = 512**2  # entries of a rotated matrix whose products are shorter than a wait for a busy second core
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +156,9 @@ class SvmPath:
         mixed = np.flatnonzero(np.abs(self._balance) < 1)
         self._mirrored = n_classes == 2 and mixed.size == 2
         self._trained = mixed[1:] if self._mirrored else mixed
-        self._small = len(x) * min(x.shape) <= _SMALL
         design, targets = _with_constant(x), signs[:, self._trained]
-        with _threads(self._small):
-            self._path = LiblinearPath(design, targets, seed) if solver == "liblinear" else NewtonPath(design, targets)
-            self._eval = self._path.rotate(_with_constant(x[:0] if x_eval is None else x_eval))
+        self._path = LiblinearPath(design, targets, seed) if solver == "liblinear" else NewtonPath(design, targets)
+        self._eval = self._path.rotate(_with_constant(x[:0] if x_eval is None else x_eval))
 
     def coefficients(self, cost: float) -> tuple[Floats, Floats]:
         """Coefficients (K, D) and intercepts (K,) at ``cost``.
@@ -170,8 +168,7 @@ class SvmPath:
         """
         weights = np.zeros((self._features + 1, len(self._balance)))
         weights[-1] = self._constant(cost)
-        with _threads(self._small):
-            self._fill(weights, self._path.unrotate(self._path.solve(cost)))
+        self._fill(weights, self._path.unrotate(self._path.solve(cost)))
         return np.ascontiguousarray(weights[:-1].T), weights[-1].copy()
 
     def decisions(self, cost: float) -> Floats:
@@ -181,8 +178,7 @@ class SvmPath:
             ConfigError: if the cost is not positive.
         """
         scores = np.tile(self._constant(cost), (len(self._eval), 1))
-        with _threads(self._small):
-            self._fill(scores, self._eval @ self._path.solve(cost))
+        self._fill(scores, self._eval @ self._path.solve(cost))
         return scores
 
     def _constant(self, cost: float) -> Floats:
@@ -263,19 +259,29 @@ class PathProblem:
     def decide(self, costs: Iterable[float], progress: Callable[[int], Any] | None = None) -> Floats:
         """Out-of-fold decision values (len(costs), N, K): every row is scored by the SVM that did not see its fold.
 
-        ``progress`` is called with 1 for each fold and cost done.
+        ``progress`` is called with 1 for each fold and cost done, by one thread at a time.
 
         Raises:
             ConfigError: if a cost, the bound or the solver cannot be used.
         """
         costs = list(costs)
         decisions = np.empty((len(costs), len(self._y), self._n_classes))
-        for fold in self.folds:
+        lock = Lock()
+
+        def score(fold: Any) -> None:
             _, path = self._prepare(fold)
             for index in np.argsort(costs, kind="stable"):  # ascending: each start is then close to its solution
                 decisions[index, self._folds == fold] = path.decisions(costs[index])
                 if progress is not None:
-                    progress(1)
+                    with lock:
+                        progress(1)
+
+        # Folds side by side, each on its share of the threads: many short matrix products that each wait for a second
+        # thread are slow, and many times slower when the machine has other work. LIBLINEAR's random numbers are shared.
+        threads = _blas_threads()
+        workers = 1 if self._solver == "liblinear" else min(len(self.folds), threads)
+        with _thread_pools().limit(limits=threads // workers, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+            list(pool.map(score, self.folds))
         return decisions
 
     def fold_models(self, cost: float) -> list[LinearSvm]:
@@ -321,19 +327,19 @@ def cross_validate_path(
     seed: int = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> Floats:
-    """``PathProblem.decide`` in one go, holding one fold at a time in memory."""
+    """``PathProblem.decide`` in one go, forgetting each fold once it is scored."""
     problem = PathProblem(x, y, folds, n_classes=n_classes, clip=clip, solver=solver, seed=seed, keep=False)
     return problem.decide(costs, progress)
 
 
 @cache
 def _thread_pools() -> ThreadpoolController:
-    return ThreadpoolController()  # looking for the libraries takes longer than limiting them
+    return ThreadpoolController()  # finding the libraries takes longer than limiting them
 
 
-def _threads(small: bool) -> AbstractContextManager[Any]:
-    """One BLAS thread for small problems, where more are slower, tenfold if other work runs; else all."""
-    return _thread_pools().limit(limits=1, user_api="blas") if small else nullcontext()
+def _blas_threads() -> int:
+    pools = _thread_pools().info()
+    return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
 
 
 def _with_constant(x: Array) -> Floats:

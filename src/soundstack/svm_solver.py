@@ -28,7 +28,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
@@ -55,7 +54,7 @@ class NewtonPath:
         self._targets = targets
         wide = design.shape[0] <= design.shape[1]
         gram = design @ design.T if wide else design.T @ design
-        spectrum, vectors = scipy.linalg.eigh(gram, driver="evd", overwrite_a=True, check_finite=False)
+        spectrum, vectors = np.linalg.eigh(gram)
         real = spectrum > 1e-14 * spectrum[-1]  # the others are rounding: they change P by less than C times as much
         self._spectrum, vectors = spectrum[real], vectors[:, real]
         if wide:  # V = X' U / sqrt(lambda) is left as two factors, as few rows or columns pass through it
@@ -227,8 +226,9 @@ class LiblinearPath:
 
 
 def _solve_ridge(gram: Floats, ridge: float, right: Floats) -> Floats:
+    # numpy's, though scipy's would use the symmetry: numpy lets other threads, which solve other folds, run meanwhile.
     gram.flat[:: len(gram) + 1] += ridge
-    return scipy.linalg.solve(gram, right, assume_a="pos", overwrite_a=True, check_finite=False)
+    return np.linalg.solve(gram, right)
 
 
 def _objective(weights: Floats, margins: Floats, cost: float) -> Floats:

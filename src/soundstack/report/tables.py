@@ -21,7 +21,8 @@ PARTS = {
 _ALWAYS = ("devel", "test")
 _ABSENT = "–"
 _NOT_RUN = "not run"
-NOT_IN_PAPER = "not in the paper"
+_NOT_IN_PAPER = "not in the paper"
+_OTHERS = "Other systems of ours"
 CSV_COLUMNS = (
     "table", "dataset", "group", "row", "model", "part", "measure", "value", "ci_low", "ci_high", "sd", "seeds",
     "paper", "paper_dataset", "difference_points", "run_ids",
@@ -90,11 +91,9 @@ def result_tables(results: DataSetResults) -> list[ResultTable]:
             filled.append(ResultTable(layout, results, tuple(_entries(layout, results))))
     others = sorted(results.systems.keys() - used)
     if others:
-        table = filled[-1]
-        more = tuple(
-            Entry(Row(name, (name, ""), ""), "Other systems of ours", results.systems[name], None) for name in others
-        )
-        filled[-1] = ResultTable(table.layout, results, (*table.entries, *more))
+        last = filled[-1]
+        more = (Entry(Row(name, (name, ""), ""), _OTHERS, results.systems[name], None) for name in others)
+        filled[-1] = ResultTable(last.layout, results, (*last.entries, *more))
     return filled
 
 
@@ -246,9 +245,9 @@ def _entries(layout: Layout, results: DataSetResults) -> Iterator[Entry]:
 def _cells(filled: ResultTable, entries: Sequence[Entry]) -> Iterator[tuple[Cell, ...]]:
     best = _best(filled, entries[0].group)
     for entry in entries:
-        own = entry.row.paper_name is None and filled.has_paper
+        own = filled.has_paper and _is_extra(entry)
         first, *labels = entry.row.labels + ("",) * (len(filled.layout.labels) - len(entry.row.labels))
-        cells = [_first_label(first, NOT_IN_PAPER if own else ""), *map(Cell, labels)]
+        cells = [_first_label(first, _NOT_IN_PAPER if own else ""), *map(Cell, labels)]
         for part in filled.parts:
             score = entry.system.score(f"{part}_{filled.results.measure}") if entry.system else None
             ours, published = best[part]
@@ -261,6 +260,11 @@ def _cells(filled: ResultTable, entries: Sequence[Entry]) -> Iterator[tuple[Cell
                 if filled.differences:
                     cells.append(_difference(score, figure))
         yield tuple(cells)
+
+
+def _is_extra(entry: Entry) -> bool:
+    """Whether the row stands among the paper's without being one of them."""
+    return entry.row.paper_name is None and entry.group != _OTHERS
 
 
 def _first_label(text: str, remark: str) -> Cell:
@@ -303,7 +307,7 @@ def _best(filled: ResultTable, group: str) -> dict[str, tuple[str | None, str | 
 
 def _overview_labels(entry: Entry) -> tuple[str, str, str]:
     name = "Proposed CRNN" if entry.row.paper_name == "crnn" else entry.row.labels[0]
-    return name, entry.row.labels[1], "" if entry.row.paper_name else NOT_IN_PAPER
+    return name, entry.row.labels[1], _NOT_IN_PAPER if _is_extra(entry) else ""
 
 
 def _notes(filled: ResultTable) -> Iterator[str]:
