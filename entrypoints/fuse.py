@@ -32,8 +32,8 @@ def run(config: FuseConfig) -> Trained:
         with opened.stage("track"):
             opened.cost_search(trained.search)
             opened.metrics(trained.nested)
-            opened.metrics({f"weight_share_{name}": share for name, share in trained.shares.items()})
-            opened.metrics({f"devel_macro_f1_without_{name}": score for name, score in trained.without.items()})
+            opened.metrics({f"weight_share/{name}": share for name, share in trained.shares.items()})
+            opened.metrics({f"devel_macro_f1_without/{name}": score for name, score in trained.without.items()})
             write_json(
                 opened.folder / "contributions.json",
                 {

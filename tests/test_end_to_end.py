@@ -148,7 +148,7 @@ def test_a_model_run_keeps_the_contract(workplace: Workplace, name: str) -> None
 
 def test_the_crnn_logs_curves_by_epoch(workplace: Workplace) -> None:
     run = workplace.runs()["csv-crnn"][0]
-    history = workplace.client().get_metric_history(run.info.run_id, "curve_train_loss")
+    history = workplace.client().get_metric_history(run.info.run_id, "curve/train_loss")
     assert [metric.step for metric in history] == [1, 2, 3]
 
 

@@ -7,7 +7,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from safetensors.numpy import load, save
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
 
 from soundstack.errors import ConfigError, DataError
 from soundstack.svm import (
@@ -140,7 +140,7 @@ def test_direct_steps_and_conjugate_gradients_lead_to_the_same_solution(
     expected = [reference(x, y, cost)[0] for cost in (1e-3, 1.0)]
     monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", pace)  # all by conjugate gradients, or all directly
     if pace < 1:
-        monkeypatch.setattr("scipy.linalg.solve", None)
+        monkeypatch.setattr("numpy.linalg.solve", None)
     else:
         monkeypatch.setattr(NewtonPath, "_conjugate_gradients", None)
     for point, coef in zip(fit_path(x, y, [1e-3, 1.0], n_classes=3), expected, strict=True):
@@ -152,8 +152,8 @@ def test_a_class_whose_conjugate_gradients_take_too_long_is_solved_directly(monk
     expected = fit_path(x, y, [1.0], n_classes=3)[0].coef
     monkeypatch.setattr("soundstack.svm_solver._SOON", 0)
     monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", 20)  # patience for an iteration or two, then give up
-    direct = Mock(side_effect=scipy.linalg.solve)
-    monkeypatch.setattr("scipy.linalg.solve", direct)
+    direct = Mock(side_effect=np.linalg.solve)
+    monkeypatch.setattr("numpy.linalg.solve", direct)
     np.testing.assert_allclose(fit_path(x, y, [1.0], n_classes=3)[0].coef, expected, atol=1e-4 * np.abs(expected).max())
     assert direct.called
 
@@ -188,6 +188,16 @@ def test_a_second_run_gives_the_very_same_numbers() -> None:
     folds = np.arange(90) % 3
     first, second = (cross_validate_path(x, y, folds, PATH, n_classes=4) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_folds_side_by_side_give_what_one_after_the_other_gives() -> None:
+    x, y = features(90, 130, 4)
+    folds = np.arange(90) % 3
+    with threadpool_limits(3, user_api="blas"):
+        together = cross_validate_path(x, y, folds, PATH, n_classes=4)
+    with threadpool_limits(1, user_api="blas"):
+        alone = cross_validate_path(x, y, folds, PATH, n_classes=4)
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_liblinear_and_newton_can_be_exchanged() -> None:

@@ -77,7 +77,7 @@ def test_a_finished_run_has_its_artifacts_and_an_end(store: str) -> None:
     found = MlflowClient().get_run(run.id)
     assert found.info.status == "FINISHED"
     assert found.data.params["resolved_answer"] == "42"
-    assert "seconds_work" in found.data.metrics
+    assert "seconds/work" in found.data.metrics
     assert {"note.txt", "config.json", "time.png"} <= {item.path for item in MlflowClient().list_artifacts(run.id)}
     assert not run.folder.exists()
 

@@ -129,7 +129,7 @@ def run(model: type[C], action: Callable[[C], Any], arguments: Sequence[str] | N
     MLflow marks its run FAILED from the exit status; errors that are not the user's keep their traceback.
     """
     # A polite kill ends like Ctrl-C: runs are closed, finished work is kept.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         action(parse(model, sys.argv[1:] if arguments is None else arguments))
     except SoundstackError as error:
@@ -139,3 +139,8 @@ def run(model: type[C], action: Callable[[C], Any], arguments: Sequence[str] | N
     except KeyboardInterrupt:
         print("Interrupted. Finished work is kept; the same command continues.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _interrupt(number: int, frame: object) -> None:
+    # Not by way of SIGINT: a shell starts background jobs with that one ignored.
+    raise KeyboardInterrupt

@@ -156,9 +156,11 @@ class SvmPath:
         mixed = np.flatnonzero(np.abs(self._balance) < 1)
         self._mirrored = n_classes == 2 and mixed.size == 2
         self._trained = mixed[1:] if self._mirrored else mixed
+        self._threads = 1 if _small(x) else None
         design, targets = _with_constant(x), signs[:, self._trained]
-        self._path = LiblinearPath(design, targets, seed) if solver == "liblinear" else NewtonPath(design, targets)
-        self._eval = self._path.rotate(_with_constant(x[:0] if x_eval is None else x_eval))
+        with _blas().limit(limits=self._threads, user_api="blas"):
+            self._path = LiblinearPath(design, targets, seed) if solver == "liblinear" else NewtonPath(design, targets)
+            self._eval = self._path.rotate(_with_constant(x[:0] if x_eval is None else x_eval))
 
     def coefficients(self, cost: float) -> tuple[Floats, Floats]:
         """Coefficients (K, D) and intercepts (K,) at ``cost``.
@@ -168,7 +170,8 @@ class SvmPath:
         """
         weights = np.zeros((self._features + 1, len(self._balance)))
         weights[-1] = self._constant(cost)
-        self._fill(weights, self._path.unrotate(self._path.solve(cost)))
+        with _blas().limit(limits=self._threads, user_api="blas"):
+            self._fill(weights, self._path.unrotate(self._path.solve(cost)))
         return np.ascontiguousarray(weights[:-1].T), weights[-1].copy()
 
     def decisions(self, cost: float) -> Floats:
@@ -178,7 +181,8 @@ class SvmPath:
             ConfigError: if the cost is not positive.
         """
         scores = np.tile(self._constant(cost), (len(self._eval), 1))
-        self._fill(scores, self._eval @ self._path.solve(cost))
+        with _blas().limit(limits=self._threads, user_api="blas"):
+            self._fill(scores, self._eval @ self._path.solve(cost))
         return scores
 
     def _constant(self, cost: float) -> Floats:
@@ -276,11 +280,11 @@ class PathProblem:
                     with lock:
                         progress(1)
 
-        # Folds side by side, each on its share of the threads: many short matrix products that each wait for a second
-        # thread are slow, and many times slower when the machine has other work. LIBLINEAR's random numbers are shared.
-        threads = _blas_threads()
-        workers = 1 if self._solver == "liblinear" else min(len(self.folds), threads)
-        with _thread_pools().limit(limits=threads // workers, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        # Folds run side by side, each on its share of the threads: matrix products that wait for a second thread every
+        # few milliseconds are slow, and many times slower when the machine has other work.
+        threads = 1 if _small(self._x) else _blas_threads()
+        workers = 1 if self._solver == "liblinear" else min(len(self.folds), threads)  # its random numbers are shared
+        with _blas().limit(limits=threads // workers, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             list(pool.map(score, self.folds))
         return decisions
 
@@ -333,13 +337,17 @@ def cross_validate_path(
 
 
 @cache
-def _thread_pools() -> ThreadpoolController:
+def _blas() -> ThreadpoolController:
     return ThreadpoolController()  # finding the libraries takes longer than limiting them
 
 
 def _blas_threads() -> int:
-    pools = _thread_pools().info()
-    return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
+    return max((pool["num_threads"] for pool in _blas().info() if pool["user_api"] == "blas"), default=1)
+
+
+def _small(x: Array) -> bool:
+    """Are the matrix products of training features x (N, D) too short for a second thread to be worth its wait?"""
+    return len(x) * min(x.shape) <= 512**2
 
 
 def _with_constant(x: Array) -> Floats:

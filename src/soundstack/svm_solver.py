@@ -228,7 +228,7 @@ class LiblinearPath:
 def _solve_ridge(gram: Floats, ridge: float, right: Floats) -> Floats:
     # numpy's, though scipy's would use the symmetry: numpy lets other threads, which solve other folds, run meanwhile.
     gram.flat[:: len(gram) + 1] += ridge
-    return np.linalg.solve(gram, right)
+    return np.asarray(np.linalg.solve(gram, right), dtype=np.float64)
 
 
 def _objective(weights: Floats, margins: Floats, cost: float) -> Floats:

@@ -149,9 +149,9 @@ class Run:
     def cost_search(self, search: CostSearch) -> None:
         """Log the fold scores of every searched C, and their plot; the metrics' step is the rank of C."""
         for rank, cost in enumerate(search.costs):
-            values = {"path_C": cost, "path_macro_f1": float(search.fold_macro_f1[rank].mean())}
-            values |= {f"path_macro_f1_fold_{n + 1}": v for n, v in enumerate(search.fold_macro_f1[rank])}
-            values |= {f"path_accuracy_fold_{n + 1}": v for n, v in enumerate(search.fold_accuracy[rank])}
+            values = {"path/C": cost, "path/macro_f1": float(search.fold_macro_f1[rank].mean())}
+            values |= {f"path/macro_f1_fold_{n + 1}": v for n, v in enumerate(search.fold_macro_f1[rank])}
+            values |= {f"path/accuracy_fold_{n + 1}": v for n, v in enumerate(search.fold_accuracy[rank])}
             self.metrics(values, step=rank)
         self.metrics({"C": search.chosen})
         content = {
@@ -174,7 +174,7 @@ class Run:
     def close(self) -> None:
         """Send what is left: time budget, metrics, artifacts."""
         if self.stages:
-            self.metrics({f"seconds_{name.replace(' ', '_')}": seconds for name, seconds in self.stages.items()})
+            self.metrics({f"seconds/{name.replace(' ', '_')}": seconds for name, seconds in self.stages.items()})
             write_json(self.folder / "time.json", self.stages)
             save_figure(plots.time_budget_figure(self.stages), self.folder / "time.png")
         self.flush()

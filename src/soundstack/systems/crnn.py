@@ -172,7 +172,7 @@ def curves(folds: dict[str, FoldModel]) -> Iterator[tuple[int, dict[str, float]]
         values: dict[str, float] = {}
         for name in next(iter(folds.values())).history:
             by_fold = {fold: model.history[name][epoch] for fold, model in folds.items()}
-            values[f"curve_{name}"] = float(np.mean(list(by_fold.values())))
+            values[f"curve/{name}"] = float(np.mean(list(by_fold.values())))
             if name != "learning_rate":
-                values |= {f"curve_fold_{fold}/{name}": value for fold, value in by_fold.items()}
+                values |= {f"curve/fold_{fold}_{name}": value for fold, value in by_fold.items()}
         yield epoch + 1, values
