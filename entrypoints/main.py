@@ -21,7 +21,7 @@ def run(config: MainConfig) -> None:
         opened.settings(config, {"suite": config.chosen_suite.model_dump_json()})
         with opened.stage("extract"):
             corpus = extract.run(ExtractConfig(**shared))
-        opened.tags({"dataset": config.dataset, "data_fingerprint": corpus.fingerprint})
+        opened.tags({"dataset": config.dataset})  # no fingerprint: that marks the runs of models
         steps: Steps = {"crnn": crnn.run, "deepspectrum": deepspectrum.run, "fuse": fuse.run}
         outcomes = run_suite(config, steps, corpus.fingerprint)
         for outcome in outcomes:

@@ -58,8 +58,7 @@ def split_over(count: int, prefix: str, root: str, members: Mapping[str, bytes])
     """Archives ``{prefix}.1.zip`` to ``{prefix}.{count}.zip`` that share the members."""
     names = list(members)
     return {
-        f"{prefix}.{n + 1}.zip": pack(root, {name: members[name] for name in names[n::count]})
-        for n in range(count)
+        f"{prefix}.{n + 1}.zip": pack(root, {name: members[name] for name in names[n::count]}) for n in range(count)
     }
 
 
@@ -75,9 +74,7 @@ def esc50(*, seconds: float = 0.1) -> dict[str, bytes]:
             source = 100_000 + 100 * fold + target
             file = f"{fold}-{source}-A-{target}.wav"
             rows.append(f"{file},{fold},{target},{name},{esc10},{source},A")
-            members[f"audio/{file}"] = sound(
-                source, seconds=seconds, sample_rate=44_100, channels=1, subtype="PCM_16"
-            )
+            members[f"audio/{file}"] = sound(source, seconds=seconds, sample_rate=44_100, channels=1, subtype="PCM_16")
     members["meta/esc50.csv"] = "\n".join(rows) + "\n"
     return {"ESC-50-master.zip": pack("ESC-50-master", members)}
 
@@ -98,9 +95,7 @@ def dcase2017(*, seconds: float = 0.05) -> dict[str, bytes]:
     setup: dict[str, str] = {}
     for fold in FOLDS:
         evaluated = [(file, scene) for file, scene, _, its_fold in clips if its_fold == fold]
-        setup[f"fold{fold}_train.txt"] = tsv(
-            (file, scene) for file, scene, _, its_fold in clips if its_fold != fold
-        )
+        setup[f"fold{fold}_train.txt"] = tsv((file, scene) for file, scene, _, its_fold in clips if its_fold != fold)
         setup[f"fold{fold}_evaluate.txt"] = tsv(evaluated)
         setup[f"fold{fold}_test.txt"] = tsv((file, "") for file, _ in evaluated)  # ends in a tab
     built[f"{dev}.doc.zip"] = pack(dev, {"README.md": "TUT\n", "EULA.pdf": b"%PDF"})
@@ -113,11 +108,7 @@ def dcase2017(*, seconds: float = 0.05) -> dict[str, bytes]:
     )
     built[f"{dev}.error.zip"] = pack(
         dev,
-        {
-            "error.txt": tsv(
-                (clips[0][0], *row) for row in (("0.5", "1.2", "mobile_phone"), ("3", "4", "error"))
-            )
-        },
+        {"error.txt": tsv((clips[0][0], *row) for row in (("0.5", "1.2", "mobile_phone"), ("3", "4", "error")))},
     )
     audio = {file: _binaural(n, seconds) for n, (file, *_) in enumerate(clips)}
     built |= split_over(10, f"{dev}.audio", dev, audio)
@@ -154,9 +145,7 @@ def dcase2018(*, seconds: float = 0.1) -> dict[str, bytes]:
         for n, label in enumerate(ACTIVITIES):
             session = 10 * fold + n
             nodes = (1, 2) if fold % 2 else (3, 4)
-            clips += [
-                (f"audio/DevNode{node}_ex{session}_1.wav", label, f"ex{session}", fold) for node in nodes
-            ]
+            clips += [(f"audio/DevNode{node}_ex{session}_1.wav", label, f"ex{session}", fold) for node in nodes]
     setup: dict[str, str] = {}
     for fold in FOLDS:
         evaluated = [(file, label) for file, label, _, its_fold in clips if its_fold == fold]

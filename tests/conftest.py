@@ -113,3 +113,35 @@ def esc10() -> Path:
     if not (folder / "meta" / "esc50.csv").is_file():
         pytest.skip(f"needs the ESC-10 recordings: {folder} has none; set SOUNDSTACK_ESC10 to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def store_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database made once: MLflow takes seconds to lay out its tables."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(store_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A tracking store of the test's own, with its artifacts below the test's folder."""
+    import mlflow
+    from mlflow.tracking import MlflowClient
+
+    from soundstack import tracking
+
+    own = tmp_path / "mlflow.db"
+    own.write_bytes(store_file.read_bytes())
+    uri = f"sqlite:///{own}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    mlflow.set_tracking_uri(uri)
+    experiment = MlflowClient().create_experiment("tests", artifact_location=str(tmp_path / "artifacts"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    tracking.connect.cache_clear()
+    yield uri
+    tracking.connect.cache_clear()
+    mlflow.set_tracking_uri(None)

@@ -77,9 +77,7 @@ class LocalServer:
         for path, file in (files or {}).items():
             self.add(path, file)
         self._server = _QuietServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     def add(self, path: str, file: Served | bytes) -> Served:
         served = file if isinstance(file, Served) else Served(file)
@@ -167,11 +165,7 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             if wish is None or not file.ranges:
                 return None
             condition = self.headers.get("If-Range")
-            if (
-                file.honours_if_range
-                and condition is not None
-                and condition not in (file.etag, file.modified)
-            ):
+            if file.honours_if_range and condition is not None and condition not in (file.etag, file.modified):
                 return None
             return int(wish[1])
 

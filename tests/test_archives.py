@@ -164,9 +164,7 @@ ESCAPES = [
 @pytest.mark.parametrize("name", ESCAPES)
 def test_a_member_that_would_leave_the_folder_is_refused(tmp_path: Path, folder: Path, name: str) -> None:
     archive = make_zip(tmp_path / "x.zip", {"root/good": b"1", name: b"evil"})
-    with pytest.raises(
-        DataError, match=r"x\.zip is refused: its member .* would be written outside the folder"
-    ):
+    with pytest.raises(DataError, match=r"x\.zip is refused: its member .* would be written outside the folder"):
         extract_zip(archive, folder)
     assert everything(tmp_path) == {"x.zip": archive.read_bytes()}  # nothing inside, nothing outside
     assert not list(Path("/").glob("escaped*"))
@@ -211,9 +209,7 @@ def test_a_link_that_lies_in_the_folder_is_not_followed_out_of_it(tmp_path: Path
 
 
 def test_an_archive_may_not_write_the_markers_of_others(tmp_path: Path, folder: Path) -> None:
-    archive = make_zip(
-        tmp_path / "x.zip", {".unpacked/y.zip.json": b'{"md5": "", "files": [["a", 1]]}', "a": b"1"}
-    )
+    archive = make_zip(tmp_path / "x.zip", {".unpacked/y.zip.json": b'{"md5": "", "files": [["a", 1]]}', "a": b"1"})
     with pytest.raises(DataError, match="name that is not allowed"):
         extract_zip(archive, folder)
     assert not is_unpacked(folder, "y.zip")
@@ -304,9 +300,7 @@ def test_an_archive_that_is_not_there_is_named(tmp_path: Path, folder: Path) -> 
 
 def test_what_is_no_zip_is_named(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"<html>Sign in to go on</html>")
-    with pytest.raises(
-        DataError, match=r"x\.zip is damaged or no zip archive.*Delete it and download it again"
-    ):
+    with pytest.raises(DataError, match=r"x\.zip is damaged or no zip archive.*Delete it and download it again"):
         extract_zip(tmp_path / "x.zip", folder)
 
 
@@ -342,9 +336,7 @@ def test_an_archive_without_files_is_refused(tmp_path: Path, folder: Path) -> No
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", {"a": b"1"})
-    with pytest.raises(
-        DataError, match=r"cannot be unpacked into .*x\.zip: .*Choose a folder that is writable"
-    ):
+    with pytest.raises(DataError, match=r"cannot be unpacked into .*x\.zip: .*Choose a folder that is writable"):
         extract_zip(archive, archive)
 
 

@@ -92,9 +92,7 @@ def test_2017_the_group_comes_from_meta_the_map_or_the_name_whichever_is_there(f
     (evaluation("2017", folder2017) / "evaluation_setup" / "map.txt").unlink()
     assert {clip.group for clip in dcase2017.load(folder2017).test} == {f"evaluation/{n}" for n in range(6)}
     edit(evaluation("2017", folder2017) / "meta.txt", lambda lines: lines.__setitem__(0, lines[0] + "\ta777"))
-    assert {clip.id: clip.group for clip in dcase2017.load(folder2017).test}[
-        "evaluation/0.wav"
-    ] == "evaluation/a777"
+    assert {clip.id: clip.group for clip in dcase2017.load(folder2017).test}["evaluation/0.wav"] == "evaluation/a777"
     meta = development("2017", folder2017) / "meta.txt"
     edit(meta, lambda lines: lines.__setitem__(slice(None), [line.rsplit("\t", 1)[0] for line in lines]))
     groups = {clip.id: clip.group for clip in dcase2017.load(folder2017).devel}
@@ -104,19 +102,13 @@ def test_2017_the_group_comes_from_meta_the_map_or_the_name_whichever_is_there(f
 def test_2017_recording_errors_are_told_and_tagged_and_the_clips_kept(folder2017: Path) -> None:
     data = dcase2017.load(folder2017)
     tagged = [clip for clip in data.clips if "error" in clip.tags]
-    assert [(clip.id, clip.tags["error"]) for clip in tagged] == [
-        ("development/b010_0_10.wav", "error,mobile_phone")
-    ]
-    assert (
-        "error.txt names recording errors in 1 development clips, which are kept (tag 'error')." in data.notes
-    )
+    assert [(clip.id, clip.tags["error"]) for clip in tagged] == [("development/b010_0_10.wav", "error,mobile_phone")]
+    assert "error.txt names recording errors in 1 development clips, which are kept (tag 'error')." in data.notes
     edit(
         development("2017", folder2017) / "error.txt",
         lambda lines: lines.append("audio/gone.wav\t1\t2\terror"),
     )
-    assert any(
-        "and 1 files that are none (first: gone.wav)" in note for note in dcase2017.load(folder2017).notes
-    )
+    assert any("and 1 files that are none (first: gone.wav)" in note for note in dcase2017.load(folder2017).notes)
 
 
 @pytest.mark.parametrize("text", [None, ""])
@@ -178,9 +170,7 @@ def test_2018_the_map_tells_known_from_unknown_nodes_in_either_order(folder2018:
     if order == "named first":
         edit(
             evaluation("2018", folder2018) / "evaluation_setup" / "map.txt",
-            lambda lines: lines.__setitem__(
-                slice(None), ["\t".join(line.split("\t")[::-1]) for line in lines]
-            ),
+            lambda lines: lines.__setitem__(slice(None), ["\t".join(line.split("\t")[::-1]) for line in lines]),
         )
     test = dcase2018.load(folder2018).test
     assert Counter((clip.tags["node"], clip.tags["known"]) for clip in test) == {
@@ -208,9 +198,7 @@ def test_2018_clips_whose_node_is_not_told_are_kept_and_noted(folder2018: Path) 
     path.unlink()
     data = dcase2018.load(folder2018)
     assert any("does not tell the node of 28 evaluation clips" in note for note in data.notes)
-    assert {clip.group for clip in data.test} == {
-        f"evaluation/ex{n}" for n in range(90, 94)
-    }  # from the lists
+    assert {clip.group for clip in data.test} == {f"evaluation/ex{n}" for n in range(90, 94)}  # from the lists
 
 
 def test_2018_the_labels_of_the_test_come_from_whichever_list_is_there(folder2018: Path) -> None:
@@ -221,9 +209,7 @@ def test_2018_the_labels_of_the_test_come_from_whichever_list_is_there(folder201
     (root / "evaluation_setup" / "evaluate.txt").unlink()
     assert dcase2018.load(folder2018).clips == before
     (root / "meta.txt").unlink()
-    with pytest.raises(
-        DataError, match=r"has no labels: none of evaluation_setup/evaluation\.txt, .*version 2\.0\.0"
-    ):
+    with pytest.raises(DataError, match=r"has no labels: none of evaluation_setup/evaluation\.txt, .*version 2\.0\.0"):
         dcase2018.load(folder2018)
 
 
@@ -274,12 +260,9 @@ def test_a_train_list_that_is_not_the_complement_is_told_but_no_error(year: str,
     first = (setup / "fold1_train.txt").read_text().split("\t")[0].removeprefix("audio/")
     edit(setup / "fold1_train.txt", lambda lines: lines.__setitem__(0, "audio/unheard.wav\tbeach"))
     notes = load(year, folder).notes
+    assert any(f"train list of fold 1 lacks 1 clips of the other folds (first: {first})" in note for note in notes)
     assert any(
-        f"train list of fold 1 lacks 1 clips of the other folds (first: {first})" in note for note in notes
-    )
-    assert any(
-        "train list of fold 1 names 1 clips that no fold evaluates (first: unheard.wav)" in note
-        for note in notes
+        "train list of fold 1 names 1 clips that no fold evaluates (first: unheard.wav)" in note for note in notes
     )
 
 
@@ -293,9 +276,7 @@ def test_what_meta_has_otherwise_is_told_and_the_folds_lists_are_used(year: str,
     after = load(year, folder)
     assert [clip.label for clip in after.clips] == [clip.label for clip in before.clips]
     assert any("1 clips of the folds' lists are not in meta.txt" in note for note in after.notes)
-    assert any(
-        "1 clips have another label in meta.txt" in note and "'silence'" in note for note in after.notes
-    )
+    assert any("1 clips have another label in meta.txt" in note and "'silence'" in note for note in after.notes)
 
 
 # --- both: refused ---------------------------------------------------------------------------------
@@ -317,9 +298,7 @@ def test_a_clip_trained_on_and_evaluated_in_one_fold_is_a_leak(year: str, folder
     setup = development(year, folder) / "evaluation_setup"
     stolen = (setup / "fold3_evaluate.txt").read_text().splitlines()[1]
     edit(setup / "fold3_train.txt", lambda lines: lines.append(stolen))
-    with pytest.raises(
-        DataError, match=r"leaks: .*fold3_train\.txt row \d+ trains on it.*fold3_evaluate\.txt row 2"
-    ):
+    with pytest.raises(DataError, match=r"leaks: .*fold3_train\.txt row \d+ trains on it.*fold3_evaluate\.txt row 2"):
         load(year, folder)
 
 
@@ -352,9 +331,7 @@ def test_a_clip_with_two_labels_in_one_list_is_refused(year: str, folder: Path) 
     setup = development(year, folder) / "evaluation_setup"
     name = (setup / "fold1_evaluate.txt").read_text().split("\t")[0]
     edit(setup / "fold1_evaluate.txt", lambda lines: lines.append(f"{name}\tsilence"))
-    with pytest.raises(
-        DataError, match=r"is '\w+' in .*fold1_evaluate\.txt row 1 and 'silence' in .*one label"
-    ):
+    with pytest.raises(DataError, match=r"is '\w+' in .*fold1_evaluate\.txt row 1 and 'silence' in .*one label"):
         load(year, folder)
 
 
@@ -371,9 +348,7 @@ def test_a_test_class_that_is_not_in_the_development_set_is_refused(year: str, f
 def test_a_missing_folder_is_named_with_what_to_do(year: str, folder: Path, part: str) -> None:
     name = getattr(LOADERS[year], part)
     (folder / name).rename(folder / "elsewhere")
-    with pytest.raises(
-        DataError, match=rf"There is no folder .*{name} \({part.lower()} set .*run the download"
-    ):
+    with pytest.raises(DataError, match=rf"There is no folder .*{name} \({part.lower()} set .*run the download"):
         load(year, folder)
     with pytest.raises(DataError, match="There is no folder"):
         load(year, folder / "nowhere")
@@ -389,9 +364,7 @@ def test_a_missing_or_empty_list_is_named_with_what_to_do(year: str, folder: Pat
     with pytest.raises(DataError, match=rf"{path.name} is empty\. Run the download again"):
         load(year, folder)
     path.unlink()
-    with pytest.raises(
-        DataError, match=rf"There is no file .*{path.name}: it belongs to the data set's meta archive"
-    ):
+    with pytest.raises(DataError, match=rf"There is no file .*{path.name}: it belongs to the data set's meta archive"):
         load(year, folder)
 
 
@@ -446,9 +419,7 @@ def served(monkeypatch: pytest.MonkeyPatch, year: str) -> dict[str, Served | byt
 
 
 def fetch(year: str, folder: Path, server: LocalServer, **how: Any) -> sources.Downloaded:
-    return sources.download(
-        f"dcase{year}", folder, base_url=server.url, progress=False, say=lambda line: None, **how
-    )
+    return sources.download(f"dcase{year}", folder, base_url=server.url, progress=False, say=lambda line: None, **how)
 
 
 @BOTH
@@ -556,9 +527,7 @@ def test_archives_are_kept_on_demand_and_taken_from_where_they_are_kept(
 
 
 @BOTH
-def test_parts_can_be_fetched_by_themselves(
-    year: str, tmp_path: Path, served: dict[str, Served | bytes]
-) -> None:
+def test_parts_can_be_fetched_by_themselves(year: str, tmp_path: Path, served: dict[str, Served | bytes]) -> None:
     with LocalServer(served) as server:
         result = fetch(year, tmp_path, server, parts=["development/meta", "evaluation"])
         assert server.counts.keys() == set(result.fetched)
@@ -595,9 +564,7 @@ def test_the_published_archives_are_complete_and_come_from_their_publishers() ->
         assert source.licence
         assert source.citation
         for archive in source.archives:
-            assert archive.file.url.startswith(
-                ("https://zenodo.org/record/", "https://github.com/karolpiczak/")
-            )
+            assert archive.file.url.startswith(("https://zenodo.org/record/", "https://github.com/karolpiczak/"))
             assert archive.file.md5 is not None
     urls = {archive.file.name: archive.file.url for archive in sources.DCASE2018.archives}
     assert (
@@ -615,7 +582,5 @@ def test_the_published_sizes_add_up() -> None:
 
 
 def test_a_data_set_that_is_not_published_cannot_be_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="Nothing can be downloaded for dataset=demo: use one of esc10, esc50"
-    ):
+    with pytest.raises(ConfigError, match="Nothing can be downloaded for dataset=demo: use one of esc10, esc50"):
         sources.download("demo", tmp_path)

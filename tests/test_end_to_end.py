@@ -184,9 +184,7 @@ def test_a_run_from_scratch_with_the_same_seed_scores_the_same(workplace: Workpl
         (["-e", "deepspectrum", "-P", "dataset=csv", "-P", "data_dir=/nowhere/clips.csv"], "does not exist"),
     ],
 )
-def test_a_wrong_parameter_is_one_line_and_a_failed_run(
-    tmp_path: Path, arguments: list[str], expected: str
-) -> None:
+def test_a_wrong_parameter_is_one_line_and_a_failed_run(tmp_path: Path, arguments: list[str], expected: str) -> None:
     place = Workplace(tmp_path)
     done = place.run(*arguments)
     assert done.returncode != 0

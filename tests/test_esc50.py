@@ -119,9 +119,7 @@ def test_missing_columns_are_named(folder: Path) -> None:
         folder,
         lambda rows: rows.__setitem__(0, ["filename", "fold", "target", "label", "esc10", "source", "take"]),
     )
-    with pytest.raises(
-        DataError, match=r"esc50\.csv lacks the column category, src_file; it has filename, fold"
-    ):
+    with pytest.raises(DataError, match=r"esc50\.csv lacks the column category, src_file; it has filename, fold"):
         esc50.load(folder)
 
 
@@ -188,9 +186,7 @@ def test_a_list_without_clips_of_esc10_is_named(folder: Path) -> None:
 
 
 def test_a_source_that_crosses_folds_is_refused(folder: Path) -> None:
-    edit(
-        folder, lambda rows: rows[-1].__setitem__(5, rows[1][5])
-    )  # fold 5's last clip from fold 1's first source
+    edit(folder, lambda rows: rows[-1].__setitem__(5, rows[1][5]))  # fold 5's last clip from fold 1's first source
     with pytest.raises(DataError, match="Group '100100' crosses folds"):
         esc50.load(folder)
 
@@ -240,9 +236,7 @@ def test_a_changed_checksum_of_the_moving_branch_is_a_warning(archive: bytes, tm
     assert any(line.startswith("Warning: ESC-50-master.zip") for line in said)
 
 
-def test_a_damaged_archive_of_the_moving_branch_is_fetched_again_next_time(
-    archive: bytes, tmp_path: Path
-) -> None:
+def test_a_damaged_archive_of_the_moving_branch_is_fetched_again_next_time(archive: bytes, tmp_path: Path) -> None:
     with LocalServer({"ESC-50-master.zip": archive[:-100]}) as server:
         with pytest.raises(DataError, match=r"ESC-50-master\.zip is damaged"):
             sources.download("esc50", tmp_path, base_url=server.url, say=lambda line: None)

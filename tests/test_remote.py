@@ -42,9 +42,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.suffix != ".lock"}
 
 
-def cut_off(
-    server: LocalServer, target: Path, monkeypatch: pytest.MonkeyPatch, after: int, **known: Any
-) -> None:
+def cut_off(server: LocalServer, target: Path, monkeypatch: pytest.MonkeyPatch, after: int, **known: Any) -> None:
     """Leave the part of a download that broke off after so many bytes and was given up."""
     server.files["x.bin"].cuts = [after]
     with monkeypatch.context() as patch:
@@ -57,9 +55,7 @@ def cut_off(
 # --- the plain way --------------------------------------------------------------------------------
 
 
-def test_a_file_is_fetched_with_its_folder_and_nothing_is_left_beside_it(
-    server: LocalServer, tmp_path: Path
-) -> None:
+def test_a_file_is_fetched_with_its_folder_and_nothing_is_left_beside_it(server: LocalServer, tmp_path: Path) -> None:
     server.add("x.bin", CONTENT)
     target = tmp_path / "new" / "folder" / "x.bin"
     assert fetch(server.url_of("x.bin"), target, sha256=SHA256, md5=MD5, size=len(CONTENT)) == target
@@ -67,18 +63,14 @@ def test_a_file_is_fetched_with_its_folder_and_nothing_is_left_beside_it(
     assert names(target.parent) == {"x.bin"}
 
 
-def test_a_file_that_is_there_and_right_is_taken_without_asking_the_server(
-    server: LocalServer, tmp_path: Path
-) -> None:
+def test_a_file_that_is_there_and_right_is_taken_without_asking_the_server(server: LocalServer, tmp_path: Path) -> None:
     target = tmp_path / "x.bin"
     target.write_bytes(CONTENT)
     fetch(server.url_of("x.bin"), target, sha256=SHA256)
     assert server.requests == []
 
 
-def test_a_file_in_a_folder_of_which_nothing_is_writable_is_taken(
-    server: LocalServer, tmp_path: Path
-) -> None:
+def test_a_file_in_a_folder_of_which_nothing_is_writable_is_taken(server: LocalServer, tmp_path: Path) -> None:
     target = tmp_path / "x.bin"
     target.write_bytes(CONTENT)
     fetch(server.url_of("x.bin"), target, md5=MD5)
@@ -278,9 +270,7 @@ def test_attempts_that_bring_new_bytes_are_not_counted(server: LocalServer, tmp_
     assert (tmp_path / "x.bin").read_bytes() == CONTENT
 
 
-def test_a_server_that_always_breaks_off_at_the_same_place_is_given_up(
-    server: LocalServer, tmp_path: Path
-) -> None:
+def test_a_server_that_always_breaks_off_at_the_same_place_is_given_up(server: LocalServer, tmp_path: Path) -> None:
     server.add("x.bin", Served(CONTENT, ranges=False, always_cut=50_000))
     with pytest.raises(
         DownloadError, match=r"x\.bin could not be fetched to .*x\.bin: the connection .*run this again"
@@ -289,9 +279,7 @@ def test_a_server_that_always_breaks_off_at_the_same_place_is_given_up(
     assert len(server.requests) < 10
 
 
-def test_an_answer_without_length_that_breaks_off_is_not_taken_for_whole(
-    server: LocalServer, tmp_path: Path
-) -> None:
+def test_an_answer_without_length_that_breaks_off_is_not_taken_for_whole(server: LocalServer, tmp_path: Path) -> None:
     server.add("x.bin", Served(CONTENT, chunked=True, cuts=[500_000]))
     fetch(server.url_of("x.bin"), tmp_path / "x.bin")
     assert (tmp_path / "x.bin").read_bytes() == CONTENT
@@ -393,9 +381,7 @@ def test_a_missing_file_is_named_with_what_to_do(server: LocalServer, tmp_path: 
 def test_a_server_that_does_not_answer_is_named_with_the_reason(tmp_path: Path) -> None:
     with LocalServer() as gone:
         url = gone.url_of("x.bin")
-    with pytest.raises(
-        DownloadError, match=r"no answer from 127\.0\.0\.1:\d+ \(Connection refused\).*save it there"
-    ):
+    with pytest.raises(DownloadError, match=r"no answer from 127\.0\.0\.1:\d+ \(Connection refused\).*save it there"):
         fetch(url, tmp_path / "x.bin")
 
 
@@ -433,9 +419,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
     server.add("x.bin", CONTENT)
     pretend_free(monkeypatch, 900_000)
     files = [RemoteFile(server.url_of("x.bin"), f"{n}.bin", size=len(CONTENT)) for n in range(3)]
-    with pytest.raises(
-        DownloadError, match=r"The disk of .* has 900kB free and 3\.00MB are needed: free some space"
-    ):
+    with pytest.raises(DownloadError, match=r"The disk of .* has 900kB free and 3\.00MB are needed: free some space"):
         fetch_all(files, tmp_path / "not" / "yet")
     assert server.requests == []
     with pytest.raises(DownloadError, match=r"1\.00MB are needed"):
@@ -461,9 +445,7 @@ def test_enough_space_is_no_reason_to_complain(tmp_path: Path) -> None:
 # --- several --------------------------------------------------------------------------------------
 
 
-def test_several_files_are_fetched_at_a_time_and_returned_in_order(
-    server: LocalServer, tmp_path: Path
-) -> None:
+def test_several_files_are_fetched_at_a_time_and_returned_in_order(server: LocalServer, tmp_path: Path) -> None:
     meeting = threading.Barrier(3, timeout=20)
 
     def meet_others() -> None:
@@ -472,17 +454,13 @@ def test_several_files_are_fetched_at_a_time_and_returned_in_order(
     files = []
     for n in range(3):
         server.add(f"{n}.bin", CONTENT[n:])
-        files.append(
-            RemoteFile(server.url_of(f"{n}.bin"), f"{n}.bin", md5=hashlib.md5(CONTENT[n:]).hexdigest())
-        )
+        files.append(RemoteFile(server.url_of(f"{n}.bin"), f"{n}.bin", md5=hashlib.md5(CONTENT[n:]).hexdigest()))
     paths = fetch_all(files, tmp_path, jobs=3, then=lambda *_: meet_others())
     assert [path.name for path in paths] == ["0.bin", "1.bin", "2.bin"]
     assert [path.read_bytes() == CONTENT[n:] for n, path in enumerate(paths)] == [True] * 3
 
 
-def test_one_file_that_fails_does_not_keep_the_others_from_coming(
-    server: LocalServer, tmp_path: Path
-) -> None:
+def test_one_file_that_fails_does_not_keep_the_others_from_coming(server: LocalServer, tmp_path: Path) -> None:
     server.add("good.bin", CONTENT)
     good = RemoteFile(server.url_of("good.bin"), "good.bin")
     missing = [RemoteFile(server.url_of(f"{n}.bin"), f"{n}.bin") for n in range(2)]
@@ -503,9 +481,7 @@ def test_what_is_done_with_each_file_may_fail_too(server: LocalServer, tmp_path:
         fetch_all([RemoteFile(server.url_of("x.bin"), "x.bin")], tmp_path, then=refuse)
 
 
-def test_ctrl_c_ends_the_running_downloads_and_they_can_be_resumed(
-    server: LocalServer, tmp_path: Path
-) -> None:
+def test_ctrl_c_ends_the_running_downloads_and_they_can_be_resumed(server: LocalServer, tmp_path: Path) -> None:
     server.add("quick.bin", CONTENT)
     server.add("slow.bin", Served(CONTENT, chunked=True, repeat=300, delay=0.02))
     server.add("later.bin", CONTENT)
@@ -536,8 +512,7 @@ def test_two_processes_fetch_the_same_file_once(server: LocalServer, tmp_path: P
     # Forked: the server's threads stay here, and no interpreter has to start.
     context = multiprocessing.get_context("fork")
     workers = [
-        context.Process(target=_fetch_in_process, args=(server.url_of("x.bin"), tmp_path / "x.bin"))
-        for _ in range(2)
+        context.Process(target=_fetch_in_process, args=(server.url_of("x.bin"), tmp_path / "x.bin")) for _ in range(2)
     ]
     for worker in workers:
         worker.start()

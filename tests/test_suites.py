@@ -63,9 +63,7 @@ def test_table3_holds_every_row_of_the_paper(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["table3", "full"])
-def test_the_papers_fusions_hold_the_papers_members(
-    name: str, suffix: str, expected: set[str], tmp_path: Path
-) -> None:
+def test_the_papers_fusions_hold_the_papers_members(name: str, suffix: str, expected: set[str], tmp_path: Path) -> None:
     config = main_config("esc50", tmp_path, suite=name)
     fusion = next(f for f in config.chosen_suite.fusions if f.suffix == suffix and f.applies("esc50"))
     assert set(fusion.pick("esc50", row_names(config))) == {f"esc50-{member}" for member in expected}

@@ -10,38 +10,13 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
-from test_recognisers import LABELS, crnn
 
 from soundstack import tracking
 from soundstack.config import ExtractConfig, FuseConfig
 from soundstack.errors import DataError, MemberError, StoreError
 from soundstack.results import Evaluation, Trained
 from soundstack.scores import ScoreTable
-
-
-@pytest.fixture(scope="module")
-def store_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database made once: MLflow takes seconds to lay out its tables."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def store(store_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A tracking store of the test's own, with its artifacts below the test's folder."""
-    own = tmp_path / "mlflow.db"
-    own.write_bytes(store_file.read_bytes())
-    uri = f"sqlite:///{own}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    mlflow.set_tracking_uri(uri)
-    experiment = MlflowClient().create_experiment("tests", artifact_location=str(tmp_path / "artifacts"))
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
-    tracking.connect.cache_clear()
-    yield uri
-    tracking.connect.cache_clear()
-    mlflow.set_tracking_uri(None)
+from test_recognisers import LABELS, crnn
 
 
 def evaluation(right: float) -> Evaluation:
@@ -65,7 +40,9 @@ def register(name: str, right: float, fingerprint: str = "data1") -> Trained:
     with tracking.run(name, ExtractConfig()) as run:
         result = evaluation(right)
         run.evaluation(result)
-        return tracking.register(run, ExtractConfig(), crnn(), result, {"data_fingerprint": fingerprint, "family": "crnn"})
+        return tracking.register(
+            run, ExtractConfig(), crnn(), result, {"data_fingerprint": fingerprint, "family": "crnn"}
+        )
 
 
 def test_a_finished_run_has_its_artifacts_and_an_end(store: str) -> None:
@@ -121,9 +98,7 @@ def test_our_own_open_run_is_not_taken_for_an_orphan(store: str) -> None:
         assert MlflowClient().get_run(run.id).info.status == "RUNNING"
 
 
-def test_artifacts_behind_a_server_are_noticed_before_work_starts(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_artifacts_behind_a_server_are_noticed_before_work_starts(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     other = MlflowClient().create_experiment("from-the-ui", artifact_location="mlflow-artifacts:/1")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", other)
     with pytest.raises(StoreError, match=r"mlflow ui.*before the first run"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,18 @@ class Trained:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Out-of-fold devel scores and test scores of one system, and the groups that intervals resample by."""
+    """Out-of-fold devel scores and test scores of one system, and the groups that intervals resample by.
+
+    ``subsets`` names parts of the test clips that are also scored by themselves: on DCASE 2018 the clips of microphones
+    ``known`` from the development set and those of ``unknown`` ones.
+    """
 
     devel: ScoreTable
     test: ScoreTable
     groups: Mapping[str, str]
     devel_probabilities: NDArray[np.float64]
     test_probabilities: NDArray[np.float64]
+    subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -55,6 +60,11 @@ class Evaluation:
         values: dict[str, float] = {}
         for name, interval in self.intervals.items():
             values |= {name: interval.value, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+        for name, clips in self.subsets.items():
+            rows = [row for row, clip in enumerate(self.test.clips) if clip in clips]
+            for measure, interval in bootstrap_intervals(self.test.rows(rows), self.groups).items():
+                key = f"test_{name}_{measure}"
+                values |= {key: interval.value, f"{key}_ci_low": interval.low, f"{key}_ci_high": interval.high}
         return values
 
     def fold_metrics(self) -> list[tuple[int, dict[str, float]]]:

@@ -151,6 +151,16 @@ class ScoreTable:
         except DataError as error:
             raise DataError(f"Malformed score table {path}: {error}") from error
 
+    def rows(self, rows: Sequence[int]) -> ScoreTable:
+        """The table of these rows, in their order.
+
+        Raises:
+            DataError: if there are none.
+        """
+        if not rows:
+            raise DataError("No clips are left: the subset of the score table is empty.")
+        return self._take(rows)
+
     def _take(self, rows: Sequence[int]) -> ScoreTable:
         return ScoreTable(
             clips=tuple(self.clips[row] for row in rows),

@@ -77,9 +77,11 @@ class Corpus:
         """The clip table as CSV: what the run was trained and scored on, with the folds as they were used."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["filename", "label", "fold", "group", "seconds", "content"])
+        tags = sorted({tag for clip in self.clips for tag in clip.tags})
+        writer.writerow(["filename", "label", "fold", "group", "seconds", "content", *tags])
         for clip, scan in zip(self.clips, self.scans, strict=True):
-            writer.writerow([clip.id, clip.label, clip.fold, clip.group, f"{scan.seconds:.3f}", scan.content])
+            row = [clip.id, clip.label, clip.fold, clip.group, f"{scan.seconds:.3f}", scan.content]
+            writer.writerow([*row, *(clip.tags.get(tag, "") for tag in tags)])
         return text.getvalue()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,4 +29,15 @@ def evaluate(corpus: Corpus, scores: NDArray[np.float64], recogniser: Recogniser
         for clips, part in ((corpus.clips[:devel], scores[:devel]), (corpus.clips[devel:], scores[devel:]))
     ]
     groups = {clip.id: clip.group for clip in corpus.clips}
-    return Evaluation(tables[0], tables[1], groups, probabilities[:devel], probabilities[devel:])
+    subsets = known_and_unknown((clip.id, clip.tags.get("known", "")) for clip in corpus.clips[devel:])
+    return Evaluation(tables[0], tables[1], groups, probabilities[:devel], probabilities[devel:], subsets)
+
+
+def known_and_unknown(clips: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    """Test clips (id, ``yes`` or ``no``) by whether their microphone is known from the development set."""
+    pairs = list(clips)
+    parts = {
+        name: frozenset(clip for clip, known in pairs if known == answer)
+        for name, answer in (("known", "yes"), ("unknown", "no"))
+    }
+    return {name: part for name, part in parts.items() if part}

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from soundstack import recognisers
 from soundstack.calibration import fit_sharpness, probabilities
 from soundstack.config import FuseConfig
+from soundstack.datasets.clips import TEST
 from soundstack.errors import MemberError
 from soundstack.evaluation.metrics import mean_scores
 from soundstack.fusion import Member, aligned, stacked_features, weight_shares
 from soundstack.results import Evaluation
 from soundstack.scores import ScoreTable
 from soundstack.svm import LinearSvm, PathProblem
+from soundstack.systems.common import known_and_unknown
 from soundstack.tracking import RegisteredMember
 from soundstack.tuning import CostSearch, nested_decisions, nested_scores, search_cost
 
@@ -32,6 +34,7 @@ class Fetched:
     members: list[Member]
     manifest: str
     groups: dict[str, str]
+    subsets: dict[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,10 @@ def fetch(found: Sequence[RegisteredMember]) -> Fetched:
         ]
     )
     manifest = found[0].artifact("data/clips.csv").read_text()
-    groups = {row["filename"]: row["group"] for row in csv.DictReader(io.StringIO(manifest))}
-    return Fetched(members, manifest, groups)
+    rows = list(csv.DictReader(io.StringIO(manifest)))
+    groups = {row["filename"]: row["group"] for row in rows}
+    subsets = known_and_unknown((row["filename"], row.get("known", "")) for row in rows if row["fold"] == TEST)
+    return Fetched(members, manifest, groups, subsets)
 
 
 def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
@@ -86,6 +91,7 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
         fetched.groups,
         probabilities(search.decisions, _KIND, sharpness),
         probabilities(test_scores, _KIND, sharpness),
+        fetched.subsets,
     )
     shares = weight_shares(svm.coef, len(members))
     without = {}
