@@ -25,12 +25,12 @@ from scipy.signal import butter, lfilter, sosfilt
 Wave = NDArray[np.float64]
 Sound = Callable[[Generator, Generator, int, int], Wave]
 
-FORMULA_VERSION = 2
+FORMULA_VERSION = 3
 """Goes up with every change of a formula or of the order of random draws: a seed then sounds different."""
 
 _LEAD_IN = 0.5  # seconds synthesised and thrown away: rooms, bells and gusts do not begin with the clip
 _LEVEL = (-36.0, -16.0)  # clip RMS in dB full scale; with 12 dB of crest the peak stays below -3
-_SNR = (-1.0, 14.0)  # dB, loudest quarter of the sound over the background
+_SNR = (-3.0, 10.0)  # dB, loudest quarter of the sound over the background
 _CREST = (9.0, 12.0)  # dB from RMS to peak that the recorder's limiter leaves: a peak meter hears no knocks
 
 _NO_DENORMALS = 1e-12  # keeps filter tails from decaying into denormal numbers, which are slow
@@ -71,11 +71,11 @@ class _Place:
     """
 
     def __init__(self, rng: Generator) -> None:
-        self.decay = _log_uniform(rng, 0.1, 1.2)  # seconds to -60 dB
+        self.decay = _log_uniform(rng, 0.1, 0.6)  # seconds to -60 dB
         self.wetness = rng.uniform(0.1, 0.8)
         self.damping = _log_uniform(rng, 1500, 6000)  # Hz above which the tail is damped
         self.reflections = int(rng.integers(2**32))  # the room is the same in every take
-        self.noise_slope = rng.uniform(-6.0, -2.0)  # dB per octave
+        self.noise_slope = rng.uniform(-2.5, -0.5)  # dB per octave
         self.hum = rng.uniform(0.1, 0.5) if rng.random() < 0.3 else 0.0
         self.low_cut = _log_uniform(rng, 30, 150)
         self.high_cut = _log_uniform(rng, 5000, 9000)
@@ -245,20 +245,21 @@ def engine(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """A piston engine: pulses at the firing rate, coloured by the exhaust, over machine noise.
 
     Each firing is a sharp rise with exponential decay in crank angle; the cylinders differ in strength, which
-    puts lines between the firing-rate harmonics, and every single firing varies a little. The firing rate (22
-    to 110 Hz) trembles and, in a take, glides as the throttle moves. Three exhaust resonances follow; intake
+    puts lines between the firing-rate harmonics, and every single firing varies a little. The firing rate (50
+    to 80 Hz) is governed: it trembles and, in a take, glides by a few per cent, so its harmonics are close,
+    steady lines that only a long window resolves. Three exhaust resonances follow; intake
     and valve noise is modulated by the same pulses.
     """
-    firing = _log_uniform(source, 22, 110)
-    cylinders = 1 + 0.35 * source.standard_normal(source.choice([1, 2, 3, 4, 6]))
+    firing = _log_uniform(source, 50, 80)
+    cylinders = 1 + 0.1 * source.standard_normal(source.choice([1, 2, 3, 4, 6]))
     sharpness = _log_uniform(source, 0.04, 0.2)
     formants = [_log_uniform(source, *band) for band in ((70, 250), (250, 900), (900, 3000))]
     widths = source.uniform(0.3, 1.2, 3)
     shares = np.array([1.0, *source.uniform(0.2, 0.9, 2)])
     noise_share, noise_slope = _log_uniform(source, 0.1, 0.8), source.uniform(-6, 0)
 
-    throttle = take.uniform(-0.25, 0.25) * np.linspace(-0.5, 0.5, samples)
-    throttle += 0.08 * _wander(take, samples, rate, 0.5) + 0.01 * _wander(take, samples, rate, 6.0)
+    throttle = take.uniform(-0.06, 0.06) * np.linspace(-0.5, 0.5, samples)
+    throttle += 0.015 * _wander(take, samples, rate, 0.5) + 0.001 * _wander(take, samples, rate, 6.0)
     angle = take.random() + np.cumsum(firing * np.exp(throttle)) / rate
     count = angle.astype(int)
     strength = cylinders[count % len(cylinders)] * (1 + 0.1 * take.standard_normal(count[-1] + 1))[count]
@@ -336,7 +337,7 @@ def sea_waves(source: Generator, take: Generator, samples: int, rate: int) -> Wa
     rise, fall = source.uniform(0.4, 1.2), source.uniform(0.5, 1.6)
     slopes = source.uniform(-5, -1), source.uniform(-3, 1)
     split = _log_uniform(source, 500, 2000)
-    distant, foam = _log_uniform(source, 0.05, 0.3), _log_uniform(source, 0.3, 1.2)
+    distant, foam = _log_uniform(source, 0.03, 0.15), _log_uniform(source, 0.3, 1.2)
 
     time = np.arange(samples) / rate
     crash, run_out = np.zeros(samples), np.zeros(samples)
@@ -359,11 +360,11 @@ def sea_waves(source: Generator, take: Generator, samples: int, rate: int) -> Wa
 def clock(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """A clock: an escapement that ticks with hardly any jitter, its clicks ringing a small case.
 
-    The beat is 1 to 5 a second, as in quartz, pendulum and balance-wheel clocks. Tick and tock weigh the
+    The beat is 1 to 2.5 a second, as in quartz and pendulum clocks. Tick and tock weigh the
     modes of the movement (1.2 to 6.5 kHz, 1 to 12 ms) and of the case (500 to 1500 Hz) differently, and
     either is a double click: the lock follows the drop by a few milliseconds.
     """
-    interval = 1 / source.choice([1.0, 2.0, 2.5, 3.0, 4.0, 5.0]) * source.uniform(0.98, 1.02)
+    interval = 1 / source.choice([1.0, 1.5, 2.0, 2.5]) * source.uniform(0.98, 1.02)
     limp = source.uniform(-0.06, 0.06)  # tick to tock against tock to tick
     lock_delay, lock = source.uniform(0.003, 0.02), source.uniform(0.1, 0.8)
     frequencies = np.concatenate([_log_uniforms(source, 1200, 6500, 4), _log_uniforms(source, 500, 1500, 2)])
