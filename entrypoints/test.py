@@ -20,7 +20,9 @@ def run(config: TestConfig) -> None:
         del os.environ[name]
     os.chdir(PROJECT)
     sys.stdout.flush()
-    status = pytest.main(["tests", *shlex.split(config.options.replace("none", ""))])
+    given = [] if config.options == "none" else shlex.split(config.options)
+    workers = str(min(4, os.cpu_count() or 1))
+    status = pytest.main(["tests", "-n", workers, "--dist", "loadfile", *given])
     if status:
         raise SystemExit(int(status))
 

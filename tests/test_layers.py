@@ -20,6 +20,7 @@ LAYERS = [
     ["config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],
     ["calibration", "evaluation.*", "features", "training", "embedding"],
+    ["workers"],
     ["fusion", "tuning", "results"],
     ["recognisers"],
     ["serving", "served_model", "tracking"],

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import soundfile
 from mlflow.exceptions import MlflowException
-from test_recognisers import LABELS, RATE, crnn
 
 from soundstack import serving
 from soundstack.serving import SoundModel
+from test_recognisers import LABELS, RATE, crnn
 
 
 @pytest.fixture(scope="module")

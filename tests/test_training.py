@@ -331,3 +331,65 @@ def test_rows_of_a_batch_do_not_influence_each_other_at_prediction():
     apart = torch.cat([training.predict(model, row[None]) for row in inputs])
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
     torch.testing.assert_close(training.predict(model, inputs, batch_size=2), together, atol=1e-5, rtol=0)
+
+
+def test_folds_side_by_side_equal_folds_one_after_the_other(tmp_path):
+    """Two processes with one thread each, against this process with one thread."""
+    from soundstack.workers import train_side_by_side
+
+    inputs, targets = torch.randn(24, 12, 128), torch.arange(24) % 3
+    jobs = {
+        fold: {
+            "inputs": inputs,
+            "targets": targets,
+            "train": torch.from_numpy(np.flatnonzero(np.arange(24) % 2 != row)),
+            "held_out": torch.from_numpy(np.flatnonzero(np.arange(24) % 2 == row)),
+            "spec": TrainingSpec("four_blocks", 1e-3, 8, 2),
+            "classes": 3,
+            "fold": fold,
+            "device": torch.device("cpu"),
+            "checkpoint": tmp_path / f"fold-{fold}.pt",
+        }
+        for row, fold in enumerate(("1", "2"))
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        alone = {fold: train_fold(**job | {"checkpoint": None}) for fold, job in jobs.items()}
+    finally:
+        torch.set_num_threads(threads)
+    epochs, finished = [], []
+    together = train_side_by_side(
+        jobs, lambda fold, epoch, values: epochs.append((fold, epoch)), lambda fold, model: finished.append(fold)
+    )
+    assert finished == ["1", "2"]
+    assert sorted(epochs) == [("1", 1), ("1", 2), ("2", 1), ("2", 2)]
+    for fold, model in together.items():
+        np.testing.assert_allclose(model.scores, alone[fold].scores, atol=1e-5)
+    again = train_side_by_side(jobs, lambda *values: None, lambda fold, model: None)
+    assert all(model.reused for model in again.values())
+
+
+def test_a_pruned_search_stops_the_other_workers(tmp_path):
+    from soundstack.workers import train_side_by_side
+
+    def job(fold, epochs):
+        return {
+            "inputs": torch.randn(16, 12, 128),
+            "targets": torch.arange(16) % 2,
+            "train": torch.arange(8),
+            "held_out": torch.arange(8, 16),
+            "spec": TrainingSpec("four_blocks", 1e-3, 8, epochs),
+            "classes": 2,
+            "fold": fold,
+            "device": torch.device("cpu"),
+        }
+
+    class Pruned(Exception):
+        pass
+
+    def stop(fold, model):
+        raise Pruned(fold)
+
+    with pytest.raises(Pruned, match="1"):
+        train_side_by_side({"1": job("1", 1), "2": job("2", 10_000)}, lambda *values: None, stop)

@@ -77,6 +77,11 @@ class Config(BaseSettings):
         return fingerprint(self.model_dump(mode="json", exclude=set(self.irrelevant)))
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def fingerprint(content: Any) -> str:
     """Return 12 hex digits of the SHA-256 of JSON-able content (keys sorted, floats in full precision)."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
@@ -174,7 +179,7 @@ class DataConfig(Config):
     @property
     def workers(self) -> int:
         """Number of decoding threads."""
-        return self.jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self.jobs or 4
+        return self.jobs or cores()
 
 
 class SpectrogramConfig(DataConfig):

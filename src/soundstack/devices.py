@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 
 import torch
 
 from soundstack.errors import ConfigError
+
+
+def keep_pages() -> None:
+    """Let the allocator keep freed memory: glibc gives large blocks back after every batch and faults them in again."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to tune
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        library.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
 
 
 def choose(device: str) -> torch.device:
@@ -15,6 +25,7 @@ def choose(device: str) -> torch.device:
     Raises:
         ConfigError: CUDA is asked for and not usable.
     """
+    keep_pages()
     usable = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not usable:
         raise ConfigError("device: cuda is not usable here (no GPU, driver or CUDA build of torch); use auto or cpu.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from soundstack import provenance
 from soundstack.calibration import fit_sharpness
-from soundstack.config import CrnnConfig, fingerprint
+from soundstack.config import CrnnConfig, cores, fingerprint
 from soundstack.datasets.corpus import Corpus
 from soundstack.features import clip_means
 from soundstack.presets import PRESETS
@@ -20,12 +21,13 @@ from soundstack.results import Evaluation
 from soundstack.systems.common import evaluate
 from soundstack.systems.spectrograms import Spectrograms
 from soundstack.training import FoldModel, TrainingSpec, train_fold
+from soundstack.workers import OnEpoch, train_side_by_side
 
 #: Modules whose code decides what a trained fold is: a change of theirs trains anew.
 CODE = ("audio", "spectrogram", "training", "networks/crnn")
 
-#: Called after every epoch: fold, epoch (from 1), values of the history.
-OnEpoch = Callable[[str, int, dict[str, float]], None]
+#: Examples to be trained on, epochs counted, from which on starting processes (some seconds) pays.
+WORTH_WORKERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def train_folds(
     device: torch.device,
     *,
     on_epoch: OnEpoch = lambda fold, epoch, values: None,
-    on_fold: Callable[[str, FoldModel], None] = lambda fold, model: None,
+    on_fold: Callable[[str, FoldModel], object] = lambda fold, model: None,
 ) -> dict[str, FoldModel]:
     """Train one model a development fold, each on the other folds only.
 
@@ -76,24 +78,30 @@ def train_folds(
             "code": provenance.code_fingerprint(*CODE),
         }
     )
+    jobs: dict[str, dict[str, Any]] = {
+        fold: {
+            "inputs": inputs,
+            "targets": targets,
+            "train": torch.from_numpy(np.flatnonzero((folds != fold) & (folds != "test"))),
+            "held_out": torch.from_numpy(np.flatnonzero(folds == fold)),
+            "spec": spec,
+            "classes": len(corpus.dataset.labels),
+            "fold": fold,
+            "device": device,
+            "checkpoint": config.cache_path / "training" / key / f"fold-{fold}.pt",
+        }
+        for fold in corpus.dataset.folds
+    }
+    work = sum(len(job["train"]) for job in jobs.values()) * spec.epochs
+    if device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
+        return train_side_by_side(jobs, on_epoch, on_fold)
     trained: dict[str, FoldModel] = {}
-    for fold in corpus.dataset.folds:
+    for fold, job in jobs.items():
 
         def report(epoch: int, values: dict[str, float], fold: str = fold) -> None:
             on_epoch(fold, epoch, values)
 
-        trained[fold] = train_fold(
-            inputs,
-            targets,
-            torch.from_numpy(np.flatnonzero((folds != fold) & (folds != "test"))),
-            torch.from_numpy(np.flatnonzero(folds == fold)),
-            spec,
-            classes=len(corpus.dataset.labels),
-            fold=fold,
-            device=device,
-            checkpoint=config.cache_path / "training" / key / f"fold-{fold}.pt",
-            on_epoch=report,
-        )
+        trained[fold] = train_fold(**job, on_epoch=report)
         on_fold(fold, trained[fold])
     return trained
 

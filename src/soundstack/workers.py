@@ -1,0 +1,92 @@
+"""Train folds side by side: one process a fold with its share of the cores.
+
+A CRNN of this size keeps one core busy but not two: its operations are too small to split. Folds are independent, so
+they run in processes of their own (spawned, not forked: torch's threads do not survive a fork). A worker ends with its
+parent, however that one ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from soundstack.config import cores
+from soundstack.devices import keep_pages
+from soundstack.training import FoldModel, train_fold
+
+#: Called after every epoch: fold, epoch (from 1), values of the history.
+OnEpoch = Callable[[str, int, dict[str, float]], object]
+
+_POLL_SECONDS = 0.2
+_messages: Any = None
+
+
+def train_side_by_side(
+    jobs: dict[str, dict[str, Any]], on_epoch: OnEpoch, on_fold: Callable[[str, FoldModel], object]
+) -> dict[str, FoldModel]:
+    """Train every fold and return the models in order.
+
+    Args:
+        jobs: Arguments of :func:`soundstack.training.train_fold` by fold.
+        on_epoch: Called here, in the caller's process, as epochs end in any of the workers.
+        on_fold: Called fold by fold, in order; it may raise to stop the rest.
+    """
+    count = min(len(jobs), cores())
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start_worker, initargs=(messages, max(1, cores() // count), os.getpid())
+    )
+    try:
+        futures = {fold: pool.submit(_train, fold, arguments) for fold, arguments in jobs.items()}
+        trained: dict[str, FoldModel] = {}
+        for fold, future in futures.items():
+            trained[fold] = _wait(future, messages, on_epoch)
+            on_fold(fold, trained[fold])
+        return trained
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        messages.close()
+
+
+def _wait(future: Future[FoldModel], messages: Any, on_epoch: OnEpoch) -> FoldModel:
+    while True:
+        done = future.done()  # asked before the queue is emptied, so that no last message is lost
+        with suppress(queue.Empty):
+            while True:
+                on_epoch(*messages.get(timeout=0 if done else _POLL_SECONDS))
+        if done:
+            return future.result()
+
+
+def _start_worker(messages: Any, threads: int, parent: int) -> None:
+    global _messages
+    _messages = messages
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    torch.set_num_threads(threads)
+    keep_pages()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os._exit(1)
+
+
+def _train(fold: str, arguments: dict[str, Any]) -> FoldModel:
+    return train_fold(**arguments, on_epoch=lambda epoch, values: _messages.put((fold, epoch, values)))
