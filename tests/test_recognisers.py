@@ -114,5 +114,5 @@ def test_a_model_of_a_later_format_says_what_to_do(tmp_path: Path) -> None:
     crnn().save(tmp_path / "model")
     file = tmp_path / "model" / recognisers.FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
-    with pytest.raises(StoreError, match="format 99.*update soundstack"):
+    with pytest.raises(StoreError, match=r"format 99.*update soundstack"):
         recognisers.load(tmp_path / "model")
