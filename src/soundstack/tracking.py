@@ -324,7 +324,8 @@ def register(
     The alias ``champion`` moves to the new version if there is no champion, if the champion was trained on other
     data (its scores cannot be compared), or if the new devel macro-F1 is at least the champion's.
     """
-    from soundstack import serving
+    with _quiet():  # MLflow remarks on the model class when it is defined
+        from soundstack import serving
 
     folder = run.folder.with_name(run.folder.name + "-model")
     scores = {name: evaluation.intervals[name].value for name in ("devel_macro_f1", "test_macro_f1")}
