@@ -53,14 +53,14 @@ def train_side_by_side(
         for fold, future in futures.items():
             trained[fold] = _wait(future, messages, on_epoch)
             on_fold(fold, trained[fold])
-        return trained
     except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
         raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        messages.close()
+    pool.shutdown()
+    return trained
 
 
 def _wait(future: Future[FoldModel], messages: Any, on_epoch: OnEpoch) -> FoldModel:
