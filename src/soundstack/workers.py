@@ -64,13 +64,13 @@ def train_side_by_side(
 
 
 def _wait(future: Future[FoldModel], messages: Any, on_epoch: OnEpoch) -> FoldModel:
-    while True:
-        done = future.done()  # asked before the queue is emptied, so that no last message is lost
+    while not future.done():
         with suppress(queue.Empty):
-            while True:
-                on_epoch(*messages.get(timeout=0 if done else _POLL_SECONDS))
-        if done:
-            return future.result()
+            on_epoch(*messages.get(timeout=_POLL_SECONDS))
+    for _ in range(messages.qsize()):  # what came before the end; other folds may go on sending
+        with suppress(queue.Empty):
+            on_epoch(*messages.get(timeout=_POLL_SECONDS))
+    return future.result()
 
 
 def _start_worker(messages: Any, threads: int, parent: int) -> None:
