@@ -23,6 +23,7 @@ LAYERS = [
     ["workers"],
     ["fusion", "tuning", "results"],
     ["recognisers"],
+    ["windows"],
     ["serving", "served_model", "tracking"],
     ["systems.*", "tracking_reader"],
     ["suites.*", "report.*", "summary"],

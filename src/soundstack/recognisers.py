@@ -50,6 +50,11 @@ class Recogniser(ABC):
     labels: tuple[str, ...]
     sharpness: float = 1.0
 
+    @property
+    @abstractmethod
+    def seconds(self) -> float:
+        """Length of the clips it was trained on."""
+
     @abstractmethod
     def scores(self, clips: Sequence[Decoded]) -> Scores:
         """Return class scores (N, K) of decoded clips, in the order of ``labels``."""
@@ -79,6 +84,11 @@ class SingleRecogniser(Recogniser):
     """A recogniser with one kind of features: audio -> examples -> features -> scores, a clip's examples averaged."""
 
     audio: AudioSpec
+
+    @property
+    def seconds(self) -> float:
+        """Length of the clips it was trained on."""
+        return self.audio.seconds
 
     @abstractmethod
     def features(self, examples: Samples) -> NDArray[np.float32]:
@@ -213,6 +223,11 @@ class FusionRecogniser(Recogniser):
     members: dict[str, Recogniser]
     svm: LinearSvm
     log_probabilities: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Length of the clips its members were trained on."""
+        return max(member.seconds for member in self.members.values())
 
     def scores(self, clips: Sequence[Decoded]) -> Scores:
         """Return the stacked SVM's decision values (N, K)."""
