@@ -55,7 +55,7 @@ def test_a_probability_of_zero_has_a_finite_logit():
     np.testing.assert_array_equal(logits(scores, "decision"), scores)
 
 
-@pytest.mark.parametrize("stretch", [0.05, 0.3, 1.0, 4.0, 50.0])
+@pytest.mark.parametrize("stretch", [1e-9, 1e-4, 0.05, 0.3, 1.0, 4.0, 50.0, 1e6])
 def test_the_fit_undoes_over_and_underconfidence_and_lowers_the_log_loss(stretch):
     values, truth = decisions()
     sharpness = fit_sharpness(stretch * values, truth, "decision")
@@ -83,5 +83,17 @@ def test_hopeless_and_perfect_scores_still_give_a_bounded_sharpness(skill):
     truth = np.arange(60) % 3
     values = skill * np.eye(3)[truth] + 1e-3 * generator.standard_normal((60, 3))
     sharpness = fit_sharpness(values, truth, "decision")
-    assert 1e-3 <= sharpness <= 1e3
+    assert 1e-3 <= sharpness * np.std(values) <= 2e3
     assert np.isfinite(probabilities(values, "decision", sharpness)).all()
+
+
+def test_scores_that_tell_nothing_apart_give_equal_probabilities():
+    values = np.full((6, 3), -1.0)
+    sharpness = fit_sharpness(values, np.arange(6) % 3, "decision")
+    np.testing.assert_allclose(probabilities(values, "decision", sharpness), 1 / 3)
+
+
+def test_an_svm_of_the_smallest_cost_is_as_sure_as_its_ranking_deserves():
+    values, truth = decisions(skill=4.0)
+    shares = probabilities(1e-9 * values - 1, "decision", fit_sharpness(1e-9 * values - 1, truth, "decision"))
+    assert shares.max(axis=1).mean() > 0.8

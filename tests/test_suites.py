@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from soundstack import suites, tracking
+from soundstack import suites, summary, tracking
 from soundstack.config import CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig
 from soundstack.errors import ConfigError, WeightsError
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
 from soundstack.results import Trained
 from soundstack.suites import runner
+from soundstack.suites.runner import Outcome
 
 DATASETS = ("demo", "esc10", "esc50", "dcase2017", "dcase2018", "csv")
 PAPER_NETWORKS = ("densenet121", "resnet50", "vgg16", "vgg19")
@@ -179,3 +180,23 @@ def test_what_is_done_is_taken_over_unless_a_rerun_is_asked_for(monkeypatch: pyt
     assert {outcome.note for outcome in outcomes} == {"taken over"}
     runner.run_suite(MainConfig(rerun="yes"), fake_steps(log), "data")
     assert len(log) == 4
+
+
+@pytest.mark.parametrize(
+    ("prefix", "serve"),
+    [
+        ("/home/ada/.mlflow/envs/mlflow-1a2b", "uvx --python 3.11 --from mlflow=="),
+        ("/home/ada/soundstack/.venv", "mlflow models serve -m models:/demo-fusion@champion --env-manager local"),
+    ],
+)
+def test_the_next_commands_are_those_that_work_in_the_users_shell(
+    prefix: str, serve: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    score = Interval(0.5, 0.4, 0.6)
+    trained = Trained("demo-fusion", "1", True, SystemScores("demo-fusion", score, score, score, score))
+    monkeypatch.setattr("sys.prefix", prefix)
+    summary.after_main([Outcome("demo-fusion", 0, trained, 1.0)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "models serve" in line]
+    assert len(lines) == 1
+    assert serve in lines[0]
+    assert f"--env-manager {'uv' if '.mlflow' in prefix else 'local'}" in lines[0]

@@ -47,8 +47,13 @@ def test_the_best_of_each_column_is_marked_and_equals_share_the_mark() -> None:
     assert crnn.count("*") == 2
 
 
+def test_a_system_alone_is_not_marked_as_the_best() -> None:
+    assert "*" not in summary_table([CRNN])
+    assert "*" not in summary_table([CRNN], markdown=True)
+
+
 def test_a_system_without_test_scores_shows_a_dash() -> None:
-    line = summary_table([DEVEL_ONLY]).splitlines()[2]
+    line = summary_table([DEVEL_ONLY, CRNN]).splitlines()[2]
     assert line.split() == ["devel|only", "*100.0", "[100.0,", "100.0]", "-", "-", "-"]
 
 

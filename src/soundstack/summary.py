@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from soundstack.systems.spectrograms import Spectrograms
     from soundstack.tracking import Run
 
-UI = 'mlflow ui --no-serve-artifacts --default-artifact-root "$PWD/mlruns" --workers 1'
+UI = 'ui --no-serve-artifacts --default-artifact-root "$PWD/mlruns" --workers 1'
 
 
 def after_extract(corpus: Corpus, made: Spectrograms) -> None:
@@ -101,12 +104,23 @@ def after_main(outcomes: Sequence[Outcome]) -> None:
     if best is None:
         return
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
+    mlflow, manager = _mlflow_of_the_user()
     print(
-        f"\nCompare the runs:  {elsewhere if elsewhere.startswith('http') else UI}\n"
-        f"Serve the model:   mlflow models serve -m models:/{best.name}@champion --env-manager local -p 5001\n"
+        f"\nCompare the runs:  {elsewhere if elsewhere.startswith('http') else f'{mlflow} {UI}'}\n"
+        f"Serve the model:   {mlflow} models serve -m models:/{best.name}@champion --env-manager {manager} -p 5001\n"
         'Ask it:            (printf \'{"dataframe_records":[{"audio":"\'; base64 -w0 CLIP.wav; '
         "printf '\"}]}') | curl -s -H 'Content-Type: application/json' --data-binary @- localhost:5001/invocations"
     )
+
+
+def _mlflow_of_the_user() -> tuple[str, str]:
+    """The ``mlflow`` command as the user can type it, and the environment manager that goes with it.
+
+    Where ``mlflow run`` built this environment for itself, the user's shell has none active: there uvx brings MLflow.
+    """
+    if ".mlflow" in Path(sys.prefix).parts:
+        return f"uvx --python 3.11 --from mlflow=={metadata.version('mlflow')} mlflow", "uv"
+    return "mlflow", "local"
 
 
 def _first_seed(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -14,7 +14,8 @@ COLUMNS = (
     ("test_macro_f1", "test macro-F1"),
 )
 _ABSENT = "-"
-_LEGEND = "* best of its column; in brackets: 95 % interval\n"
+_LEGEND = "in brackets: 95 % interval\n"
+_BEST_LEGEND = f"* best of its column; {_LEGEND}"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class SystemScores:
 def summary_table(rows: Sequence[SystemScores], *, markdown: bool = False) -> str:
     """Systems by row, scores in per cent with their 95 % intervals; the best of each column is marked.
 
-    The mark is an asterisk, in Markdown bold type. The plain form is ASCII but for the names.
+    The mark is an asterisk, in Markdown bold type; a system alone has none. The plain form is ASCII but for the names.
     """
     header = ["system", *(title for _, title in COLUMNS)]
     names = [row.name.replace("|", "\\|") if markdown else row.name for row in rows]
@@ -48,7 +49,7 @@ def summary_table(rows: Sequence[SystemScores], *, markdown: bool = False) -> st
         return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     lines = [header, ["-" * width for width in widths], *body]
-    return "".join(_aligned(cells, widths) for cells in lines) + _LEGEND
+    return "".join(_aligned(cells, widths) for cells in lines) + (_BEST_LEGEND if len(rows) > 1 else _LEGEND)
 
 
 def percent(interval: Interval) -> str:
@@ -68,7 +69,7 @@ def _cells(rows: Sequence[SystemScores], column: str, markdown: bool) -> list[st
     cells = []
     for interval, value in zip(intervals, shown, strict=True):
         text = _ABSENT if interval is None else percent(interval)
-        if value is not None and value == best:
+        if value is not None and value == best and len(rows) > 1:  # alone, it is the best of nothing
             text = f"**{text}**" if markdown else f"*{text}"
         cells.append(text)
     return cells
