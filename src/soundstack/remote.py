@@ -182,7 +182,8 @@ def fetch_all(
             for future in as_completed(futures):
                 error = future.exception()
                 if isinstance(error, SoundstackError):
-                    logger.error("%s", error)  # said at once: the other files may take hours
+                    if len(files) > 1:
+                        logger.error("%s", error)  # said at once: the other files may take hours
                     failures.append(error)
                 elif error is not None:
                     raise error

@@ -200,7 +200,8 @@ def _packed(archive: Archive, source: Source) -> int:
 
 def _amount(archives: tuple[Archive, ...], source: Source) -> str:
     known = all(archive.file.size is not None for archive in archives)
-    return f"{'' if known else 'about '}{human(sum(_packed(archive, source) for archive in archives))}"
+    total = sum(_packed(archive, source) for archive in archives)
+    return f"{'' if known else 'about '}{human(total)}" if total else "of unpublished size, but small"
 
 
 def _needed(missing: tuple[Archive, ...], source: Source, keep_archives: bool, jobs: int) -> int:
