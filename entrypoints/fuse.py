@@ -28,7 +28,9 @@ def run(config: FuseConfig) -> Trained:
         versions = [f"{member.name}/{member.version}" for member in found]
         opened.settings(config, {"members": ",".join(versions), "C": trained.search.chosen})
         fingerprint = found[0].data_fingerprint
-        opened.tags({"dataset": config.dataset, "data_fingerprint": fingerprint})
+        first = members.members[0]
+        counts = {"clips_devel": len(first.devel.clips), "clips_test": len(first.test.clips)}
+        opened.dataset(config.dataset, fingerprint, counts)
         with opened.stage("track"):
             opened.cost_search(trained.search)
             opened.metrics(trained.nested)

@@ -141,6 +141,8 @@ def test_a_model_run_keeps_the_contract(workplace: Workplace, name: str) -> None
     assert sorted(steps) == [1, 2, 3, 4]
     config = json.loads(workplace.artifact(run, "config.json").read_text())
     assert config["environment"]["packages"]["torch"]
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("csv", run.data.tags["data_fingerprint"])
     version = workplace.client().get_model_version_by_alias(name, "champion")
     assert version.tags["data_fingerprint"] == run.data.tags["data_fingerprint"]
     assert float(version.tags["devel_macro_f1"]) == pytest.approx(run.data.metrics["devel_macro_f1"], abs=1e-6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import io
+import json
 import logging
 import os
 import re
@@ -30,7 +31,7 @@ from typing import Any
 import mlflow
 import psutil
 from filelock import FileLock
-from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -120,16 +121,15 @@ class Run:
     def corpus(self, corpus: Corpus) -> None:
         """Log what data went in: fingerprint, clip table, counts, notes."""
         dataset = corpus.dataset
-        self.tags({"dataset": dataset.name, "data_fingerprint": corpus.fingerprint})
-        self.metrics(
-            {
-                "clips_devel": len(dataset.devel),
-                "clips_test": len(dataset.test),
-                "clips_skipped": len(corpus.skipped),
-                "clips_silent": len(corpus.silent),
-                "classes": len(dataset.labels),
-            }
-        )
+        counts = {
+            "clips_devel": len(dataset.devel),
+            "clips_test": len(dataset.test),
+            "clips_skipped": len(corpus.skipped),
+            "clips_silent": len(corpus.silent),
+            "classes": len(dataset.labels),
+        }
+        self.dataset(dataset.name, corpus.fingerprint, counts)
+        self.metrics(counts)
         (self.folder / "data").mkdir(exist_ok=True)
         (self.folder / "data" / "clips.csv").write_text(corpus.manifest())
         content = {
@@ -145,6 +145,13 @@ class Run:
             "citation": dataset.citation,
         }
         write_json(self.folder / "data" / "data.json", content)
+
+    def dataset(self, name: str, data_fingerprint: str, counts: Mapping[str, int]) -> None:
+        """Log what data went in, as tags and in the UI's column "Dataset", by which runs are filtered and compared."""
+        self.tags({"dataset": name, "data_fingerprint": data_fingerprint})
+        used = Dataset(name, data_fingerprint, source_type="soundstack", source="{}", profile=json.dumps(dict(counts)))
+        context = InputTag("mlflow.data.context", "development and test")
+        MlflowClient().log_inputs(self.id, datasets=[DatasetInput(used, [context])])
 
     def cost_search(self, search: CostSearch) -> None:
         """Log the fold scores of every searched C, and their plot; the metrics' step is the rank of C."""
