@@ -30,7 +30,8 @@ def run(config: ExtractConfig) -> Corpus:
         opened.settings(config, {"spectrogram": made.spec.to_json(), "audio": corpus.audio.to_json()})
         opened.metrics({"examples_made": made.report.made, "examples_reused": made.report.reused})
         opened.metrics({f"seconds/extract_{name.split()[0]}": spent for name, spent in made.report.seconds.items()})
-        opened.metrics(statistics(made.values))
+        described = statistics(made.values)
+        opened.metrics(described)
         with opened.stage("preview"):
             figure = plots.spectrogram_grid_figure(
                 preview(corpus, made.values),
@@ -40,7 +41,7 @@ def run(config: ExtractConfig) -> Corpus:
                 htk=made.spec.front_end == "audeep",
             )
             save_figure(figure, opened.folder / "preview.png")
-            write_json(opened.folder / "statistics.json", statistics(made.values))
+            write_json(opened.folder / "statistics.json", described)
     summary.after_extract(corpus, made)
     return corpus
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -41,6 +42,30 @@ def test_features_come_back_in_the_order_asked_for_across_shards(tmp_path):
     again = store_in(tmp_path).read([KEYS[number] for number in order])
     assert again.dtype == np.float32
     np.testing.assert_array_equal(again, FEATURES[order])
+
+
+def test_features_too_large_for_the_memory_are_mapped_from_a_file_that_is_gathered_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "MEMORY_SHARE", 0)
+    store = filled(tmp_path)
+    order = [KEYS[number] for number in (4, 0, 2, 0, 3)]
+    mapped = store.read(order)
+    assert isinstance(mapped, np.memmap)
+    np.testing.assert_array_equal(mapped, FEATURES[[4, 0, 2, 0, 3]])
+    mapped[:] = 0  # copy-on-write: what is stored stays
+    np.testing.assert_array_equal(store_in(tmp_path).read(order), FEATURES[[4, 0, 2, 0, 3]])
+    assert len(list(store.folder.glob("gathered/*"))) == 1
+    np.testing.assert_array_equal(store.read(KEYS), FEATURES)
+    assert len(list(store.folder.glob("gathered/*"))) == 2
+
+
+def test_a_disk_too_small_for_the_gathered_file_is_said_before_it_is_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "MEMORY_SHARE", 0)
+    store = filled(tmp_path)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(StoreError, match="free space") as caught:
+        store.read(KEYS)
+    one_line(caught)
+    assert not list(store.folder.glob("gathered/*"))
 
 
 def test_missing_names_the_positions_of_what_is_not_there(tmp_path):

@@ -110,9 +110,18 @@ def test_inputs_are_scaled_by_the_training_rows_mean_and_deviation(standardise, 
 
 
 def test_constant_inputs_are_not_divided_by_zero():
-    mean, deviation = input_scaling(torch.full((4, FRAMES, BANDS), -80.0), "band")
+    mean, deviation = input_scaling(torch.full((4, FRAMES, BANDS), -80.0), torch.arange(4), "band")
     assert (mean == -80).all()
     assert (deviation > 0).all()
+
+
+@pytest.mark.parametrize("standardise", ["scalar", "band"])
+def test_spectrograms_in_a_mapped_file_train_as_those_in_memory_do(standardise, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_PART", 4)  # several parts, and a last one that is not full
+    inputs, targets = problem()
+    spec = replace(SPEC, standardise=standardise, epochs=2)
+    np.save(tmp_path / "all.npy", inputs.numpy())
+    assert_equal(train(inputs, targets, spec), train(tmp_path / "all.npy", targets, spec))
 
 
 # seeds -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ A store holds the features of one configuration, ``<cache>/features/<kind>-<fing
     spec.json            the configuration, for the reader
     <shard>.npy          features of up to a few hundred examples, memory-mapped when read
     <shard>.json         their keys, in row order; written last: a shard with this file is complete
+    gathered/<keys>.npy  the rows of one data set in order, only where they are too many for the memory
 
 The fingerprint covers every parameter that changes a feature, and only those. A key is the content hash of the
 sound file plus the channel, so renamed or relabelled clips, and data sets that share clips, reuse what is there, and an
@@ -14,9 +15,12 @@ unfinished temporary file, which the next one removes. A lock a store keeps two 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,11 +28,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from filelock import FileLock
 from numpy.typing import NDArray
 
 from soundstack.config import fingerprint
 from soundstack.errors import StoreError
+
+#: Features of one data set that take more of the machine's memory than this are read from a mapped file.
+MEMORY_SHARE = 0.25
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -67,7 +75,7 @@ class FeatureStore:
                 "free space or choose another cache_dir."
             ) from error
         try:
-            for orphan in self.folder.glob(".*.tmp"):
+            for orphan in (*self.folder.glob(".*.tmp"), *self.folder.glob("gathered/.*.tmp")):
                 orphan.unlink(missing_ok=True)
             self.refresh()
             yield
@@ -119,11 +127,29 @@ class FeatureStore:
         self._rows.update({key: (name, row) for row, key in enumerate(keys)})
 
     def read(self, keys: Sequence[str]) -> NDArray[Any]:
-        """Return the features of the keys, (len(keys), ...), in their order."""
+        """Return the features of the keys, (len(keys), ...), in their order.
+
+        They are in memory, or, where they would take more than ``MEMORY_SHARE`` of it, in a file of the store that is
+        mapped copy-on-write: the system then holds what is in use.
+
+        Raises:
+            StoreError: The gathered file cannot be written.
+        """
         if not keys:
             raise ValueError("no keys to read")
         first = self._arrays[self._rows[keys[0]][0]]
-        out = np.empty((len(keys), *first.shape[1:]), dtype=first.dtype)
+        shape = (len(keys), *first.shape[1:])
+        if first.dtype.itemsize * math.prod(shape) <= MEMORY_SHARE * psutil.virtual_memory().total:
+            out = np.empty(shape, dtype=first.dtype)
+            self._gather(keys, out)
+            return out
+        path = self.folder / "gathered" / f"{hashlib.sha256(chr(10).join(keys).encode()).hexdigest()[:16]}.npy"
+        with self.lock():  # another process may be gathering the same
+            if not path.is_file():
+                self._gather_to(path, keys, shape, first.dtype)
+        return np.load(path, mmap_mode="c", allow_pickle=False)  # type: ignore[no-any-return]
+
+    def _gather(self, keys: Sequence[str], out: NDArray[Any]) -> None:
         by_shard: dict[str, list[tuple[int, int]]] = {}
         for position, key in enumerate(keys):
             shard, row = self._rows[key]
@@ -131,4 +157,21 @@ class FeatureStore:
         for shard, pairs in by_shard.items():
             positions, rows = zip(*pairs, strict=True)
             out[list(positions)] = self._arrays[shard][list(rows)]
-        return out
+
+    def _gather_to(self, path: Path, keys: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            needed, free = dtype.itemsize * math.prod(shape), shutil.disk_usage(path.parent).free
+            if needed > free:  # a mapped file takes its blocks as they are touched: a full disk would be a bus error
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+            self._gather(keys, out)
+            out.flush()
+            temporary.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise StoreError(
+                f"Cannot write {path} ({error.strerror}); free space or choose another cache_dir."
+            ) from error

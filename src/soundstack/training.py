@@ -30,6 +30,7 @@ from soundstack.networks.crnn import Crnn
 
 DECAY = 0.002
 CHECKPOINT_SECONDS = 5.0
+_PART = 4096
 _HISTORY = ("train_loss", "train_accuracy", "devel_loss", "devel_accuracy", "learning_rate")
 
 
@@ -66,16 +67,21 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
-def input_scaling(inputs: Tensor, standardise: str) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of training inputs (N, T, F): one pair, or one a band; shapes () or (F,)."""
+def input_scaling(inputs: Tensor, rows: Tensor, standardise: str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the training rows of inputs (N, T, F): one pair, or one a band; shapes () or (F,).
+
+    The rows are read twice, part by part: together they may be larger than the memory.
+    """
     axes = (0, 1) if standardise == "band" else (0, 1, 2)
-    double = inputs.double()
-    mean, deviation = double.mean(dim=axes), double.std(dim=axes, correction=0)
-    return mean.float(), deviation.float().clamp(min=1e-6)
+    parts = rows.split(_PART)
+    count = len(rows) * inputs.shape[1:].numel() // (inputs.shape[2] if standardise == "band" else 1)
+    mean = sum((inputs[part].double().sum(dim=axes) for part in parts), torch.zeros(())) / count
+    squares = sum(((inputs[part].double() - mean).square().sum(dim=axes) for part in parts), torch.zeros(()))
+    return mean.float(), (squares / count).sqrt().float().clamp(min=1e-6)
 
 
 def train_fold(
-    inputs: Tensor,
+    inputs: Tensor | Path,
     targets: Tensor,
     train: Tensor,
     held_out: Tensor,
@@ -90,7 +96,8 @@ def train_fold(
     """Train on the rows ``train`` and score the rows ``held_out``.
 
     Args:
-        inputs: Log-mel spectrograms (N, T, F), float32, as they are in the cache.
+        inputs: Log-mel spectrograms (N, T, F), float32, as they are in the cache; or the ``.npy`` file that holds them,
+            where they are too many for the memory: its rows are then read batch by batch.
         targets: Class indices (N,).
         train: Row numbers of the training folds.
         held_out: Row numbers of the held-out fold; they are scored, never learnt from.
@@ -118,12 +125,22 @@ def train_fold(
             on_epoch(epoch + 1, {name: done.history[name][epoch] for name in _HISTORY})
         return done
 
+    mapped = isinstance(inputs, Path)
+    values = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.load(inputs, mmap_mode="c"))
     torch.manual_seed(derived_seed(spec.seed, fold, "weights"))
-    model = Crnn(spec.layout, inputs.shape[2], classes).to(device)
+    model = Crnn(spec.layout, values.shape[2], classes).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-7)
-    mean, deviation = input_scaling(inputs[train], spec.standardise)
-    x_train, y_train = ((inputs[train] - mean) / deviation).to(device), targets[train].to(device)
-    x_eval, y_eval = ((inputs[held_out] - mean) / deviation).to(device), targets[held_out].to(device)
+    mean, deviation = input_scaling(values, train, spec.standardise)
+    truth = targets[held_out]
+    if not mapped:
+        values = ((values - mean) / deviation).to(device)
+
+    def examples(rows: Tensor) -> Tensor:
+        return ((values[rows] - mean) / deviation).to(device) if mapped else values[rows.to(device)]
+
+    def held_out_probabilities() -> Tensor:
+        return torch.cat([predict(model, examples(rows)) for rows in held_out.split(_PART)])
+
     history: dict[str, list[float]] = {name: [] for name in _HISTORY}
     updates, first_epoch = 0, 0
     if saved:
@@ -137,38 +154,38 @@ def train_fold(
     for epoch in range(first_epoch, spec.epochs):
         torch.manual_seed(derived_seed(spec.seed, fold, epoch))
         model.train()
-        order = torch.randperm(len(x_train)).to(device)
+        order = train[torch.randperm(len(train))]
         loss_sum, correct = 0.0, 0
         for batch in order.split(spec.batch_size):
             for group in optimiser.param_groups:
                 group["lr"] = spec.learning_rate / (1 + DECAY * updates)
-            logits = model(x_train[batch])
-            loss = nn.functional.cross_entropy(logits, y_train[batch])
+            wanted = targets[batch].to(device)
+            logits = model(examples(batch))
+            loss = nn.functional.cross_entropy(logits, wanted)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             updates += 1
             loss_sum += loss.item() * len(batch)
-            correct += int((logits.argmax(1) == y_train[batch]).sum())
-        probabilities = predict(model, x_eval)
-        truth = y_eval.cpu()
-        values = {
-            "train_loss": loss_sum / len(x_train),
-            "train_accuracy": correct / len(x_train),
+            correct += int((logits.argmax(1) == wanted).sum())
+        probabilities = held_out_probabilities()
+        measured = {
+            "train_loss": loss_sum / len(train),
+            "train_accuracy": correct / len(train),
             "devel_loss": float(nn.functional.nll_loss(probabilities.clamp(min=1e-12).log(), truth)),
             "devel_accuracy": float((probabilities.argmax(1) == truth).float().mean()),
             "learning_rate": optimiser.param_groups[0]["lr"],
         }
-        for name, value in values.items():
+        for name, value in measured.items():
             history[name].append(value)
-        on_epoch(epoch + 1, values)
+        on_epoch(epoch + 1, measured)
         if checkpoint and epoch + 1 < spec.epochs and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
             state = {"weights": model.state_dict(), "optimiser": optimiser.state_dict(), "updates": updates}
             _save(checkpoint, {**state, "history": history, "epoch": epoch + 1, "finished": False})
             last_saved = time.monotonic()
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    scores = predict(model, x_eval).double()
+    scores = held_out_probabilities().double()
     if checkpoint:
         finished = {
             "mean": mean,

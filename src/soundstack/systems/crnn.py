@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ CODE = ("audio", "spectrogram", "training", "networks/crnn")
 
 #: Examples to be trained on, epochs counted, from which on starting processes (some seconds) pays.
 WORTH_WORKERS = 10_000
+
+_PART = 4096
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def train_folds(
 
     ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
     """
-    inputs = torch.from_numpy(spectrograms.values)
+    mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
+    inputs = Path(mapped) if mapped else torch.from_numpy(spectrograms.values)
     folds, targets = example_folds(corpus), torch.from_numpy(example_targets(corpus))
     key = fingerprint(
         {
@@ -127,7 +131,10 @@ def finish(
     for fold, model in folds.items():
         assert model.scores is not None
         scores[owner == fold] = model.scores
-    scores[owner == "test"] = recogniser.score_features(spectrograms.values[owner == "test"])
+    test = np.flatnonzero(owner == "test")
+    for start in range(0, len(test), _PART):  # in parts: the spectrograms may be larger than the memory
+        rows = test[start : start + _PART]
+        scores[rows] = recogniser.score_features(spectrograms.values[rows])
     clip_scores = clip_means(corpus, scores)
     devel = len(corpus.dataset.devel)
     truth = clip_targets(corpus)

@@ -18,6 +18,7 @@ from soundstack.spectrogram import LogMel, SpectrogramSpec
 
 #: Modules whose code decides what a spectrogram is: a change of theirs makes spectrograms anew.
 _CODE = ("audio", "spectrogram")
+_PART = 4096
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,19 @@ def preview(corpus: Corpus, values: NDArray[np.float32], each: int = 4) -> dict[
 
 def statistics(values: NDArray[np.float32]) -> dict[str, float]:
     """What the spectrograms hold: size, mean, deviation and the share of values at the floor."""
+    total, squares, floor, at_floor = 0.0, 0.0, np.inf, 0
+    for start in range(0, len(values), _PART):  # in parts: the spectrograms may be larger than the memory
+        part = np.asarray(values[start : start + _PART])
+        total += part.sum(dtype=np.float64)
+        squares += np.square(part, dtype=np.float64).sum()
+        low = part.min()
+        at_floor = (at_floor if low >= floor else 0) + (int((part <= min(low, floor)).sum()) if low <= floor else 0)
+        floor = min(floor, low)
+    mean = total / values.size
     return {
         "frames": values.shape[1],
         "bands": values.shape[2],
-        "mean": float(values.mean(dtype=np.float64)),
-        "deviation": float(values.std(dtype=np.float64)),
-        "share_at_floor": float((values <= values.min()).mean()),
+        "mean": float(mean),
+        "deviation": float(np.sqrt(max(0.0, squares / values.size - mean**2))),
+        "share_at_floor": at_floor / values.size,
     }
