@@ -21,7 +21,6 @@ import json
 import math
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,27 +28,15 @@ from typing import Any
 
 import numpy as np
 import psutil
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from soundstack.config import fingerprint
 from soundstack.errors import StoreError
+from soundstack.files import remove_unfinished, replaced, write_atomically
+from soundstack.locks import exclusive
 
 #: Features of one data set that take more of the machine's memory than this are read from a mapped file.
 MEMORY_SHARE = 0.25
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that it either exists whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise StoreError(f"Cannot write {path} ({error.strerror}); free space or choose another cache_dir.") from error
 
 
 class FeatureStore:
@@ -65,22 +52,11 @@ class FeatureStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the store for writing; others wait, then find the work done."""
-        lock = FileLock(self.folder / ".lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError as error:
-            raise StoreError(
-                f"The cache {self.folder} cannot be written ({error.strerror or error}); "
-                "free space or choose another cache_dir."
-            ) from error
-        try:
-            for orphan in (*self.folder.glob(".*.tmp"), *self.folder.glob("gathered/.*.tmp")):
-                orphan.unlink(missing_ok=True)
+        with exclusive(self.folder / ".lock", f"features {self.folder.name}"):
+            remove_unfinished(self.folder)
+            remove_unfinished(self.folder / "gathered")
             self.refresh()
             yield
-        finally:
-            lock.release()
 
     def refresh(self) -> None:
         """Read the list of finished shards; a damaged one counts as missing and is made anew."""
@@ -104,24 +80,15 @@ class FeatureStore:
         return [position for position, key in enumerate(keys) if key not in self._rows]
 
     def add(self, keys: Sequence[str], features: NDArray[Any]) -> None:
-        """Store features (len(keys), ...) as one shard, durably and atomically."""
+        """Store features (len(keys), ...) as one shard: all of it or nothing."""
         if len(keys) != len(features):
             raise ValueError(f"{len(keys)} keys for {len(features)} rows")
         if not self._arrays:
             write_atomically(self.folder / "spec.json", json.dumps(self._spec, indent=1, default=str))
         name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
         final = self.folder / f"{name}.npy"
-        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
-        try:
-            with temporary.open("wb") as file:
-                np.save(file, features, allow_pickle=False)
-            temporary.replace(final)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise StoreError(
-                f"Cannot write {final} ({error.strerror}); free space or choose another cache_dir."
-            ) from error
+        with replaced(final) as file:
+            np.save(file, features, allow_pickle=False)
         write_atomically(final.with_suffix(".json"), json.dumps(list(keys)))
         self._arrays[name] = np.load(final, mmap_mode="r", allow_pickle=False)
         self._rows.update({key: (name, row) for row, key in enumerate(keys)})
@@ -173,5 +140,5 @@ class FeatureStore:
             with suppress(OSError):
                 temporary.unlink()
             raise StoreError(
-                f"Cannot write {path} ({error.strerror}); free space or choose another cache_dir."
+                f"Cannot write {path} ({error.strerror or error}); free space or choose another cache_dir."
             ) from error

@@ -35,3 +35,7 @@ class MemberError(SoundstackError):
 
 class StoreError(SoundstackError):
     """The tracking store, the registry or the cache cannot be used as it is."""
+
+
+class WorkerError(SoundstackError):
+    """A process that did a part of the work was ended from outside."""

@@ -1,8 +1,8 @@
-"""The only module that talks to MLflow's tracking store and model registry.
+"""Runs, their artifacts, and the model registry.
 
-A run collects its artifacts in a temporary folder and sends them at once when it ends, also when it fails. It ends
-FINISHED, FAILED (an error) or KILLED (interrupted), never RUNNING; runs that a killed process left RUNNING on this
-machine are closed by the next start.
+A run collects its artifacts in a temporary folder and sends them before its model is registered, and what came later
+when it ends, also when it fails. It ends FINISHED, FAILED (an error) or KILLED (interrupted), never RUNNING; runs that
+a killed process left RUNNING on this machine are closed by the next start.
 """
 
 from __future__ import annotations
@@ -15,40 +15,48 @@ import logging
 import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import psutil
-from filelock import FileLock
+import optuna
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from soundstack import provenance
-from soundstack.config import PROJECT, Config, fingerprint
+from soundstack.config import Config, fingerprint
 from soundstack.datasets.corpus import Corpus
-from soundstack.errors import MemberError, StoreError
+from soundstack.errors import MemberError
 from soundstack.evaluation import plots
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
 from soundstack.recognisers import Recogniser
 from soundstack.results import SCORES, Evaluation, Trained, save_figure, write_json
+from soundstack.signals import put_off
+from soundstack.tracking_store import (
+    PROCESS_TAG,
+    LostStoreError,
+    connect,
+    end,
+    experiment_ids,
+    explained,
+    first_line,
+    me,
+    trouble,
+)
 from soundstack.tuning import CostSearch
 
 CHAMPION = "champion"
-_PROCESS_TAG = "soundstack.process"
 _ROW_TAG = "soundstack.row"
 _BATCH = 1000
 _LONGEST_PARAM = 6000
@@ -69,6 +77,7 @@ class Run:
     folder: Path
     stages: dict[str, float] = field(default_factory=dict)
     _metrics: list[Metric] = field(default_factory=list)
+    _sent: set[tuple[Path, int]] = field(default_factory=set)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -178,69 +187,24 @@ class Run:
             self.metrics(values, step=fold)
         evaluation.write(self.folder, self.name)
 
+    def send(self) -> None:
+        """Send the metrics and artifacts that have not been sent yet."""
+        self.flush()
+        client = MlflowClient()
+        for path in sorted(self.folder.rglob("*")):
+            version = (path, path.stat().st_mtime_ns)
+            if path.is_file() and version not in self._sent:
+                below = path.parent.relative_to(self.folder).as_posix()
+                client.log_artifact(self.id, str(path), None if below == "." else below)
+                self._sent.add(version)
+
     def close(self) -> None:
         """Send what is left: time budget, metrics, artifacts."""
         if self.stages:
             self.metrics({f"seconds/{name.replace(' ', '_')}": seconds for name, seconds in self.stages.items()})
             write_json(self.folder / "time.json", self.stages)
             save_figure(plots.time_budget_figure(self.stages), self.folder / "time.png")
-        self.flush()
-        if any(self.folder.iterdir()):
-            MlflowClient().log_artifacts(self.id, str(self.folder))
-
-
-@cache
-def connect() -> None:
-    """Point MLflow at the project's own store unless ``MLFLOW_TRACKING_URI`` says otherwise, and check it.
-
-    Raises:
-        StoreError: The store cannot be reached, or its artifacts cannot be written from here.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
-    os.chdir(PROJECT)  # MLflow resolves its default artifact folder, ./mlruns, against this
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri(f"sqlite:///{PROJECT / 'mlflow.db'}")
-    uri = mlflow.get_tracking_uri()
-    client = MlflowClient()
-    try:
-        lock = PROJECT / "mlruns" / ".lock"
-        lock.parent.mkdir(exist_ok=True)
-        with FileLock(lock):  # two processes must not create the database at once
-            experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
-            experiment = client.get_experiment(experiment_id) if experiment_id else _default_experiment(client)
-    except MlflowException as error:
-        raise StoreError(f"The tracking store {uri} cannot be used: {_first_line(error)}") from None
-    location = experiment.artifact_location if experiment else ""
-    if location.startswith("mlflow-artifacts:") and not uri.startswith(("http://", "https://")):
-        raise StoreError(
-            f"Experiment {experiment.name!r} keeps its artifacts behind an MLflow server ({location}), but this run "
-            "writes to the database directly: `mlflow ui` was started before the first run. Remove mlflow.db, or run "
-            "with --experiment-name NEW; start the UI as the README says (--no-serve-artifacts)."
-        )
-    _close_orphans(client)
-
-
-def _default_experiment(client: MlflowClient) -> Any:
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    return client.get_experiment_by_name(name) if name else client.get_experiment("0")
-
-
-def _close_orphans(client: MlflowClient) -> None:
-    """End the runs that a killed process of this machine left RUNNING."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    if not experiments:
-        return
-    for run in client.search_runs(experiments, f"attributes.status = 'RUNNING' and tags.`{_PROCESS_TAG}` != ''"):
-        host, pid, started = run.data.tags[_PROCESS_TAG].rsplit("|", 2)
-        if host != socket.gethostname():
-            continue
-        try:
-            alive = abs(psutil.Process(int(pid)).create_time() - float(started)) < 2
-        except psutil.Error:
-            alive = False
-        if not alive:
-            client.set_tag(run.info.run_id, "soundstack.closed", "its process was killed; closed by a later start")
-            client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
+        self.send()
 
 
 @contextmanager
@@ -248,79 +212,85 @@ def run(name: str, config: Config) -> Iterator[Run]:
     """Open the run of a step: the one that ``mlflow run`` made, a child of the open one, or a new one.
 
     Raises:
-        StoreError: The tracking store cannot be used.
+        StoreError: The tracking store cannot be used, or a disk is full.
     """
+    step = type(config).__name__.removesuffix("Config").lower()
+    with _opened(name, step) as opened:
+        yield opened
+
+
+@contextmanager
+def trial(name: str, params: Mapping[str, Any]) -> Iterator[Run]:
+    """Open the child run of an Optuna trial; a pruned trial ends KILLED, not FAILED, and its pruning is passed on."""
+    with _opened(name, "trial") as opened:
+        MlflowClient().log_batch(opened.id, params=[Param(key, str(value)) for key, value in params.items()])
+        yield opened
+
+
+@contextmanager
+def _opened(name: str, step: str) -> Iterator[Run]:
     connect()
     nested = mlflow.active_run() is not None
     given = not nested and "MLFLOW_RUN_ID" in os.environ
+    folder: Path | None = None
+    opened: Run | None = None
     try:
-        active = mlflow.start_run(nested=nested, run_name=None if given else name)
-    except MlflowException as error:
-        raise StoreError(f"The run cannot be opened: {_first_line(error)}") from None
-    client = MlflowClient()
-    if given and re.fullmatch(r"[a-z]+-[a-z]+-\d+", active.info.run_name or ""):
-        client.update_run(active.info.run_id, name=name)  # replace MLflow's random name, keep one the user gave
-    opened = Run(active.info.run_id, name, Path(tempfile.mkdtemp(prefix="soundstack-")))
-    opened.tags(_process_tags() | {"soundstack.step": type(config).__name__.removesuffix("Config").lower()})
-    try:
-        yield opened
-        opened.close()
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        with _whatever_happens():
-            client.set_tag(opened.id, "soundstack.error", _first_line(error)[:500])
-            opened.close()
-        with _whatever_happens():
-            mlflow.end_run(RunStatus.to_string(RunStatus.KILLED if interrupted else RunStatus.FAILED))
-        raise
-    else:
-        mlflow.end_run()
-    finally:
-        shutil.rmtree(opened.folder, ignore_errors=True)
-
-
-@contextmanager
-def trial(name: str, config: Config, params: Mapping[str, Any]) -> Iterator[Run]:
-    """Open the child run of an Optuna trial; a pruned trial ends KILLED, not FAILED, and its pruning is passed on."""
-    import optuna
-
-    pruned: optuna.TrialPruned | None = None
-    active = mlflow.start_run(nested=True, run_name=name)
-    opened = Run(active.info.run_id, name, Path(tempfile.mkdtemp(prefix="soundstack-")))
-    try:
-        opened.tags(_process_tags() | {"soundstack.step": "trial"})
-        MlflowClient().log_batch(opened.id, params=[Param(key, str(value)) for key, value in params.items()])
-        try:
+        with explained(), ExitStack() as stack:
+            folder = me().temporary_folder()
+            if not nested:
+                stack.enter_context(_temporary_files_in(folder.with_name(folder.name + "-others")))
+            tags = {
+                PROCESS_TAG: me().mark,
+                "soundstack.step": step,
+            }  # signed as it is made: if we die, it can be closed
+            with put_off():
+                active = mlflow.start_run(nested=nested, run_name=None if given else name, tags=tags)
+                opened = Run(active.info.run_id, name, folder)
+            if given and re.fullmatch(r"[a-z]+-[a-z]+-\d+", active.info.run_name or ""):
+                # Replace MLflow's random name, keep one the user gave.
+                MlflowClient().update_run(opened.id, name=name)
             yield opened
-        except optuna.TrialPruned as pruning:
-            pruned = pruning
-            opened.tags({"soundstack.pruned": pruning})
-        opened.close()
+            opened.close()
+            with put_off():
+                end(RunStatus.FINISHED)
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        with _whatever_happens():
-            mlflow.end_run(RunStatus.to_string(RunStatus.KILLED if interrupted else RunStatus.FAILED))
+        active_now = mlflow.active_run()
+        if opened is not None and active_now is not None and active_now.info.run_id == opened.id:
+            with put_off():
+                _end(opened, error)
         raise
-    else:
-        mlflow.end_run(RunStatus.to_string(RunStatus.KILLED if pruned else RunStatus.FINISHED))
     finally:
-        shutil.rmtree(opened.folder, ignore_errors=True)
-    if pruned is not None:
-        raise pruned
-
-
-def _process_tags() -> dict[str, object]:
-    process = psutil.Process()
-    return {_PROCESS_TAG: f"{socket.gethostname()}|{process.pid}|{process.create_time()}"}
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _whatever_happens() -> Iterator[None]:
-    """Let the first error through: trouble while reporting it must not hide it."""
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let libraries put their copies of models and downloads where they are removed, by a later start if need be."""
+    before = tempfile.tempdir
+    folder.mkdir()
+    tempfile.tempdir = str(folder)
     try:
         yield
-    except Exception as error:
-        print(f"While closing the run: {_first_line(error)}", file=sys.stderr)
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(opened: Run, error: BaseException) -> None:
+    """End a run after an error with what it has; trouble with that must not hide the error."""
+    killed = isinstance(error, KeyboardInterrupt | SystemExit | optuna.TrialPruned)
+    lost = isinstance(error, LostStoreError)
+    if not lost:
+        try:
+            tag = "soundstack.pruned" if isinstance(error, optuna.TrialPruned) else "soundstack.error"
+            opened.tags({tag: first_line(error)[:500]})
+            opened.close()
+        except Exception as another:
+            lost = isinstance(trouble(another), LostStoreError)
+            print(f"While closing the run: {trouble(another) or first_line(another)}", file=sys.stderr)
+    with contextlib.suppress(MlflowException, OSError):  # not ended: a later start does it
+        end(RunStatus.KILLED if killed else RunStatus.FAILED, patient=not lost)
 
 
 def register(
@@ -334,6 +304,7 @@ def register(
     with _quiet():  # MLflow remarks on the model class when it is defined
         from soundstack import serving
 
+    run.send()  # whoever finds the model finds what the run says about it, even if this process is killed now
     folder = run.folder.with_name(run.folder.name + "-model")
     scores = {name: evaluation.intervals[name].value for name in ("devel_macro_f1", "test_macro_f1")}
     try:
@@ -352,12 +323,12 @@ def register(
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    client = MlflowClient()
-    champion = _is_champion(client, run.name, scores["devel_macro_f1"], tags["data_fingerprint"])
-    if champion:
-        client.set_registered_model_alias(run.name, CHAMPION, version.version)
     run.tags({"registered_model": f"{run.name}/{version.version}"})
     run.tags({_ROW_TAG: row_key(config, tags["data_fingerprint"])})
+    client = MlflowClient()
+    champion = _is_champion(client, run.name, scores["devel_macro_f1"], tags["data_fingerprint"])
+    if champion:  # last: the alias never points to a version that lacks something
+        client.set_registered_model_alias(run.name, CHAMPION, version.version)
     return Trained(run.name, str(version.version), champion, evaluation.row(run.name))
 
 
@@ -403,13 +374,15 @@ def find_done(config: Config, data_fingerprint: str) -> Trained | None:
     """Return the newest finished, registered run of the same key, wherever in the store it is."""
     connect()
     client = MlflowClient()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    experiments = experiment_ids(client)
     key = row_key(config, data_fingerprint)
     query = f"attributes.status = 'FINISHED' and tags.`{_ROW_TAG}` = '{key}'"
     for found in client.search_runs(experiments, query, order_by=["attributes.start_time DESC"], max_results=5):
         name, _, version = found.data.tags.get("registered_model", "").rpartition("/")
         try:
             client.get_model_version(name, version)
+            if not client.list_artifacts(found.info.run_id, "predictions"):
+                continue  # a fusion would miss them: train again
         except MlflowException:
             continue  # its model was deleted: train again
         values = found.data.metrics
@@ -441,7 +414,7 @@ class RegisteredMember:
             return Path(mlflow.artifacts.download_artifacts(run_id=self.run_id, artifact_path=path))
         except (MlflowException, OSError) as error:
             raise MemberError(
-                f"{self.name}/{self.version}: its artifact {path} cannot be fetched ({_first_line(error)}). "
+                f"{self.name}/{self.version}: its artifact {path} cannot be fetched ({first_line(error)}). "
                 "Train it again, or name other members."
             ) from None
 
@@ -454,7 +427,7 @@ class RegisteredMember:
         try:
             model = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{self.name}/{self.version}")
         except (MlflowException, OSError) as error:
-            raise MemberError(f"{self.name}/{self.version} cannot be fetched ({_first_line(error)}).") from None
+            raise MemberError(f"{self.name}/{self.version} cannot be fetched ({first_line(error)}).") from None
         found = list(Path(model).glob("artifacts/*/recogniser.json"))
         if not found:
             raise MemberError(f"{self.name}/{self.version} is not a model of this project; name other members.")
@@ -520,7 +493,3 @@ def _member(client: MlflowClient, name: str, version: str) -> RegisteredMember:
     except (MlflowException, ValueError):
         raise MemberError(f"members: {name} has no version {version or CHAMPION}.") from None
     return RegisteredMember(name, str(found.version), found.run_id or "", found.tags.get("data_fingerprint", ""))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

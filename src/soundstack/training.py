@@ -4,19 +4,19 @@ Adam (0.9, 0.999, eps 1e-7) on the cross-entropy; Keras's decay: the rate of upd
 epoch's model is used: no checkpoint is chosen on the held-out fold. Inputs are standardised by the training folds.
 
 Every epoch draws its shuffling and dropout from a seed of its own, (seed, fold, epoch). A fold that was killed
-continues from its last checkpoint and ends where an uninterrupted one would have ended. On disk, one file a fold,
-``<cache>/training/<fingerprint>/fold-<fold>.pt``, written to a temporary name and renamed: state of the last
-checkpoint, and for a finished fold its weights, history and held-out scores.
+continues after its last finished epoch and ends where an uninterrupted one would have ended, to the last bit. On disk,
+one file a fold, ``<cache>/training/<fingerprint>/fold-<fold>.pt``, written to a temporary name and renamed: the state
+after the last epoch, and for a finished fold its weights, history and held-out scores. A lock a fold keeps two
+processes from training the same: the second waits and takes over.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import time
+import io
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundstack.errors import StoreError
+from soundstack.files import remove_unfinished, write_atomically
+from soundstack.locks import exclusive
 from soundstack.networks.crnn import Crnn
 
 DECAY = 0.002
-CHECKPOINT_SECONDS = 5.0
 _PART = 4096
+#: What a checkpoint holds, by whether its fold is finished.
+_STATE = {
+    False: {"weights", "optimiser", "updates", "history", "epoch"},
+    True: {"weights", "mean", "deviation", "history", "scores"},
+}
 _HISTORY = ("train_loss", "train_accuracy", "devel_loss", "devel_accuracy", "learning_rate")
 
 
@@ -110,21 +115,44 @@ def train_fold(
 
     Returns:
         The trained fold with held-out probabilities (len(held_out), classes).
-    """
-    saved = _load(checkpoint)
-    if saved and saved["finished"]:
-        done = FoldModel(
-            saved["mean"],
-            saved["deviation"],
-            saved["weights"],
-            saved["history"],
-            saved["scores"].numpy(),
-            reused=True,
-        )
-        for epoch in range(spec.epochs):
-            on_epoch(epoch + 1, {name: done.history[name][epoch] for name in _HISTORY})
-        return done
 
+    Raises:
+        StoreError: The checkpoint cannot be written.
+    """
+    begin = partial(
+        _train, inputs, targets, train, held_out, spec, classes=classes, fold=fold, device=device, on_epoch=on_epoch
+    )
+    if checkpoint is None:
+        return begin()
+    saved = _load(checkpoint)
+    if not saved or not saved["finished"]:
+        with exclusive(checkpoint.with_suffix(".lock"), f"fold {fold}"):
+            remove_unfinished(checkpoint.parent, checkpoint.name)
+            saved = _load(checkpoint)  # another process may have finished it meanwhile
+            if not saved or not saved["finished"]:
+                return begin(keep=partial(_save, checkpoint), saved=saved)
+    for epoch in range(spec.epochs):
+        on_epoch(epoch + 1, {name: saved["history"][name][epoch] for name in _HISTORY})
+    return FoldModel(
+        saved["mean"], saved["deviation"], saved["weights"], saved["history"], saved["scores"].numpy(), reused=True
+    )
+
+
+def _train(
+    inputs: Tensor | Path,
+    targets: Tensor,
+    train: Tensor,
+    held_out: Tensor,
+    spec: TrainingSpec,
+    *,
+    classes: int,
+    fold: str,
+    device: torch.device,
+    on_epoch: Callable[[int, dict[str, float]], None],
+    keep: Callable[[dict[str, Any]], object] | None = None,
+    saved: dict[str, Any] | None = None,
+) -> FoldModel:
+    """Train from the ``saved`` state on, or from the start, and hand the state after every epoch to ``keep``."""
     mapped = isinstance(inputs, Path)
     values = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.load(inputs, mmap_mode="c"))
     torch.manual_seed(derived_seed(spec.seed, fold, "weights"))
@@ -150,7 +178,6 @@ def train_fold(
         for epoch in range(first_epoch):
             on_epoch(epoch + 1, {name: history[name][epoch] for name in _HISTORY})
 
-    last_saved = time.monotonic()
     for epoch in range(first_epoch, spec.epochs):
         torch.manual_seed(derived_seed(spec.seed, fold, epoch))
         model.train()
@@ -178,15 +205,14 @@ def train_fold(
         }
         for name, value in measured.items():
             history[name].append(value)
-        on_epoch(epoch + 1, measured)
-        if checkpoint and epoch + 1 < spec.epochs and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
+        if keep and epoch + 1 < spec.epochs:  # some 25 ms, where an epoch of a real data set takes seconds
             state = {"weights": model.state_dict(), "optimiser": optimiser.state_dict(), "updates": updates}
-            _save(checkpoint, {**state, "history": history, "epoch": epoch + 1, "finished": False})
-            last_saved = time.monotonic()
+            keep({**state, "history": history, "epoch": epoch + 1, "finished": False})
+        on_epoch(epoch + 1, measured)
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     scores = held_out_probabilities().double()
-    if checkpoint:
+    if keep:
         finished = {
             "mean": mean,
             "deviation": deviation,
@@ -194,7 +220,7 @@ def train_fold(
             "history": history,
             "scores": scores,
         }
-        _save(checkpoint, {**finished, "finished": True})
+        keep({**finished, "finished": True})
     return FoldModel(mean, deviation, weights, history, scores.numpy())
 
 
@@ -205,25 +231,17 @@ def predict(model: Crnn, inputs: Tensor, batch_size: int = 256) -> Tensor:
         return torch.cat([model(part).softmax(dim=1).cpu() for part in inputs.split(batch_size)])
 
 
-def _load(path: Path | None) -> dict[str, Any] | None:
+def _load(path: Path) -> dict[str, Any] | None:
     """Read a checkpoint; a damaged one counts as none."""
-    if path is None or not path.is_file():
-        return None
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever torch raises on a torn file: the fold is trained anew
-        path.unlink(missing_ok=True)
+        return saved if _STATE[saved["finished"]] <= saved.keys() else None
+    except Exception:  # whatever torch raises on a missing or torn file: the fold is trained anew
         return None
-    return saved
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise StoreError(f"Cannot write {path} ({error}); free space or choose another cache_dir.") from error
+    # By way of the memory: on a full disk torch raises anything but an OSError.
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomically(path, content.getbuffer())

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 
 from soundstack.config import cores
 from soundstack.devices import keep_pages
+from soundstack.errors import WorkerError
 from soundstack.training import FoldModel, train_fold
 
 #: Called after every epoch: fold, epoch (from 1), values of the history.
@@ -40,6 +42,10 @@ def train_side_by_side(
         jobs: Arguments of :func:`soundstack.training.train_fold` by fold.
         on_epoch: Called here, in the caller's process, as epochs end in any of the workers.
         on_fold: Called fold by fold, in order; it may raise to stop the rest.
+
+    Raises:
+        WorkerError: A worker was ended from outside.
+        StoreError: A checkpoint cannot be written.
     """
     count = min(len(jobs), cores())
     context = multiprocessing.get_context("spawn")
@@ -53,11 +59,16 @@ def train_side_by_side(
         for fold, future in futures.items():
             trained[fold] = _wait(future, messages, on_epoch)
             on_fold(fold, trained[fold])
-    except BaseException:
+    except BaseException as error:
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()
+        if isinstance(error, BrokenProcessPool):
+            raise WorkerError(
+                "A process that trains a fold was ended from outside, mostly for want of memory: close other programs. "
+                "Finished epochs are kept; the same command continues."
+            ) from None
         raise
     pool.shutdown()
     return trained

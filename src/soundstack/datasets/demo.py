@@ -7,8 +7,9 @@ lie in one fold.
 
 ``meta/demo.json`` is written first and says what the folder is made from; every sound file is written under a
 temporary name and then renamed, so a file that exists is complete; the table is written last, so a folder
-with a table is complete. A write that was killed is continued by the next one. A clip depends on seed, fold,
-class, source and take alone, not on the number of clips, on jobs, or on the order in which they are made.
+with a table is complete. A write that was killed is continued by the next one, and of two processes that write the
+same folder the second waits for the first. A clip depends on seed, fold, class, source and take alone, not on the
+number of clips, on jobs, or on the order in which they are made.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import soundfile
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
 from soundstack.datasets.synthesis import FORMULA_VERSION, SOUNDS, synthesise
 from soundstack.errors import DataError
+from soundstack.locks import exclusive
 
 LABELS = tuple(sorted(SOUNDS))
 SECONDS = 4.0
@@ -68,6 +70,7 @@ def write(
     Raises:
         DataError: if a parameter is out of range, if the folder holds other files or a demo data set made
             from other parameters or formulas, or if it cannot be written.
+        StoreError: if the folder cannot be locked.
     """
     if seed < 0 or jobs < 0:
         raise DataError(f"The demo data set needs a seed and jobs of 0 or more, not {seed} and {jobs}.")
@@ -77,13 +80,22 @@ def write(
     rows = list(_plan(clips_per_class_and_fold))
     try:
         _claim(folder, recipe)
-        missing = [row for row in rows if not _is_written(folder / "audio" / row.filename)]
-        progress(len(rows) - len(missing))
-        _write_missing(folder, missing, seed, jobs, progress)
-        if missing or not _table(folder).exists():
-            _replace(_table(folder), _as_csv(rows))
+        if _table(folder).exists() and not _missing(folder, rows):
+            progress(len(rows))
+            return
+        with exclusive(folder / ".lock", "the demo data set"):
+            for orphan in folder.glob("*/.*.part"):
+                orphan.unlink(missing_ok=True)
+            missing = _missing(folder, rows)
+            progress(len(rows) - len(missing))
+            _write_missing(folder, missing, seed, jobs, progress)
+            if missing or not _table(folder).exists():
+                _replace(_table(folder), _as_csv(rows))
     except OSError as error:
-        raise DataError(f"Cannot write the demo data set to {folder}: {error}. Choose another folder.") from error
+        raise DataError(
+            f"Cannot write the demo data set to {folder} ({error.strerror or error}); free space or choose another "
+            "folder (cache_dir)."
+        ) from error
 
 
 def load(folder: Path) -> DataSet:
@@ -134,6 +146,10 @@ def _plan(clips_per_class_and_fold: int) -> Iterator[_Row]:
                 source = f"{fold}{number:02d}{clip // len(TAKES):03d}"
                 take = TAKES[clip % len(TAKES)]
                 yield _Row(f"{fold}-{source}-{take}-{label}.wav", fold, label, source, take)
+
+
+def _missing(folder: Path, rows: list[_Row]) -> list[_Row]:
+    return [row for row in rows if not _is_written(folder / "audio" / row.filename)]
 
 
 def _write_missing(

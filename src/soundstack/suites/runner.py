@@ -1,8 +1,9 @@
 """Run a suite: every row that is not done yet, then the fusions of what is there.
 
 A row is done when the store holds a finished run of the same model name, configuration, data fingerprint and code; it
-is then taken over. So a killed suite, started again, continues at its first unfinished row. A row whose weights cannot
-be had is reported, and the rest goes on; a fusion uses the members that are there and says which are missing.
+is then taken over. So a killed suite, started again, continues at its first unfinished row; a row that another process
+has under way is waited for, and taken over too. A row whose weights cannot be had is reported, and the rest goes on; a
+fusion uses the members that are there and says which are missing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -18,6 +20,7 @@ from soundstack import tracking
 from soundstack.cli import explain
 from soundstack.config import Config, CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig, MainConfig
 from soundstack.errors import ConfigError, MemberError, WeightsError
+from soundstack.locks import exclusive
 from soundstack.results import Trained
 from soundstack.suites import Fusion, Row
 
@@ -70,16 +73,18 @@ def _do(
     name: str, seed: int, settings: Any, step: Callable[[Any], Trained], data_fingerprint: str, rerun: bool
 ) -> Outcome:
     started = time.perf_counter()
-    done = None if rerun else tracking.find_done(settings, data_fingerprint)
-    if done is not None:
-        print(f"{name}: done already, taken over (models:/{done.name}/{done.version}).")
-        return Outcome(name, seed, done, time.perf_counter() - started, "taken over")
-    try:
-        trained = step(settings)
-    except (WeightsError, MemberError) as error:
-        print(f"{name}: not run. {error}")
-        return Outcome(name, seed, None, time.perf_counter() - started, str(error))
-    return Outcome(name, seed, trained, time.perf_counter() - started)
+    key = tracking.row_key(settings, data_fingerprint)
+    with exclusive(Path(settings.cache_dir) / "rows" / f"{key}.lock", name):
+        done = None if rerun else tracking.find_done(settings, data_fingerprint)
+        if done is not None:
+            print(f"{name}: done already, taken over (models:/{done.name}/{done.version}).")
+            return Outcome(name, seed, done, time.perf_counter() - started, "taken over")
+        try:
+            trained = step(settings)
+        except (WeightsError, MemberError) as error:
+            print(f"{name}: not run. {error}")
+            return Outcome(name, seed, None, time.perf_counter() - started, str(error))
+        return Outcome(name, seed, trained, time.perf_counter() - started)
 
 
 def _fuse(
