@@ -153,7 +153,7 @@ class Killed(BaseException):
 
 def kill_after(epochs):
     def on_epoch(epoch, values):
-        if epoch == epochs + 1:
+        if epoch == epochs:
             raise Killed
 
     return on_epoch
@@ -161,7 +161,6 @@ def kill_after(epochs):
 
 @pytest.mark.parametrize("finished_epochs", [1, 3])
 def test_a_fold_killed_in_the_middle_ends_exactly_as_an_uninterrupted_one(tmp_path, monkeypatch, finished_epochs):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     inputs, targets = problem()
     whole = train(inputs, targets)
     checkpoint = tmp_path / "training" / "fold-2.pt"
@@ -205,13 +204,12 @@ def test_a_damaged_checkpoint_is_trained_anew(tmp_path, damage):
 
 def test_killed_while_writing_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch):
     inputs, targets = problem()
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     checkpoint = tmp_path / "fold-2.pt"
     with pytest.raises(Killed):
         train(inputs, targets, checkpoint=checkpoint, on_epoch=kill_after(2))
 
-    def torn(state, path):
-        path.write_bytes(b"half")
+    def torn(state, file):
+        file.write(b"half")
         raise Killed
 
     monkeypatch.setattr(torch, "save", torn)
@@ -221,7 +219,6 @@ def test_killed_while_writing_a_checkpoint_keeps_the_one_before(tmp_path, monkey
 
 
 def test_checkpoints_leave_no_other_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     train(*problem(), checkpoint=tmp_path / "new" / "fold-2.pt")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["fold-2.pt"]
 

@@ -1,0 +1,270 @@
+"""Killed, full, read-only, gone: what is kept, what the user reads, and where the next start ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+from mlflow.entities import RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+import crnn as crnn_step
+from soundstack import presence, tracking, tracking_store
+from soundstack.config import PROJECT, CrnnConfig, ExtractConfig
+from soundstack.errors import StoreError
+from soundstack.signals import put_off
+from soundstack.suites import runner
+from soundstack.systems import crnn
+from test_tracking import crnn as recogniser
+from test_tracking import evaluation, register
+
+EPOCHS = 1
+
+
+def tuned(table: Path, cache: Path, trials: int = 4) -> dict[str, Any]:
+    """Tune the CRNN on a tiny data set; return the trials as they were logged, and the scores."""
+    config = CrnnConfig(
+        dataset="csv", data_dir=str(table), cache_dir=str(cache), epochs=EPOCHS, trials=trials, batch_size=8
+    )
+    trained = crnn_step.run(config)
+    run_id = MlflowClient().get_model_version(trained.name, trained.version).run_id
+    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="tuning/trials.csv")
+    rows = [line.split(",") for line in Path(path).read_text().splitlines()]
+    state, value = rows[0].index("state"), rows[0].index("value")
+    parameters = [rows[0].index("params_learning_rate"), rows[0].index("params_batch_size")]
+    done = [row for row in rows[1:] if row[state] != "FAIL"]
+    return {
+        "trials": [[row[value], *(row[column] for column in parameters)] for row in done],
+        "scores": trained.scores,
+    }
+
+
+def test_a_search_that_is_interrupted_tries_and_finds_what_an_uninterrupted_one_does(
+    store: str, tmp_path: Path, tiny_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tiny_csv(tmp_path / "data", folds=3)
+    whole = tuned(table, tmp_path / "whole")
+    assert len(whole["trials"]) == 4
+    train_folds, calls = crnn.train_folds, []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train_folds(*arguments, **options)
+
+    monkeypatch.setattr(crnn, "train_folds", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(table, tmp_path / "cut")
+    resumed = tuned(table, tmp_path / "cut")
+    assert resumed == whole
+    assert len(calls) == 3 + 2 + 1  # two trials and the interrupted one; the two that were left; the final training
+    assert not [run for run in MlflowClient().search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]]) if _running(run)]
+
+
+def _running(run: Any) -> bool:
+    return bool(run.info.status == "RUNNING")
+
+
+def test_a_model_that_is_found_has_its_predictions_even_if_its_run_was_killed_at_once(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tracking, "_is_champion", killed)
+        patch.setattr(tracking.Run, "close", lambda self: None)  # as if the process had ended there
+        register("csv-crnn", right=1.0)
+    (member,) = tracking.find_members("csv", "all")
+    assert member.artifact("predictions/devel.parquet").is_file()
+    assert tracking.find_done(ExtractConfig(), "data1") is None, "a run that did not finish is not taken over"
+
+
+def test_artifacts_are_sent_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    log = MlflowClient.log_artifact
+
+    def counted(self: MlflowClient, run_id: str, path: str, below: str | None = None) -> None:
+        sent.append(f"{below}/{Path(path).name}" if below else Path(path).name)
+        log(self, run_id, path, below)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", counted)
+    with tracking.run("csv-crnn", ExtractConfig()) as run:
+        result = evaluation(1.0)
+        run.evaluation(result)
+        with run.stage("work"):
+            pass
+        tracking.register(run, ExtractConfig(), recogniser(), result, {"data_fingerprint": "1", "family": "crnn"})
+    assert len(sent) == len(set(sent))
+    assert {"time.json", "predictions/devel.parquet"} <= set(sent)
+
+
+# runs that a killed process left ---------------------------------------------------------------------------------
+
+
+def _left_by_mlflow_run(source: Path) -> str:
+    """A run as `mlflow run` opens it, before our process has put its name on it."""
+    tags = [RunTag("mlflow.source.type", "PROJECT"), RunTag("mlflow.source.name", str(source))]
+    run = MlflowClient().create_run(os.environ["MLFLOW_EXPERIMENT_ID"])
+    MlflowClient().log_batch(run.info.run_id, tags=tags)
+    return str(run.info.run_id)
+
+
+def _status(run_id: str) -> str:
+    return str(MlflowClient().get_run(run_id).info.status)
+
+
+def _only_processes_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide an `mlflow run` that runs these tests: to the code it may be about to start any run."""
+    alive = tracking_store.psutil.process_iter
+
+    def with_a_run(process: psutil.Process) -> bool:
+        try:
+            return "MLFLOW_RUN_ID" in process.environ()
+        except psutil.Error:
+            return False
+
+    monkeypatch.setattr(tracking_store.psutil, "process_iter", lambda: filter(with_a_run, alive()))
+
+
+def test_a_run_killed_before_it_had_our_name_is_closed_but_only_if_its_project_is_ours(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _only_processes_of_runs(monkeypatch)
+    ours, other = _left_by_mlflow_run(PROJECT), _left_by_mlflow_run(PROJECT / "elsewhere")
+    tracking.connect.cache_clear()
+    tracking.connect()
+    assert (_status(ours), _status(other)) == ("KILLED", "RUNNING")
+
+
+def test_a_run_whose_process_is_just_starting_is_left_alone(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _only_processes_of_runs(monkeypatch)
+    starting = _left_by_mlflow_run(PROJECT)
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], env=os.environ | {"MLFLOW_RUN_ID": starting}
+    )
+    try:
+        time.sleep(0.5)
+        tracking.connect.cache_clear()
+        tracking.connect()
+        assert _status(starting) == "RUNNING"
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_a_sign_of_life_tells_a_living_process_from_a_killed_one(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; sys.path.insert(0, 'src')\n"
+        "from pathlib import Path\n"
+        "from soundstack import presence\n"
+        f"mine = presence.announce(Path({str(tmp_path)!r}))\n"
+        "print(mine.mark, mine.temporary_folder(), flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stdout is not None
+    mark, folder = process.stdout.readline().split()
+    presence.remove_leftovers(tmp_path)
+    assert not presence.is_dead(mark)
+    assert Path(folder).is_dir()
+    process.kill()
+    process.wait()
+    assert presence.is_dead(mark)
+    assert not presence.is_dead(mark.replace(mark.split("|")[0], "elsewhere", 1)), "another machine's cannot be known"
+    presence.remove_leftovers(tmp_path)
+    assert not Path(folder).exists()
+
+
+def test_a_polite_kill_waits_for_what_must_be_whole() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), put_off():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        done.append("whole")
+    assert done == ["whole"]
+
+
+# stores and disks that fail --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MlflowException("API request to http://gone failed with exception refused"), "cannot be used any more"),
+        (MlflowException("(sqlite3.OperationalError) database or disk is full"), "No space left"),
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/x.png"), "of /tmp/x.png"),
+        (PermissionError(errno.EACCES, "Permission denied", "/tmp/x.png"), "mend its rights"),
+    ],
+)
+def test_a_store_or_disk_that_fails_in_the_middle_is_one_line_that_says_how_to_go_on(
+    store: str, error: Exception, message: str
+) -> None:
+    with (
+        pytest.raises(StoreError, match=message) as caught,
+        tracking.run("csv-main", ExtractConfig()),
+        tracking.run("csv-crnn", ExtractConfig()),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("the same command continues.")
+    assert mlflow.active_run() is None
+
+
+def test_a_bug_keeps_its_traceback(store: str) -> None:
+    with pytest.raises(MlflowException, match="not allowed"), tracking.run("csv-crnn", ExtractConfig()):
+        raise MlflowException("Changing param values is not allowed.")
+    with pytest.raises(FileNotFoundError), tracking.run("csv-crnn", ExtractConfig()):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "x")
+
+
+# two at once -----------------------------------------------------------------------------------------------------
+
+
+def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CrnnConfig(dataset="demo", cache_dir=str(tmp_path))
+    finished: list[Any] = []
+    began = threading.Event()
+    monkeypatch.setattr(tracking, "find_done", lambda settings, data: finished[0] if finished else None)
+
+    def step(settings: Any) -> Any:
+        began.set()
+        time.sleep(0.5)
+        finished.append(register_like())
+        return finished[0]
+
+    def register_like() -> Any:
+        from soundstack.evaluation.tables import SystemScores
+        from soundstack.results import Trained
+
+        return Trained("demo-crnn", str(len(finished) + 1), True, SystemScores("demo-crnn"))
+
+    outcomes: list[Any] = []
+
+    def do() -> None:
+        outcomes.append(runner._do("demo-crnn", 0, config, step, "data", False))
+
+    first, second = threading.Thread(target=do), threading.Thread(target=do)
+    first.start()
+    assert began.wait(10)
+    second.start()
+    first.join()
+    second.join()
+    assert sorted(outcome.note for outcome in outcomes) == ["", "taken over"]
+    assert len(finished) == 1
