@@ -104,6 +104,7 @@ class Parts:
         self._places: dict[tuple[str, int, int], _Place] = {}
         self._waiting: list[tuple[SoundFile, Scored]] = []
         self._since = time.monotonic()
+        _open_part.cache_clear()
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
         for path in sorted(folder.glob("*.arrow")):

@@ -18,8 +18,8 @@ _KEY = "Source"
 
 def picture_path(output: Path, file: SoundFile) -> Path:
     """Where the picture of a file lies: below ``timelines``, as the file lies below the input."""
-    parts = [part for part in Path(file.name).parts if part not in {"..", "/"}]
-    return Path(output, FOLDER, *parts[:-1], f"{parts[-1]}.png")
+    above = [part for part in Path(file.name).parts[:-1] if part not in {"..", file.path.anchor}]
+    return Path(output, FOLDER, *above, f"{file.path.name}.png")
 
 
 def draw(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +13,8 @@ from pathlib import Path
 from soundstack.errors import DataError
 
 #: What is taken for sound in a folder. The last three are not decoded here, but are reported rather than overlooked.
-SUFFIXES = frozenset(
-    f".{kind}"
-    for kind in (
-        "wav",
-        "wave",
-        "w64",
-        "rf64",
-        "flac",
-        "ogg",
-        "oga",
-        "opus",
-        "mp3",
-        "aif",
-        "aiff",
-        "aifc",
-        "au",
-        "snd",
-        "caf",
-        "m4a",
-        "aac",
-        "wma",
-    )  # fmt: skip
-)
+_KINDS = "wav wave w64 rf64 flac ogg oga opus mp3 aif aiff aifc au snd caf m4a aac wma"
+SUFFIXES = frozenset(map(".{}".format, re.findall(r"\w+", _KINDS)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +47,7 @@ def find(wanted: str) -> list[SoundFile]:
         if not found:
             raise DataError(
                 f"input: {place} and its folders hold no sound files "
-                f"({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))}); give another folder, or a glob."
+                f"({_KINDS.replace(' ', ', ')}); give another folder, or a glob."
             )
         return found
     if place.suffix.lower() == ".csv" and place.is_file():

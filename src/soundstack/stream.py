@@ -7,7 +7,7 @@ what that refuses is refused here, for the same reasons.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,14 @@ class Cutter:
         return Cut(start, stop, sound[start - self._first : stop - self._first].copy())
 
 
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is only read onwards: soundfile else seeks after every read, which spoils the next frame of MP3."""
+
+    def seekable(self) -> bool:
+        """Say no, whatever the file could do."""
+        return False
+
+
 class SoundStream:
     """An open sound file; use it in a ``with`` statement.
 
@@ -87,7 +95,7 @@ class SoundStream:
         """
         self._path = path
         with _refusing():
-            self._file = soundfile.SoundFile(path)
+            self._file = _Forward(path)
         self.rate: int = self._file.samplerate
         self.declared: int = self._file.frames
         self.frames = 0
@@ -122,17 +130,16 @@ class SoundStream:
         yield from cutter.end()
 
     def _read(self) -> Samples:
-        with _refusing():
-            block: Samples = self._file.read(BLOCK, dtype="float32", always_2d=True)
+        with _refusing():  # not past the length that the header tells: decoding the whole stops there, too
+            block: Samples = self._file.read(min(BLOCK, self.declared - self.frames), dtype="float32", always_2d=True)
         return block
 
 
-class _refusing:
-    """Turns what a damaged or unreadable file raises into an AudioError."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, soundfile.SoundFileError | OSError | ValueError):
-            raise AudioError(f"cannot be decoded ({_reason(error)}); send or store WAV, FLAC, OGG or MP3") from None
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what a damaged or unreadable file raises into an AudioError."""
+    try:
+        yield
+    # TypeError: a name that ends in .raw asks for a rate and a format.
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+        raise AudioError(f"cannot be decoded ({_reason(error)}); send or store WAV, FLAC, OGG or MP3") from None
