@@ -16,6 +16,7 @@ SOURCE = PROJECT / "src"
 #: package holds and no line names by itself.
 LAYERS = [
     ["errors"],
+    ["sound_files"],
     ["networks.spec", "presets", "progress", "provenance", "devices", "remote", "archives", "suites", "svm_solver"],
     ["config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],
@@ -24,6 +25,9 @@ LAYERS = [
     ["fusion", "tuning", "results"],
     ["recognisers"],
     ["windows"],
+    ["stream"],
+    ["prediction_parts"],
+    ["prediction", "prediction_tables", "prediction_timelines"],
     ["serving", "served_model", "tracking"],
     ["systems.*", "tracking_reader"],
     ["suites.*", "report.*", "summary"],
