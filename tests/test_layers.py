@@ -15,7 +15,7 @@ SOURCE = PROJECT / "src"
 #: From the bottom up: a module may import its own layer and those above it in this list. `package.*` is what a
 #: package holds and no line names by itself.
 LAYERS = [
-    ["errors"],
+    ["errors", "markdown"],
     ["networks.spec", "presets", "progress", "provenance", "devices", "remote", "archives", "suites", "svm_solver"],
     ["config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],
@@ -23,7 +23,7 @@ LAYERS = [
     ["workers"],
     ["fusion", "tuning", "results"],
     ["recognisers"],
-    ["windows"],
+    ["windows", "cards"],
     ["serving", "served_model", "tracking"],
     ["systems.*", "tracking_reader"],
     ["suites.*", "report.*", "summary"],
