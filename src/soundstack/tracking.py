@@ -27,6 +27,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import mlflow
 import psutil
@@ -36,7 +37,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from soundstack import provenance
+from soundstack import cards, provenance
 from soundstack.config import PROJECT, Config, fingerprint
 from soundstack.datasets.corpus import Corpus
 from soundstack.errors import MemberError, StoreError
@@ -328,6 +329,8 @@ def register(
 ) -> Trained:
     """Log the recogniser as the run's model, register it under the run's name, and move the alias if it is as good.
 
+    The card says what the run's folder holds by now: data, settings, contributions.
+
     The alias ``champion`` moves to the new version if there is no champion, if the champion was trained on other
     data (its scores cannot be compared), or if the new devel macro-F1 is at least the champion's.
     """
@@ -353,12 +356,25 @@ def register(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     client = MlflowClient()
+    facts = cards.facts_of(run.name, str(version.version), recogniser, evaluation, config, tags, run.folder)
+    _describe(client, run, facts)
     champion = _is_champion(client, run.name, scores["devel_macro_f1"], tags["data_fingerprint"])
     if champion:
         client.set_registered_model_alias(run.name, CHAMPION, version.version)
     run.tags({"registered_model": f"{run.name}/{version.version}"})
     run.tags({_ROW_TAG: row_key(config, tags["data_fingerprint"])})
     return Trained(run.name, str(version.version), champion, evaluation.row(run.name))
+
+
+def _describe(client: MlflowClient, run: Run, facts: cards.Facts) -> None:
+    """Write the model card: whole as an artifact, shortened as the version's description."""
+    (run.folder / cards.FILE).write_text(cards.card(facts), encoding="utf-8")
+    # The UI shows no pictures in the text itself, but those of a relative address that it serves.
+    picture = f"get-artifact?path={quote(cards.CONFUSION_PICTURE, safe='')}&run_uuid={run.id}"
+    description = cards.card(facts, picture, limit=cards.LONGEST_DESCRIPTION)
+    client.update_model_version(facts.name, facts.version, description)
+    if not client.get_registered_model(facts.name).description:  # a user's own text stays
+        client.update_registered_model(facts.name, cards.family_description(facts))
 
 
 def _public_version(package: str) -> str:
