@@ -27,6 +27,7 @@ LAYERS = [
     ["serving", "served_model", "tracking"],
     ["systems.*", "tracking_reader"],
     ["suites.*", "report.*", "summary"],
+    ["soak.*"],
 ]
 #: What a command line may load before it answers.
 LIGHT = {"pydantic", "pydantic_settings", "yaml"}

@@ -116,7 +116,9 @@ def run(place: Workplace, count: int, seed: int, say: Callable[[str], object]) -
         for kind in sorted({kind for kind, _ in seen.statuses})
     ]
     part.tables["Requests answered with 5xx or not at all"] = seen.errors
-    part.curves["memory"] = Curves("requests", "resident memory (MB)", {"server": tuple(zip(*seen.memory, strict=True))})  # type: ignore[dict-item]
+    part.curves["memory"] = Curves(
+        "requests", "resident memory (MB)", {"server": tuple(zip(*seen.memory, strict=True))}
+    )  # type: ignore[dict-item]
     return part
 
 
@@ -190,5 +192,3 @@ def _growth(memory: list[tuple[int, float]]) -> tuple[float, float]:
         return float(held[-1] - held[0]), 0.0
     slope = float(np.polyfit(sent[late], held[late], 1)[0])
     return slope * float(np.ptp(sent[late])), slope
-
-

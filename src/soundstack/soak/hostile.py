@@ -92,7 +92,10 @@ def records(*rows: Any, **more: Any) -> bytes:
 
 
 def stream(seed: int) -> Iterator[Hostile]:
-    """Yield hostile requests without end: one kind after the other, the same for the same seed."""
+    """Yield hostile requests without end: one kind after the other, the same for the same seed.
+
+    But for the serial number that the encoder gives every OGG.
+    """
     turn = 0
     while True:
         for number, (kind, make) in enumerate(KINDS.items()):
@@ -209,7 +212,7 @@ def _deep(turn: Turn) -> Made:
 def _content_type(turn: Turn) -> Made:
     kinds = (
         None, "", "text/plain", "text/csv", "application/xml", "multipart/form-data", "multipart/form-data; boundary=x",
-        "application/octet-stream", "audio/wav", "application/json; charset=utf-16", "application/json; charset=nothing",
+        "application/octet-stream", "audio/wav", "application/json; charset=utf-16", "application/json; charset=no",
         "application/x-parquet", "application/vnd.apache.arrow.file", ";;;", "a" * 2000, "application/json;" * 50,
     )  # fmt: skip
     kind = kinds[turn[0] % len(kinds)]

@@ -59,7 +59,12 @@ class Ledger:
 
 
 def run(
-    template: Template, reference: Undisturbed, kills: int, seed: int, say: Callable[[str], object], chains: int = CHAINS
+    template: Template,
+    reference: Undisturbed,
+    kills: int,
+    seed: int,
+    say: Callable[[str], object],
+    chains: int = CHAINS,
 ) -> Part:
     """Make so many kills in chains side by side, and compare with an undisturbed run that had the same company."""
     started = time.monotonic()

@@ -75,7 +75,9 @@ def _floors(recogniser: Recogniser, encoded: Sequence[bytes], seconds: float) ->
     each = {name: _pace(member, clips, seconds) for name, member in members.items()}
     total = 1 / sum(1 / pace for pace in each.values())
     rows = {"all members": total, **(each if len(each) > 1 else {})}
-    return [{"what": name, "clips/s": round(pace, 2), "ms a clip": round(1000 / pace, 2)} for name, pace in rows.items()]
+    return [
+        {"what": name, "clips/s": round(pace, 2), "ms a clip": round(1000 / pace, 2)} for name, pace in rows.items()
+    ]
 
 
 def _pace(recogniser: Recogniser, clips: Sequence[Decoded], seconds: float) -> float:
