@@ -45,6 +45,7 @@ class Seen:
     memory: list[tuple[int, float]] = field(default_factory=list)
     details: set[str] = field(default_factory=set)
     sent: int = 0
+    reconnected: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -100,6 +101,7 @@ def run(place: Workplace, count: int, seed: int, say: Callable[[str], object]) -
         "requests": seen.sent,
         "correct_requests": len(seen.correct_seconds),
         "answers_5xx_or_none": len(seen.errors),
+        "connections_closed_by_the_server": seen.reconnected,
         "truncations_sent": truncated,
         "truncations_there_are": hostile.truncations(),
         "requests_per_second": seen.sent / elapsed,
@@ -116,9 +118,8 @@ def run(place: Workplace, count: int, seed: int, say: Callable[[str], object]) -
         for kind in sorted({kind for kind, _ in seen.statuses})
     ]
     part.tables["Requests answered with 5xx or not at all"] = seen.errors
-    part.curves["memory"] = Curves(
-        "requests", "resident memory (MB)", {"server": tuple(zip(*seen.memory, strict=True))}
-    )  # type: ignore[dict-item]
+    line = ([float(sent) for sent, _ in seen.memory], [held for _, held in seen.memory])
+    part.curves["memory"] = Curves("requests", "resident memory (MB)", {"server": line})
     return part
 
 
@@ -163,8 +164,19 @@ def _one(session: requests.Session, served: server.Server, item: hostile.Hostile
     headers = {} if content_type is None else {"Content-Type": content_type}
     started = time.monotonic()
     error = ""
+
+    def post(by: requests.Session) -> requests.Response:
+        return by.post(f"{served.address}/invocations", data=item.body, headers=headers, timeout=TIMEOUT)
+
     try:
-        answer = session.post(f"{served.address}/invocations", data=item.body, headers=headers, timeout=TIMEOUT)
+        try:
+            answer = post(session)
+        except requests.ConnectionError:
+            # A server may close a kept connection after any answer; a client then sends again on a new one.
+            with seen.lock:
+                seen.reconnected += 1
+            with requests.Session() as fresh:
+                answer = post(fresh)
         status = str(answer.status_code)
         if answer.status_code >= 500:
             error = f"{status}: {answer.text[:300]}"

@@ -297,7 +297,8 @@ def _twice(turn: Turn) -> Made:
 
 
 def _values(turn: Turn) -> Made:
-    value = (None, 0, 1.5, True, [], {}, "", [1, 2], {"b64": "AAAA"}, -1, " ", [None], [[]])[turn[0] % 13]
+    odd: tuple[Any, ...] = (None, 0, 1.5, True, [], {}, "", [1, 2], {"b64": "AAAA"}, -1, " ", [None], [[]])
+    value = odd[turn[0] % len(odd)]
     rows = [value] if turn[0] // 13 % 2 else [base64_of(clips().wav), value]
     return f"row {value!r}", records(*rows)
 

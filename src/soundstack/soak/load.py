@@ -41,7 +41,7 @@ def run(model: str, store: str, recogniser: Path, seconds: float, folder: Path, 
     encoded = [hostile.encoded(sound(CLASSES[n % len(CLASSES)], rng, SECONDS), RATE, "WAV") for n in range(CLIPS)]
     part = Part("load")
     part.tables["Bare forward pass, one clip of 5 s a call"] = floor = _floors(load(recogniser), encoded, seconds / 2)
-    rows = []
+    rows: list[dict[str, float]] = []
     with server.scoring(model, store, folder, folder / "load.log") as served:
         bodies = [hostile.records(hostile.base64_of(clip)) for clip in encoded]
         _level(served, bodies, 1, min(2.0, seconds))  # the first answers pay for what is loaded late
@@ -52,17 +52,18 @@ def run(model: str, store: str, recogniser: Path, seconds: float, folder: Path, 
             part.check(f"every request of {clients} clients is answered", bad, f"{len(latencies)} requests")
             say(f"load: {clients} clients, {row['requests/s']} requests/s")
     part.tables["Load, one clip of 5 s a request"] = rows
-    part.figures["floor_clips_per_second"] = floor[0]["clips/s"]
+    bare = float(floor[0]["clips/s"])
+    part.figures["floor_clips_per_second"] = bare
     for row in rows:
         part.figures[f"clients_{row['clients']}_requests_per_second"] = row["requests/s"]
         part.figures[f"clients_{row['clients']}_p99_ms"] = row["p99_ms"]
-    clients = [float(row["clients"]) for row in rows]
+    levels = [row["clients"] for row in rows]
     part.curves["requests per second"] = Curves(
         "clients",
         "per second",
         {
-            "served": (clients, [row["requests/s"] for row in rows]),
-            "bare forward pass": (clients, [floor[0]["clips/s"]] * len(rows)),
+            "served": (levels, [row["requests/s"] for row in rows]),
+            "bare forward pass": (levels, [bare] * len(rows)),
         },
     )
     return part
