@@ -99,6 +99,13 @@ def test_the_phase_of_a_kill_is_the_youngest_unfinished_run_of_its_own_process(m
     assert kills.phase(place, 13) == "before the first run"
 
 
+def test_a_kill_that_comes_too_late_is_made_up_for():
+    ledger = kills.Ledger(2, duration=1.0)
+    assert [ledger.take() for _ in range(4)] == [True, True, False, False]
+    ledger.give_back()
+    assert [ledger.take() for _ in range(2)] == [True, False]
+
+
 def test_memory_that_grows_steadily_is_seen_and_a_plateau_is_not():
     assert abuse._growth([(n, 500 + 0.1 * n) for n in range(0, 1001, 10)]) == pytest.approx((50, 0.1))
     growth, slope = abuse._growth([(n, min(500 + n, 700)) for n in range(0, 1001, 10)])

@@ -33,6 +33,8 @@ CHAINS = 2
 POLITE = 4
 #: A process that is asked to end has this long.
 PATIENCE = 60.0
+#: Folders that a process has open at a time: its parent run's, its step's, its trial's and its model's.
+OPEN_FOLDERS = 4
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Ledger:
     """What the chains share: how many kills are left, and what was seen."""
 
     left: int
+    #: Seconds that a whole `main` takes.
+    duration: float
     kills: list[dict[str, object]] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
     completed: int = 0
@@ -49,8 +53,15 @@ class Ledger:
     def take(self) -> bool:
         """Take one kill, if there is one left."""
         with self.lock:
+            if self.left <= 0:
+                return False
             self.left -= 1
-            return self.left >= 0
+            return True
+
+    def give_back(self) -> None:
+        """Return a kill that came too late: its process was done."""
+        with self.lock:
+            self.left += 1
 
     def note(self, kind: str, problems: Sequence[str]) -> None:
         """Add problems of a kind."""
@@ -68,7 +79,7 @@ def run(
 ) -> Part:
     """Make so many kills in chains side by side, and compare with an undisturbed run that had the same company."""
     started = time.monotonic()
-    ledger = Ledger(kills)
+    ledger = Ledger(kills, reference.seconds)
     say(f"kills: an undisturbed main takes {reference.seconds:.1f} s")
     with ThreadPoolExecutor(chains) as pool:
         for chain in [pool.submit(_chain, template, number, seed, reference, ledger, say) for number in range(chains)]:
@@ -80,6 +91,7 @@ def run(
         ("a later start closes every run that was left RUNNING", "running"),
         ("every shard, checkpoint and study in the cache loads", "cache"),
         ("no temporary file stays in the cache", "temporary"),
+        ("a kill leaves no more temporary folders than its process had open", "folders"),
         ("a polite kill ends main within a minute", "polite"),
     ):
         part.check(what, ledger.problems.get(kind, []))
@@ -88,7 +100,7 @@ def run(
         "sigterm": sum(kill["signal"] == "SIGTERM" for kill in ledger.kills),
         "mains_completed": ledger.completed,
         "undisturbed_seconds": reference.seconds,
-        "temporary_entries_left_per_kill": sum(ledger.leftovers) / max(1, len(ledger.kills)),
+        "temporary_folders_left_per_kill": sum(ledger.leftovers) / max(1, len(ledger.kills)),
         "seconds": time.monotonic() - started,
     }
     phases = Counter((str(kill["phase"]), str(kill["signal"])) for kill in ledger.kills)
@@ -111,18 +123,18 @@ def _chain(
         if ledger.left <= 0:
             return
         place = Workplace(template, f"chain-{number}-{link}", **reference.place.extra)
-        _until_done(place, rng, reference.seconds, ledger, say)
+        _until_done(place, rng, ledger, say)
         _judge(place, reference.result, ledger)
         shutil.rmtree(place.folder / "artifacts", ignore_errors=True)  # models of some megabytes a run
 
 
-def _until_done(
-    place: Workplace, rng: np.random.Generator, duration: float, ledger: Ledger, say: Callable[[str], object]
-) -> None:
+def _until_done(place: Workplace, rng: np.random.Generator, ledger: Ledger, say: Callable[[str], object]) -> None:
     """Start, kill and start again; once no kill is left, let it run."""
+    fresh = True
     while ledger.take():
+        started = time.monotonic()
         process = place.start()
-        after, polite = rng.uniform(0, duration), rng.integers(POLITE) == 0
+        after, polite = rng.uniform(0, ledger.duration), rng.integers(POLITE) == 0
         try:
             status = process.wait(after)
         except subprocess.TimeoutExpired:
@@ -142,10 +154,12 @@ def _until_done(
                     }
                 )
                 say(f"kills: {len(ledger.kills)} made, the last one in {ledger.kills[-1]['phase']}")
+            fresh = False
         else:
             end_group(process)
-            with ledger.lock:
-                ledger.left += 1  # it was done before its time
+            ledger.give_back()
+            if fresh and not status:  # the company changes, and with it the pace
+                ledger.duration = time.monotonic() - started
             if status:
                 ledger.note("status", [f"{place.folder.name}: status {status}: {last_line(place.log.read_text())}"])
             return
@@ -176,8 +190,12 @@ def _judge(place: Workplace, reference: Result, ledger: Ledger) -> None:
     ledger.note("running", [f"{name}: {run.name} {run.id}" for run in place.runs() if run.status == "RUNNING"])
     ledger.note("cache", [f"{name}: {text}" for text in damaged(place.cache)])
     ledger.note("temporary", [f"{name}: {path.name}" for path in place.cache.rglob("*.tmp")])
+    ours = len(list(place.temporary.glob("soundstack-*")))
     with ledger.lock:
-        ledger.leftovers.append(sum(1 for _ in place.temporary.iterdir()))
+        ledger.leftovers.append(ours)
+        made = sum(kill["workplace"] == name for kill in ledger.kills)
+    if ours > made * OPEN_FOLDERS:
+        ledger.note("folders", [f"{name}: {ours} after {made} kills"])
 
 
 def damaged(cache: Path) -> list[str]:
