@@ -94,7 +94,7 @@ def records(*rows: Any, **more: Any) -> bytes:
 def stream(seed: int) -> Iterator[Hostile]:
     """Yield hostile requests without end: one kind after the other, the same for the same seed.
 
-    But for the serial number that the encoder gives every OGG.
+    But for the serial numbers and times that encoders write into an OGG and a WAV of floats.
     """
     turn = 0
     while True:

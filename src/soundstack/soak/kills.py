@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -143,6 +144,8 @@ def _until_done(place: Workplace, rng: np.random.Generator, ledger: Ledger, say:
             in_time = end_group(process, signals, PATIENCE)
             if polite and not in_time:
                 ledger.note("polite", [f"{place.folder.name}: not ended {PATIENCE:g} s after SIGTERM"])
+            if polite and outlived(process):
+                ledger.note("polite", [f"{place.folder.name}: processes outlive their main"])
             with ledger.lock:
                 ledger.kills.append(
                     {
@@ -166,6 +169,19 @@ def _until_done(place: Workplace, rng: np.random.Generator, ledger: Ledger, say:
     done = place.main()
     if done.returncode:
         ledger.note("status", [f"{place.folder.name}: status {done.returncode}: {last_line(done.stderr)}"])
+
+
+def outlived(process: subprocess.Popen[str], patience: float = 10.0) -> bool:
+    """Tell whether a process that has ended leaves others of its group behind; they are killed."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.1)
+    end_group(process)
+    return True
 
 
 def phase(place: Workplace, process: int) -> str:

@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 
 from soundstack.results import save_figure, write_json
 
+#: Rows of a table in Markdown; the JSON has all.
+SHOWN = 50
+
 
 @dataclass(frozen=True)
 class Check:
@@ -119,7 +122,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["none"]
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return lines + ["| " + " | ".join(_cell(row.get(name, "")) for name in names) + " |" for row in rows]
+    lines += ["| " + " | ".join(_cell(row.get(name, "")) for name in names) + " |" for row in rows[:SHOWN]]
+    return lines + ([f"\n{len(rows) - SHOWN} more rows are in soak.json."] if rows[SHOWN:] else [])
 
 
 def _cell(value: object) -> str:
