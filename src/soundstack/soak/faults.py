@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -96,6 +97,7 @@ def lost_server(template: Template, reference: Undisturbed, seed: int, part: Par
         place.uri = serving.address
         process = place.start()
         began = _wait_for(place, "csv-crnn", process)
+        server.stop(serving.process, (signal.SIGKILL,))
         if not began:
             end_group(process)
             return part.check("main gets as far as the CRNN", False, last_line(place.log.read_text()))

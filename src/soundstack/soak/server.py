@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,19 @@ class Server:
             except psutil.NoSuchProcess:
                 continue
         return total / _MEGABYTE
+
+
+def stop(process: subprocess.Popen[str], signals: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)) -> None:
+    """End a server and all that it started, in whatever process groups."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    end_group(process, signals, 20)
+    _, alive = psutil.wait_procs(family, 5)
+    for member in alive:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()  # psutil makes sure that it is still the same process
 
 
 def free_port() -> int:
@@ -81,7 +94,10 @@ def _mlflow(
     command: list[str], health: str, store: str, folder: Path, log: Path, port: int | None = None
 ) -> Iterator[Server]:
     port = port or free_port()
-    environment = plain_environment(store) | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    environment = plain_environment(store) | {
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nothing here runs jobs, and their runners take a core
+    }
     with log.open("a") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", str(port)],
@@ -102,7 +118,7 @@ def _mlflow(
             time.sleep(0.3)
         yield Server(address, process)
     finally:
-        end_group(process, (signal.SIGTERM, signal.SIGKILL), 20)
+        stop(process)
 
 
 def _answers(address: str) -> bool:
