@@ -91,6 +91,7 @@ def damaged_cache(template: Template, reference: Undisturbed, seed: int, part: P
 def lost_server(template: Template, reference: Undisturbed, seed: int, part: Part) -> None:
     """Take the tracking server away in the middle of `main`, bring it back, and go on."""
     place = Workplace(template, "lost-server", **reference.place.extra)
+    place.variables["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"  # by default it waits for some minutes
     store, log, port = place.uri, place.folder / "tracking.log", server.free_port()
     artifacts = place.folder / "artifacts"
     with server.tracking(store, artifacts, place.folder, log, port) as serving:

@@ -141,11 +141,13 @@ class Workplace:
             place = str(self.folder / "artifacts")
             database.execute("UPDATE experiments SET artifact_location = ?", (place,))
         self.uri = f"sqlite:///{self.store}"
+        #: Further environment variables of the processes that work here.
+        self.variables: dict[str, str] = {}
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment of the processes that work here."""
-        return plain_environment(self.uri) | {"TMPDIR": str(self.temporary)}
+        return plain_environment(self.uri) | {"TMPDIR": str(self.temporary)} | self.variables
 
     def main_command(self, **more: object) -> list[str]:
         """The command line of the project on the tiny data set."""
