@@ -35,3 +35,7 @@ class MemberError(SoundstackError):
 
 class StoreError(SoundstackError):
     """The tracking store, the registry or the cache cannot be used as it is."""
+
+
+class SoakError(SoundstackError):
+    """The soak bench cannot work here, or something it checks does not hold."""
