@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack import cli
-from soundstack.errors import StoreError
 from soundstack.report.config import ReportConfig
 
 
@@ -16,6 +14,7 @@ def run(config: ReportConfig) -> None:
     """Choose the runs, compare them, and write the report to the run ``report`` and to ``output_dir``."""
     from soundstack import provenance, tracking, tracking_reader
     from soundstack.report import assemble, collect, comparisons, render
+    from soundstack.results import copy_files
 
     with tracking.run("report", config) as opened:
         with opened.stage("read"):
@@ -25,7 +24,8 @@ def run(config: ReportConfig) -> None:
             report = assemble.assemble(results, systems, config, made=datetime.now(UTC), commit=provenance.git_commit())
         with opened.stage("write"):
             files = render.write(report, opened.folder)
-            output = _copy(opened.folder, files, Path(config.output_dir))
+            output = Path(config.output_dir)
+            copy_files(opened.folder, files, output)
         names = {name: ",".join(system.name for system in chosen) for name, chosen in systems.items()}
         opened.settings(config, {"datasets": ",".join(names)} | {f"rows_{name}": rows for name, rows in names.items()})
         opened.metrics(
@@ -41,18 +41,6 @@ def run(config: ReportConfig) -> None:
         f"Report:  {output / files[0]}\n"
         f"         Markdown, LaTeX, CSV and the figures lie beside it, and with the MLflow run {opened.id}"
     )
-
-
-def _copy(folder: Path, files: list[Path], output: Path) -> Path:
-    try:
-        for file in files:
-            (output / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file, output / file)
-    except OSError as error:
-        raise StoreError(
-            f"output_dir: {output} cannot be written ({error.strerror or error}); give another folder."
-        ) from None
-    return output
 
 
 if __name__ == "__main__":

@@ -15,32 +15,23 @@ SOURCE = PROJECT / "src"
 #: From the bottom up: a module may import its own layer and those above it in this list. `package.*` is what a
 #: package holds and no line names by itself.
 LAYERS = [
-    ["errors"],
-    [
-        "networks.spec",
-        "presets",
-        "progress",
-        "provenance",
-        "devices",
-        "remote",
-        "archives",
-        "suites",
-        "svm_solver",
-        "files",
-        "locks",
-        "presence",
-        "signals",
-    ],
+    ["errors", "markdown", "limits"],
+    ["sound_files", "files", "locks", "presence", "signals"],
+    ["networks.spec", "presets", "progress", "provenance", "devices", "remote", "archives", "suites", "svm_solver"],
     ["config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],
     ["calibration", "evaluation.*", "features", "training", "embedding"],
     ["workers"],
     ["fusion", "tuning", "results"],
     ["recognisers"],
-    ["windows"],
-    ["serving", "served_model", "tracking", "tracking_store"],
+    ["windows", "cards"],
+    ["stream"],
+    ["prediction_parts"],
+    ["prediction", "prediction_tables", "prediction_timelines"],
+    ["scoring_server", "serving", "served_model", "tracking", "tracking_store"],
     ["systems.*", "tracking_reader"],
     ["suites.*", "report.*", "summary"],
+    ["soak.*"],
 ]
 #: What a command line may load before it answers.
 LIGHT = {"pydantic", "pydantic_settings", "yaml"}

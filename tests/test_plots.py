@@ -324,3 +324,38 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     results = doctest.testmod(plots)
     assert results.attempted >= 1
     assert results.failed == 0
+
+
+def recording(windows: int, classes: int = 10):
+    """Windows of five seconds that overlap by half, and probabilities that wander."""
+    starts = 2.5 * np.arange(windows)
+    scores = np.sin(np.linspace(0, 9, windows)[:, None] * (1 + np.arange(classes))) * 4
+    shares = np.exp(scores)
+    return starts, starts + 5, shares / shares.sum(axis=1, keepdims=True), [f"class_{n}" for n in range(classes)]
+
+
+@pytest.mark.parametrize(("windows", "unit"), [(1, "seconds"), (23, "seconds"), (200, "minutes"), (2879, "hours")])
+def test_a_timeline_spans_the_recording_in_a_fitting_unit(windows, unit):
+    starts, ends, shares, labels = recording(windows)
+    strip, heat = plots.timeline_figure(starts, ends, shares, labels, "rec_1.wav").axes[:2]
+    seconds = {"seconds": 1, "minutes": 60, "hours": 3600}[unit]
+    assert heat.get_xlabel() == unit
+    assert heat.get_xlim() == pytest.approx((0, ends[-1] / seconds))
+    assert strip.collections[0].get_array().shape == (1, min(windows, 1000))
+
+
+def test_a_timeline_shows_the_classes_that_are_best_most_often_and_their_highest_probabilities():
+    starts, ends, shares, labels = recording(2879)
+    heat = plots.timeline_figure(starts, ends, shares, labels, top=3).axes[1]
+    wins = np.bincount(shares.argmax(axis=1), minlength=len(labels))
+    shown = [text.get_text() for text in heat.get_yticklabels()]
+    assert len(shown) == 3
+    assert min(wins[labels.index(name.replace(" ", "_"))] for name in shown) >= sorted(wins)[-3]
+    best = labels.index(shown[0].replace(" ", "_"))
+    assert np.asarray(heat.collections[0].get_array())[0].max() == pytest.approx(100 * shares[:, best].max())
+
+
+def test_a_timeline_of_two_classes_is_drawn(tmp_path):
+    starts, ends, shares, labels = recording(5, classes=2)
+    plots.timeline_figure(starts, ends, shares, labels).savefig(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000

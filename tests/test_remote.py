@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -521,3 +522,16 @@ def test_two_processes_fetch_the_same_file_once(server: LocalServer, tmp_path: P
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert (tmp_path / "x.bin").read_bytes() == CONTENT
     assert server.counts["x.bin"] == 1
+
+
+def test_a_host_that_does_not_exist_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def unknown(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(DownloadError, match=r"there is no nowhere\.invalid to be found.*save it there"):
+        remote.fetch("http://nowhere.invalid/weights.pth", tmp_path / "weights.pth")
+    assert asked == ["nowhere.invalid"]

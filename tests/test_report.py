@@ -503,7 +503,7 @@ def test_markdown_and_html_keep_names_as_they_are() -> None:
     text = render.to_markdown(report)
     assert text.startswith("# a\\_b &lt;1&gt;\n")
     assert "| class | Devel: ours | Devel: paper |\n| :-- | --: | --: |\n| *x &lt; y* | | |\n" in text
-    assert "| [a]\\_{#}\\|\\\\ | **81.2** ± 1.0 | − |" in text
+    assert "| \\[a\\]\\_{\\#}\\|\\\\ | **81.2** ± 1.0 | − |" in text
     page = html.to_html(report, {})
     assert "&lt;script&gt;" in page and "<script" not in page
     assert '<a href="https://example.org/x" rel="noreferrer">https://example.org/x</a>.' in page

@@ -129,6 +129,19 @@ def nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "find_done", lambda config, fingerprint: None)
 
 
+def test_weights_are_looked_for_before_a_run_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable(spec: Any, folder: Any) -> None:
+        raise WeightsError(f"{spec.name}.pth is not there; fetch it.")
+
+    monkeypatch.setattr(tracking, "find_done", lambda config, fingerprint: None)
+    monkeypatch.setattr(runner.weights, "find_or_fetch", unreachable)
+    log: list[Any] = []
+    config = MainConfig(systems="vgg16-imagenet,vgg16-none,densenet121-none", cache_dir=str(tmp_path))
+    outcomes = runner.run_suite(config, fake_steps(log), "data")
+    assert outcomes[0].note == "vgg16.pth is not there; fetch it."
+    assert [config.model_name for config in log] == ["demo-vgg16-none", "demo-densenet121-none", "demo-fusion"]
+
+
 @pytest.mark.usefixtures("nothing_done")
 def test_quick_trains_three_systems_and_fuses_exactly_these_versions() -> None:
     log: list[Any] = []

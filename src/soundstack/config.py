@@ -404,6 +404,62 @@ class MainConfig(DataConfig):
         return suites.load(self.suite) if self.systems == "auto" else suites.of_systems(self.systems.split(","))
 
 
+class PredictConfig(Config):
+    """Recognise sound files of any length with a registered model: a table of windows, one of files, one of bad files.
+
+    Memory stays flat however long the recordings are; a killed run continues, and what is done is not done again.
+    Examples: mlflow run . -e predict -P input=path/to/recordings
+              mlflow run . -e predict -P model=esc10-fusion/2 -P input="field/**/*.wav" -P timeline=yes
+    """
+
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"output_dir", "timeline", "jobs", "device"})
+
+    model: str = Field(
+        "demo-fusion",
+        description="registered model: NAME (its champion), NAME/version, NAME@alias or a models:/ URI; or the folder "
+        "of a saved one",
+    )
+    input: str = Field(
+        "none",
+        description="what to recognise: a folder (searched through), a glob in quotes, a sound file, or a CSV with a "
+        "column filename (relative to the CSV); required",
+    )
+    output_dir: str = Field(
+        "auto", description="folder of the tables; relative to the project. auto: predictions/<model name>"
+    )
+    timeline: Literal["no", "yes"] = Field("no", description="yes: also draw a timeline picture of every file")
+    jobs: int = Field(0, ge=0, le=1024, description="decoding threads; 0: all cores")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a usable GPU")
+
+    @field_validator("model")
+    @classmethod
+    def _model_named(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty; name a registered model, e.g. demo-fusion")
+        place = _expanded(value)
+        try:
+            saved = (place / "recogniser.json").is_file() or (place / "MLmodel").is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            saved = False
+        return str(place.absolute()) if saved else value.strip()
+
+    @field_validator("input")
+    @classmethod
+    def _input_given(cls, value: str) -> str:
+        if value.strip() in {"", "none"}:
+            raise ValueError("is required; give a folder of recordings, a quoted glob, a sound file, or a CSV")
+        return str(_expanded(value).absolute())
+
+    @field_validator("output_dir")
+    @classmethod
+    def _output_in_project(cls, value: str) -> str:
+        return value if value == "auto" else str(PROJECT / _expanded(value))
+
+    def output_path(self, model: str) -> Path:
+        """The folder of the tables, for a model of that name."""
+        return PROJECT / "predictions" / model if self.output_dir == "auto" else Path(self.output_dir)
+
+
 class DownloadConfig(Config):
     """Fetch a published data set: verified, resumable, and only what is missing.
 

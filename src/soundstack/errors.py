@@ -39,3 +39,7 @@ class StoreError(SoundstackError):
 
 class WorkerError(SoundstackError):
     """A process that did a part of the work was ended from outside."""
+
+
+class SoakError(SoundstackError):
+    """The soak bench cannot work here, or something it checks does not hold."""

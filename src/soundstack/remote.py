@@ -24,6 +24,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -35,7 +36,7 @@ from urllib.parse import urlsplit
 import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
-from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError
 from urllib3.util import Retry
 
 from soundstack import __version__
@@ -346,12 +347,27 @@ def _receive(file: RemoteFile, target: Path, part: _Part, *, progress: bool, sto
                 try:
                     retry = retry.increment("GET", file.url, error=cut)
                 except MaxRetryError:
-                    raise DownloadError(
-                        f"{file.url} could not be fetched to {target}: {cut}. Check the connection and run "
-                        "this again to go on from there, or fetch the file by other means and save it there."
-                    ) from cut
+                    raise DownloadError(_not_fetched(file, target, str(cut))) from cut
                 logger.info("%s: %s; trying again.", file.url, cut)
                 retry.sleep(cut.response.raw if cut.response is not None else None)
+
+
+def _not_fetched(file: RemoteFile, target: Path, why: str) -> str:
+    return (
+        f"{file.url} could not be fetched to {target}: {why}. Check the connection and run "
+        "this again to go on from there, or fetch the file by other means and save it there."
+    )
+
+
+def _is_unknown_name(error: requests.RequestException) -> bool:
+    refused = error.args[0] if error.args else None
+    reason = getattr(refused, "reason", None)
+    cause = getattr(reason, "__cause__", None)
+    return (
+        isinstance(reason, NameResolutionError)
+        and isinstance(cause, socket.gaierror)
+        and cause.errno != socket.EAI_AGAIN
+    )
 
 
 def _attempt(
@@ -403,6 +419,10 @@ def _answer(session: requests.Session, file: RemoteFile, target: Path, headers: 
     try:
         response = session.get(file.url, headers=headers, stream=True, timeout=TIMEOUT)
     except (requests.ConnectionError, requests.Timeout) as error:
+        if _is_unknown_name(error):  # no network, or no such host: another attempt would not change that
+            raise DownloadError(
+                _not_fetched(file, target, f"there is no {urlsplit(file.url).netloc} to be found")
+            ) from error
         raise _Cut(f"no answer from {urlsplit(file.url).netloc} ({_reason(error)})") from error
     except requests.RequestException as error:
         raise DownloadError(f"{file.url} cannot be fetched to {target}: {error}. Check the address.") from error

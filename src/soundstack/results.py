@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from soundstack.errors import StoreError
 from soundstack.evaluation import metrics, plots
 from soundstack.evaluation.statistics import Interval, bootstrap_intervals
 from soundstack.evaluation.tables import SystemScores
@@ -108,6 +110,22 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON, making the folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, default=str))
+
+
+def copy_files(folder: Path, files: Sequence[Path], output: Path) -> None:
+    """Copy files, given relative to their folder, to a user's output folder.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    try:
+        for file in files:
+            (output / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, output / file)
+    except OSError as error:
+        raise StoreError(
+            f"output_dir: {output} cannot be written ({error.strerror or error}); give another folder."
+        ) from None
 
 
 def save_figure(figure: Any, path: Path) -> None:

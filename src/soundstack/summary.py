@@ -17,6 +17,7 @@ from soundstack.results import SCORES, Trained
 
 if TYPE_CHECKING:
     from soundstack.datasets.corpus import Corpus
+    from soundstack.prediction_tables import Totals
     from soundstack.suites.runner import Outcome
     from soundstack.systems.spectrograms import Spectrograms
     from soundstack.tracking import Run
@@ -47,6 +48,34 @@ def after_model(trained: Trained) -> Trained:
     note = "" if trained.champion else " (an earlier version is better on devel and stays champion)"
     print(f"\n{summary_table([trained.scores])}Registered: models:/{trained.name}/{trained.version}{note}")
     return trained
+
+
+def after_prediction(
+    totals: Totals, *, model: str, output: Path, taken: int, spent: float, scored_seconds: float, next_command: str
+) -> None:
+    """Say what was recognised, how fast, and where the tables are.
+
+    Args:
+        taken: Files that an earlier run had finished.
+        spent: Seconds that decoding and scoring took.
+        scored_seconds: Seconds of sound that were scored in this run.
+        next_command: What to type next, with its heading.
+    """
+    done = f"{totals.files} files, {totals.seconds / 3600:.2f} h of sound, {totals.windows} windows"
+    print(f"\n{model}: {done}.")
+    if taken:
+        print(f"{taken} files were done by an earlier run and taken over.")
+    if scored_seconds:
+        times = scored_seconds / spent
+        print(f"Scored {duration(scored_seconds)} of sound in {duration(spent)} ({times:.0f} x real time).")
+    width = max(map(len, totals.by_label), default=0)
+    for label, count in totals.by_label.most_common():
+        print(f"  {label:<{width}}  {count:>6}  {100 * count / totals.files:3.0f} %")
+    if totals.bad:
+        print(f"{totals.bad} bad files were left out; all are listed in {output / 'errors.csv'}:")
+        for problem in totals.problems:
+            print(f"  {problem}")
+    print(f"\nWindows: {output / 'predictions.csv'} (and .parquet)\nFiles:   {output / 'files.csv'}\n{next_command}")
 
 
 def log(run: Run, outcomes: Sequence[Outcome]) -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import mlflow
 import optuna
@@ -33,7 +34,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from soundstack import provenance
+from soundstack import cards, provenance
 from soundstack.config import Config, fingerprint
 from soundstack.datasets.corpus import Corpus
 from soundstack.errors import MemberError
@@ -298,6 +299,8 @@ def register(
 ) -> Trained:
     """Log the recogniser as the run's model, register it under the run's name, and move the alias if it is as good.
 
+    The card says what the run's folder holds by now: data, settings, contributions.
+
     The alias ``champion`` moves to the new version if there is no champion, if the champion was trained on other
     data (its scores cannot be compared), or if the new devel macro-F1 is at least the champion's.
     """
@@ -323,13 +326,26 @@ def register(
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    client = MlflowClient()
+    facts = cards.facts_of(run.name, str(version.version), recogniser, evaluation, config, tags, run.folder)
+    _describe(client, run, facts)
     run.tags({"registered_model": f"{run.name}/{version.version}"})
     run.tags({_ROW_TAG: row_key(config, tags["data_fingerprint"])})
-    client = MlflowClient()
     champion = _is_champion(client, run.name, scores["devel_macro_f1"], tags["data_fingerprint"])
     if champion:  # last: the alias never points to a version that lacks something
         client.set_registered_model_alias(run.name, CHAMPION, version.version)
     return Trained(run.name, str(version.version), champion, evaluation.row(run.name))
+
+
+def _describe(client: MlflowClient, run: Run, facts: cards.Facts) -> None:
+    """Write the model card: whole as an artifact, shortened as the version's description."""
+    (run.folder / cards.FILE).write_text(cards.card(facts), encoding="utf-8")
+    # The UI shows no pictures in the text itself, but those of a relative address that it serves.
+    picture = f"get-artifact?path={quote(cards.CONFUSION_PICTURE, safe='')}&run_uuid={run.id}"
+    description = cards.card(facts, picture, limit=cards.LONGEST_DESCRIPTION)
+    client.update_model_version(facts.name, facts.version, description)
+    if not client.get_registered_model(facts.name).description:  # a user's own text stays
+        client.update_registered_model(facts.name, cards.family_description(facts))
 
 
 def _public_version(package: str) -> str:
@@ -424,14 +440,75 @@ class RegisteredMember:
         Raises:
             MemberError: It is not there any more.
         """
-        try:
-            model = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{self.name}/{self.version}")
-        except (MlflowException, OSError) as error:
-            raise MemberError(f"{self.name}/{self.version} cannot be fetched ({first_line(error)}).") from None
-        found = list(Path(model).glob("artifacts/*/recogniser.json"))
-        if not found:
-            raise MemberError(f"{self.name}/{self.version} is not a model of this project; name other members.")
-        return found[0].parent
+        return _fetch_recogniser(f"models:/{self.name}/{self.version}", f"{self.name}/{self.version}")
+
+
+def _fetch_recogniser(uri: str, shown: str) -> Path:
+    try:
+        model = mlflow.artifacts.download_artifacts(artifact_uri=uri)
+    except (MlflowException, OSError) as error:
+        raise MemberError(f"{shown} cannot be fetched ({first_line(error)}).") from None
+    return _recogniser_in(Path(model), shown)
+
+
+def _recogniser_in(model: Path, shown: str) -> Path:
+    found = [model / "recogniser.json"] if (model / "recogniser.json").is_file() else []
+    found += model.glob("artifacts/*/recogniser.json")
+    if not found:
+        raise MemberError(f"{shown} is not a model of this project; name another one.")
+    return found[0].parent
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model to predict with: its name, its name with the version, and the folder of its recogniser."""
+
+    name: str
+    shown: str
+    folder: Path
+
+
+def find_model(wanted: str) -> FoundModel:
+    """Find a model by name (its champion), ``name/version``, ``name@alias``, ``models:/`` URI or folder.
+
+    Raises:
+        MemberError: There is none, or it is not one of this project; the message lists what there is.
+    """
+    connect()
+    if Path(wanted).is_absolute():
+        place = Path(wanted)
+        return FoundModel(place.name, str(place), _recogniser_in(place, str(place)))
+    word = wanted.removeprefix("models:/")
+    if re.fullmatch(r"m-[0-9a-f]{32}", word):  # a logged model that need not be registered
+        return FoundModel(word, word, _fetch_recogniser(f"models:/{word}", word))
+    client = MlflowClient()
+    name, version = _split_version(word)
+    registered = _registered(client, "%")
+    if name not in registered:
+        there = ", ".join(registered) or "none; train some first with `mlflow run .`"
+        raise MemberError(f"model: {name!r} is no registered model and no folder of one. There are: {there}.")
+    try:
+        member = _member(client, name, version)
+    except MemberError:
+        versions = sorted((int(found.version) for found in client.search_model_versions(f"name='{name}'")), key=int)
+        aliases = client.get_registered_model(name).aliases
+        there = [*(f"{name}/{number}" for number in versions), *(f"{name}@{alias}" for alias in sorted(aliases))]
+        raise MemberError(
+            f"model: {name} has no version {version.lstrip('/@')!r}. There are: {', '.join(there) or 'none'}."
+        ) from None
+    return FoundModel(name, f"{name}/{member.version}", member.recogniser_folder())
+
+
+def _registered(client: MlflowClient, pattern: str) -> list[str]:
+    """Names of the registered models that fit an SQL pattern, in order."""
+    names: list[str] = []
+    token = None
+    while True:
+        page = client.search_registered_models(f"name LIKE '{pattern}'", max_results=100, page_token=token)
+        names += [model.name for model in page]
+        token = page.token
+        if not token:
+            return sorted(names)
 
 
 def find_members(dataset: str, wanted: str) -> list[RegisteredMember]:
@@ -442,14 +519,7 @@ def find_members(dataset: str, wanted: str) -> list[RegisteredMember]:
     """
     connect()
     client = MlflowClient()
-    models: list[str] = []
-    token = None
-    while True:
-        page = client.search_registered_models(f"name LIKE '{dataset}-%'", max_results=100, page_token=token)
-        models += [model.name for model in page]
-        token = page.token
-        if not token:
-            break
+    models = _registered(client, f"{dataset}-%")
     fusions = {name for name in models if name == f"{dataset}-fusion" or name.startswith(f"{dataset}-fusion-")}
     available = sorted(set(models) - fusions)
     found: dict[str, RegisteredMember] = {}

@@ -96,6 +96,33 @@ def finished_model_runs() -> list[ModelRun]:
     return sorted(runs, key=lambda run: run.started, reverse=True)
 
 
+def store() -> str:
+    """The tracking URI of the project's store, or of the one that ``MLFLOW_TRACKING_URI`` names."""
+    tracking.connect()
+    return str(mlflow.get_tracking_uri())
+
+
+def recogniser_folder(model: str, to: Path) -> Path:
+    """Fetch the saved recogniser of a registered model.
+
+    Args:
+        model: ``NAME/VERSION`` or ``NAME@ALIAS``.
+        to: Where the model's files go.
+
+    Raises:
+        StoreError: There is none of that name, or it is not a model of this project.
+    """
+    tracking.connect()
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model}", dst_path=str(to)))
+    except (MlflowException, OSError) as error:
+        raise StoreError(f"model: {model} cannot be fetched ({_first_line(error)}).") from None
+    found = list(folder.glob("artifacts/*/recogniser.json"))
+    if not found:
+        raise StoreError(f"model: {model} is not a model of this project; name another.")
+    return found[0].parent
+
+
 def _scored(metrics: Mapping[str, float]) -> bool:
     return "devel_accuracy" in metrics or "devel_macro_f1" in metrics
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
@@ -25,6 +26,10 @@ Floats = NDArray[np.float64]
 
 BLUE, ORANGE, RED, GREY, PALE = "#0072B2", "#E08A00", "#D55E00", "#707070", "#D9D9D9"
 TRAIN, DEVEL, TEST = GREY, BLUE, ORANGE
+#: One colour a class, in the order of Okabe and Ito's palette.
+_QUALITATIVE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", RED, "#F0E442", "#000000")
+#: Columns of a timeline: about what the figure has pixels for.
+_COLUMNS = 1000
 _PERCENT = PercentFormatter(decimals=0)
 _UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 _KILOHERTZ = (0.5, 1, 2, 4, 8, 16, 32)
@@ -306,6 +311,63 @@ def time_budget_figure(stages: Mapping[str, float]) -> Figure:
     axes.set_xlabel(unit)
     axes.margins(x=0.2)
     axes.set_xlim(left=0)
+    return figure
+
+
+def timeline_figure(
+    starts: ArrayLike, ends: ArrayLike, probabilities: ArrayLike, labels: Sequence[str], title: str = "", top: int = 8
+) -> Figure:
+    """What is heard when in one recording: a strip of the best label, and a heat map of the top classes below.
+
+    Windows that overlap meet half-way. Of a long recording a column stands for several windows: it shows the highest
+    probability of each class, and the strip the label that is best in most of them.
+
+    Args:
+        starts, ends: of the windows, in seconds, in order: (W,)
+        probabilities: (W, K)
+        labels: the classes: (K,)
+        top: how many classes are shown at most: those that are best most often, then those most probable
+    """
+    begin, end = np.asarray(starts, dtype=np.float64), np.asarray(ends, dtype=np.float64)
+    shares = np.asarray(probabilities, dtype=np.float64)
+    middles = (begin + end) / 2
+    edges = np.concatenate([begin[:1], (middles[:-1] + middles[1:]) / 2, end[-1:]])
+    wins = np.bincount(shares.argmax(axis=1), minlength=len(labels))
+    order = np.lexsort((-shares.mean(axis=0), -wins))[: min(top, len(_QUALITATIVE))]
+    # A row of colours: the place among the shown classes, or one past them for all others.
+    place = np.full(len(labels), len(order))
+    place[order] = np.arange(len(order))
+    best = place[shares.argmax(axis=1)]
+    groups = np.linspace(0, len(best), min(len(best), _COLUMNS) + 1).round().astype(int)
+    highest = np.maximum.reduceat(shares, groups[:-1], axis=0)
+    votes = np.stack([np.add.reduceat(best == rank, groups[:-1]) for rank in range(len(order) + 1)])
+    strip, edges = votes.argmax(axis=0), edges[groups]
+    unit, length = next((u for u in _UNITS if edges[-1] >= 2 * u[1]), _UNITS[-1])
+    edges = edges / length
+
+    names = [_class_name(labels[at], 24) for at in order]
+    figure = _figure(11, 1.7 + 0.3 * len(order))
+    above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, len(order)])
+    colours = ListedColormap([*_QUALITATIVE[: len(order)], PALE])
+    above.pcolormesh(edges, [0, 1], strip[None], cmap=colours, vmin=-0.5, vmax=len(order) + 0.5)
+    above.set_yticks([0.5], ["best"])
+    above.set_title(_shown(title, 90), fontsize=11, fontweight="bold", loc="left")
+    image = axes.pcolormesh(
+        edges, np.arange(len(order) + 1) - 0.5, 100 * highest[:, order].T, cmap="Blues", vmin=0, vmax=100
+    )
+    axes.set_yticks(np.arange(len(order)), names)
+    axes.set_ylim(len(order) - 0.5, -0.5)
+    for row in range(len(order)):  # the colour that the class has in the strip
+        axes.plot(
+            -0.008, row, "s", color=colours(row), markersize=8, clip_on=False, transform=axes.get_yaxis_transform()
+        )
+    for each in (above, axes):
+        each.tick_params(axis="y", length=0, pad=14)
+        each.spines[:].set_visible(False)
+    above.tick_params(axis="x", length=0)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel(unit)
+    figure.colorbar(image, ax=[above, axes], format=_PERCENT, pad=0.01, fraction=0.03).outline.set_visible(False)
     return figure
 
 

@@ -189,6 +189,8 @@ def off_default(system: System, row: Row | None = None) -> dict[str, str]:
     for name, field in config.model_fields.items():
         if name in _FREE | _NAMED or name not in run.params:
             continue
+        if name == "split_seed" and run.dataset != "csv":  # published folds are not drawn
+            continue
         expected = prescribed.get(name, str(field.default))
         if expected == "auto" and config is CrnnConfig and run.dataset in PRESETS:
             expected = str(getattr(PRESETS[run.dataset], name, expected))

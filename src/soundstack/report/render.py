@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from soundstack.markdown import escape
 from soundstack.report.document import (
     Block,
     Bullets,
@@ -24,9 +25,6 @@ from soundstack.report.html import to_html
 from soundstack.results import save_figure
 
 FIGURES = "figures"
-_MARKDOWN = str.maketrans(
-    {"\\": "\\\\", "|": "\\|", "*": "\\*", "_": "\\_", "`": "\\`", "<": "&lt;", ">": "&gt;", "\n": " "}
-)
 _ASCII = str.maketrans({"−": "-", "–": "-", "±": "+/-"})
 _LATEX = str.maketrans(
     {
@@ -65,7 +63,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 def to_markdown(report: Report) -> str:
     """The whole report; pictures are the files in ``figures``."""
-    parts = [f"# {_md(report.title)}\n", f"{_md(report.subtitle)}\n", *map(_markdown_block, report.blocks)]
+    parts = [f"# {escape(report.title)}\n", f"{escape(report.subtitle)}\n", *map(_markdown_block, report.blocks)]
     return "\n".join(parts)
 
 
@@ -134,38 +132,40 @@ def text_table(table: Table) -> str:
 def _markdown_block(block: Block) -> str:
     match block:
         case Heading(level, text):
-            return f"{'#' * level} {_md(text)}\n"
+            return f"{'#' * level} {escape(text)}\n"
         case Paragraph(text):
-            return f"{_md(text)}\n"
+            return f"{escape(text)}\n"
         case Bullets(items, title, _):
-            return "\n".join([*([f"**{_md(title)}**\n"] if title else []), *(f"- {_md(item)}" for item in items), ""])
+            return "\n".join(
+                [*([f"**{escape(title)}**\n"] if title else []), *(f"- {escape(item)}" for item in items), ""]
+            )
         case Commands(title, items):
             lines = [line for purpose, command in items for line in (f"# {purpose}", command)]
-            return "\n".join([f"**{_md(title)}**\n", "```sh", *lines, "```", ""])
+            return "\n".join([f"**{escape(title)}**\n", "```sh", *lines, "```", ""])
         case Picture(name, caption, _):
-            return f"![{_md(caption)}]({FIGURES}/{name})\n\n{_md(caption)}\n"
+            return f"![{escape(caption)}]({FIGURES}/{name})\n\n{escape(caption)}\n"
         case Table():
             return "\n".join(_markdown_table(block))
 
 
 def _markdown_table(table: Table) -> Iterator[str]:
-    yield f"**{_md(table.title)}**\n"
-    yield f"| {' | '.join(_md(_joined(column)) for column in table.columns)} |"
+    yield f"**{escape(table.title)}**\n"
+    yield f"| {' | '.join(escape(_joined(column)) for column in table.columns)} |"
     yield f"| {' | '.join('--:' if column.number else ':--' for column in table.columns)} |"
     for section in table.sections:
         if section.title:
-            yield f"| *{_md(section.title)}* |{' |' * (len(table.columns) - 1)}"
+            yield f"| *{escape(section.title)}* |{' |' * (len(table.columns) - 1)}"
         for row in section.rows:
             yield f"| {' | '.join(map(_markdown_cell, row))} |"
     yield ""
     for note in table.notes:
-        yield f"- {_md(note)}"
+        yield f"- {escape(note)}"
     yield ""
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = f"**{_md(cell.text)}**" if cell.best else _md(cell.text)
-    return f"{text} {_md(cell.detail)}".strip()
+    text = f"**{escape(cell.text)}**" if cell.best else escape(cell.text)
+    return f"{text} {cell.detail}".strip()  # a detail is numbers, e.g. [72.0, 78.9], and stays readable in the file
 
 
 def _latex_row(row: tuple[Cell, ...]) -> str:
@@ -209,10 +209,6 @@ def _spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
         count = len(list(members))
         spans += [(group, count)] if group else [("", 1)] * count
     return spans
-
-
-def _md(text: str) -> str:
-    return text.translate(_MARKDOWN)
 
 
 def _tex(text: str) -> str:

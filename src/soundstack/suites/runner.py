@@ -21,6 +21,8 @@ from soundstack.cli import explain
 from soundstack.config import Config, CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig, MainConfig
 from soundstack.errors import ConfigError, MemberError, WeightsError
 from soundstack.locks import exclusive
+from soundstack.networks import weights
+from soundstack.networks.spec import network_spec
 from soundstack.results import Trained
 from soundstack.suites import Fusion, Row
 
@@ -80,11 +82,24 @@ def _do(
             print(f"{name}: done already, taken over (models:/{done.name}/{done.version}).")
             return Outcome(name, seed, done, time.perf_counter() - started, "taken over")
         try:
+            if isinstance(settings, DeepSpectrumConfig):
+                _require_weights(settings)
             trained = step(settings)
         except (WeightsError, MemberError) as error:
             print(f"{name}: not run. {error}")
             return Outcome(name, seed, None, time.perf_counter() - started, str(error))
         return Outcome(name, seed, trained, time.perf_counter() - started)
+
+
+def _require_weights(settings: DeepSpectrumConfig) -> None:
+    """Find or fetch published weights before a run is opened: without them there is nothing to track.
+
+    Raises:
+        WeightsError: They cannot be had.
+    """
+    if settings.chosen_pretraining != "none":
+        folder = None if settings.weights_dir == "auto" else Path(settings.weights_dir)
+        weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), folder)
 
 
 def _fuse(

@@ -1,0 +1,457 @@
+"""Prediction on new sound: streamed windows are the server's, bad files are told, finished work is done once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from soundstack import prediction, prediction_tables, prediction_timelines, sound_files, stream
+from soundstack.audio import Samples, decode
+from soundstack.config import PredictConfig
+from soundstack.errors import AudioError, DataError, MemberError, StoreError
+from soundstack.prediction_parts import Parts, claim, model_key
+from soundstack.recognisers import Decoded, FusionRecogniser, Recogniser
+from soundstack.stream import Cutter, SoundStream
+from soundstack.windows import spans, timelines
+from test_recognisers import LABELS, crnn
+
+Tone = Callable[..., Path]
+
+
+@dataclass(kw_only=True)
+class Loudness(Recogniser):
+    """A recogniser that costs nothing: scores are what can be measured in the samples; it counts its clips."""
+
+    type: ClassVar[str] = "loudness"
+    kind: ClassVar[Any] = "decision"
+    labels: tuple[str, ...] = LABELS
+    length: float = 1.0
+    clips: int = 0
+    fail_after: int = 10**9
+
+    @property
+    def seconds(self) -> float:
+        return self.length
+
+    def scores(self, clips: Sequence[Decoded]) -> Any:
+        self.clips += len(clips)
+        if self.clips > self.fail_after:
+            raise KeyboardInterrupt
+        return np.array([[x.mean(), x.std(), np.abs(x).max()] for x, _ in clips], dtype=np.float64)
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @classmethod
+    def _load(cls, folder: Path, content: dict[str, Any], device: Any) -> Recogniser:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tone: Tone) -> Path:
+    """Files of several formats, rates, channels and lengths, and three that cannot be used."""
+    place = tmp_path / "field"
+    tone("short.wav", seconds=0.4, folder=place)
+    tone("exact.flac", seconds=1.0, folder=place)
+    tone("deep/long.ogg", seconds=7.3, rate=16000, hertz=300, channels=2, folder=place)
+    tone("deep/stereo.mp3", seconds=3.05, rate=44100, hertz=1000, channels=2, folder=place)
+    tone("empty.wav", seconds=0, folder=place)
+    (place / "text.wav").write_text("Not a sound at all.")
+    whole = tone("cut.wav", seconds=2, folder=place).read_bytes()
+    (place / "cut.wav").write_bytes(whole[:-1000])
+    return place
+
+
+def predicted(recogniser: Recogniser, place: Path, parts: Parts, jobs: int = 2) -> list[sound_files.SoundFile]:
+    files = sound_files.find(str(place))
+    prediction.predict(recogniser, [file for file in files if file not in parts], parts, jobs=jobs)
+    return files
+
+
+# windows ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 3000), st.sampled_from([100, 441]), st.floats(0.05, 3), st.lists(st.integers(1, 700), min_size=1))
+def test_sound_that_comes_in_blocks_is_cut_as_the_whole_would_be(
+    frames: int, rate: int, seconds: float, sizes: list[int]
+) -> None:
+    sound = np.arange(2 * frames, dtype=np.float32).reshape(frames, 2)
+    cutter, cuts, at = Cutter(rate, seconds), [], 0
+    while at < frames:
+        size = sizes[at % len(sizes)]
+        cuts += cutter.feed(sound[at : at + size])
+        at += size
+    cuts += cutter.end()
+    assert [(cut.start, cut.stop) for cut in cuts] == spans(frames, rate, seconds)
+    for cut in cuts:
+        np.testing.assert_array_equal(cut.samples, sound[cut.start : cut.stop])
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff"])
+def test_a_file_read_in_blocks_holds_the_samples_of_the_whole(
+    name: str, tone: Tone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "BLOCK", 1000)
+    path = tone(name, seconds=3.3, rate=16000, channels=2)
+    samples, rate = decode(path)
+    with SoundStream(path) as opened:
+        cuts = list(opened.windows(1.0))
+    assert [(cut.start, cut.stop) for cut in cuts] == spans(len(samples), rate, 1.0)
+    for cut in cuts:
+        np.testing.assert_allclose(cut.samples, samples[cut.start : cut.stop], atol=1e-6)
+
+
+def damaged(kind: str, tone: Tone) -> Path:
+    if kind == "nan":
+        path = tone("nan.wav", seconds=0)
+        sound = np.zeros(9000)
+        sound[-5] = np.nan
+        soundfile.write(path, sound, 8000, subtype="FLOAT")
+        return path
+    path = tone("bad.flac" if kind == "short flac" else "bad.wav", seconds=0 if kind == "empty" else 3)
+    if kind == "text":
+        path.write_text("Not a sound at all.")
+    elif kind != "empty":
+        path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "short wav", "short flac", "nan"])
+def test_a_damaged_file_is_refused_for_the_reason_that_decoding_it_whole_gives(kind: str, tone: Tone) -> None:
+    path = damaged(kind, tone)
+    with pytest.raises(AudioError) as whole:
+        decode(path)
+    with pytest.raises(AudioError) as streamed, SoundStream(path) as opened:
+        list(opened.windows(1.0))
+    assert str(streamed.value) == str(whole.value)
+
+
+# scores ----------------------------------------------------------------------------------------------------------
+
+
+def fusion(other_seconds: float) -> FusionRecogniser:
+    from soundstack.svm import LinearSvm
+
+    members = {"one": crnn(), "two": crnn("each" if other_seconds == 1.0 else "mean")}
+    x = np.random.default_rng(0).standard_normal((12, 6)).astype(np.float32)
+    svm = LinearSvm.fit(x, np.arange(12) % 3, 1e-2, n_classes=3)
+    return FusionRecogniser(labels=LABELS, members=members, svm=svm)
+
+
+@pytest.mark.parametrize(
+    "recogniser", [crnn(), crnn("each"), crnn("first"), fusion(1.0), fusion(2.0)],
+    ids=["mean", "each", "first", "fusion of unlike members", "fusion"],
+)  # fmt: skip
+def test_streamed_scores_are_those_of_the_server(recogniser: Recogniser, folder: Path, tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "parts")
+    files = predicted(recogniser, folder, parts, jobs=3)
+    good = [file for file in files if not parts.read(file).problem]
+    assert len(good) == 4
+    for file, expected in zip(good, timelines(recogniser, [decode(file.path) for file in good]), strict=True):
+        found = parts.read(file)
+        np.testing.assert_array_equal(found.starts, expected.starts)
+        np.testing.assert_array_equal(found.ends, expected.ends)
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+        np.testing.assert_allclose(found.mean, expected.mean_probabilities, atol=1e-5)
+
+
+def test_a_long_recording_is_never_whole_in_memory(tmp_path: Path, tone: Tone) -> None:
+    path = tone("long.wav", seconds=600, rate=16000, hertz=0, channels=2)  # 77 MB as float32
+    parts = Parts(tmp_path / "parts")
+    files = sound_files.find(str(path))
+    tracemalloc.start()
+    try:
+        prediction.predict(Loudness(length=1.0), files, parts, jobs=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert parts.read(files[0]).seconds == 600
+    assert peak < 20e6
+
+
+def test_an_error_of_ours_in_a_decoding_thread_is_raised_and_nothing_hangs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(samples: Samples, rate: int, spec: object) -> Samples:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(prediction, "prepare", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        predicted(crnn(), folder, Parts(tmp_path / "parts"))
+
+
+def test_progress_adds_up_to_the_bytes_of_all_files(folder: Path, tmp_path: Path) -> None:
+    files = sound_files.find(str(folder))
+    steps: list[int] = []
+    prediction.predict(Loudness(), files, Parts(tmp_path / "parts"), jobs=2, advance=steps.append)
+    assert sum(steps) == sum(file.size for file in files)
+    assert min(steps) >= 0
+
+
+# finished work ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_finished_is_not_scored_again_and_a_changed_file_is(folder: Path, tmp_path: Path, tone: Tone) -> None:
+    recogniser = Loudness()
+    files = predicted(recogniser, folder, Parts(tmp_path / "parts"))
+    scored = recogniser.clips
+    again = Parts(tmp_path / "parts")
+    assert all(file in again for file in files)
+    assert predicted(recogniser, folder, again) == files
+    assert recogniser.clips == scored
+    tone("short.wav", seconds=0.5, folder=folder)
+    predicted(recogniser, folder, Parts(tmp_path / "parts"))
+    assert recogniser.clips == scored + 1
+
+
+def test_an_interrupted_prediction_keeps_what_is_finished(tmp_path: Path, tone: Tone) -> None:
+    for number in range(100):
+        tone(f"in/{number:03}.wav", seconds=0.2, hertz=100 + number)
+    parts = Parts(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        predicted(Loudness(fail_after=70), tmp_path / "in", parts, jobs=1)
+    rest = Loudness()
+    resumed = Parts(tmp_path / "parts")
+    files = predicted(rest, tmp_path / "in", resumed)
+    assert rest.clips == 100 - 64  # two batches had been scored
+    whole = Parts(tmp_path / "whole")
+    predicted(Loudness(), tmp_path / "in", whole)
+    for file in files:
+        np.testing.assert_array_equal(resumed.read(file).probabilities, whole.read(file).probabilities)
+
+
+def test_a_killed_prediction_keeps_what_is_finished(tmp_path: Path, tone: Tone) -> None:
+    for number in range(100):
+        tone(f"in/{number:03}.wav", seconds=0.2)
+    script = (
+        "import os, sys; from pathlib import Path; from test_prediction import *\n"
+        "class Killed(Loudness):\n"
+        "    def scores(self, clips):\n"
+        "        if self.clips >= 64: os.kill(os.getpid(), 9)\n"
+        "        return super().scores(clips)\n"
+        f"predicted(Killed(), Path({str(tmp_path / 'in')!r}), Parts(Path({str(tmp_path / 'parts')!r}), every=0))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == -9
+    rest = Loudness()
+    predicted(rest, tmp_path / "in", Parts(tmp_path / "parts"))
+    assert rest.clips == 100 - 64
+
+
+def test_a_damaged_part_counts_as_not_done(folder: Path, tmp_path: Path) -> None:
+    files = predicted(Loudness(), folder, Parts(tmp_path / "parts"))
+    (part,) = (tmp_path / "parts").glob("*.arrow")
+    part.write_bytes(part.read_bytes()[:-40])
+    (tmp_path / "parts" / ".x.arrow.1.tmp").write_bytes(b"unfinished")
+    damaged_parts = Parts(tmp_path / "parts")
+    assert not any(file in damaged_parts for file in files)
+    assert not list((tmp_path / "parts").iterdir())
+
+
+def test_another_version_and_other_weights_have_other_keys(tmp_path: Path) -> None:
+    crnn().save(tmp_path / "a")
+    crnn().save(tmp_path / "b")
+    assert model_key(tmp_path / "a", "m/1") == model_key(tmp_path / "b", "m/1")
+    assert model_key(tmp_path / "a", "m/1") != model_key(tmp_path / "a", "m/2")
+    (tmp_path / "b" / "recogniser.json").write_text("{}")
+    assert model_key(tmp_path / "a", "m/1") != model_key(tmp_path / "b", "m/1")
+
+
+def test_two_predictions_do_not_share_an_output_folder(tmp_path: Path) -> None:
+    writing = pytest.raises(StoreError, match="another prediction is writing")
+    with claim(tmp_path, "key"), writing, claim(tmp_path, "key"):
+        pass
+    with claim(tmp_path, "key") as parts:
+        assert parts.folder == tmp_path / "parts" / "key"
+
+
+# tables and pictures ---------------------------------------------------------------------------------------------
+
+
+def test_the_tables_hold_windows_files_and_errors(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(prediction_tables, "_ROWS", 5)  # several row groups
+    parts = Parts(tmp_path / "parts")
+    files = predicted(Loudness(), folder, parts)
+    totals = prediction_tables.write(tmp_path, files, parts, LABELS, "demo/3")
+    windows = pd.read_csv(tmp_path / "predictions.csv")
+    shares = [f"p_{label}" for label in LABELS]
+    assert list(windows.columns) == ["file", "start", "end", "label", "probability", *shares, "model"]
+    pd.testing.assert_frame_equal(windows, pd.read_parquet(tmp_path / "predictions.parquet"), check_dtype=False)
+    assert set(windows["model"]) == {"demo/3"}
+    np.testing.assert_allclose(windows["probability"], windows[shares].max(axis=1))
+    assert [f"p_{label}" for label in windows["label"]] == windows[shares].idxmax(axis=1).tolist()
+    by_file = pd.read_csv(tmp_path / "files.csv").set_index("file")
+    assert set(by_file.index) == {"short.wav", "exact.flac", "deep/long.ogg", "deep/stereo.mp3"}
+    means = windows.groupby("file")[shares].mean()
+    np.testing.assert_allclose(by_file.loc[means.index, shares], means)
+    assert by_file.loc["deep/long.ogg", "seconds"] == pytest.approx(7.3)
+    errors = pd.read_csv(tmp_path / "errors.csv").set_index("file")["reason"]
+    assert errors["empty.wav"] == "holds no samples"
+    assert errors["cut.wav"].startswith("is truncated")
+    assert errors["text.wav"].startswith("cannot be decoded")
+    assert (totals.files, totals.bad, totals.windows) == (4, 3, len(windows))
+    assert dict(totals.by_label) == by_file["label"].value_counts().to_dict()
+
+
+def test_tables_of_nothing_but_bad_files_have_their_headings(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "text.wav").write_text("Not a sound at all.")
+    parts = Parts(tmp_path / "parts")
+    files = predicted(Loudness(), tmp_path / "in", parts)
+    totals = prediction_tables.write(tmp_path, files, parts, LABELS, "demo/3")
+    assert (totals.files, totals.bad) == (0, 1)
+    assert list(pd.read_csv(tmp_path / "files.csv").columns)[:2] == ["file", "seconds"]
+    assert len(pd.read_parquet(tmp_path / "predictions.parquet")) == 0
+
+
+def test_a_timeline_picture_is_drawn_once_and_again_for_another_model(tmp_path: Path, tone: Tone) -> None:
+    tone("in/deep/a.wav", seconds=3)
+
+    def draw(key: str) -> tuple[float, bytes]:
+        parts = Parts(tmp_path / "parts" / key)
+        files = predicted(Loudness(), tmp_path / "in", parts)
+        prediction_timelines.draw(tmp_path, files, parts, LABELS, "demo/3")
+        path = tmp_path / "timelines" / "deep" / "a.wav.png"
+        return path.stat().st_mtime_ns, path.read_bytes()[:8]
+
+    first, second, other = draw("x"), draw("x"), draw("y")
+    assert first == second
+    assert other[0] > first[0]
+    assert first[1] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize("name", ["/abs/olute/a.wav", "../../a.wav", "deep/../../../a.wav"])
+def test_pictures_stay_in_their_folder(name: str, tmp_path: Path) -> None:
+    path = prediction_timelines.picture_path(tmp_path, sound_files.SoundFile(name, Path("/abs/olute/a.wav")))
+    assert path.resolve().is_relative_to(tmp_path / "timelines")
+
+
+# what is asked for -----------------------------------------------------------------------------------------------
+
+
+def names(wanted: object) -> list[str]:
+    return [file.name for file in sound_files.find(str(wanted))]
+
+
+def test_a_folder_is_searched_through_for_sound(folder: Path) -> None:
+    (folder / "notes.txt").write_text("x")
+    (folder / "._short.wav").write_text("x")
+    assert names(folder) == [
+        "cut.wav", "empty.wav", "exact.flac", "short.wav", "text.wav", "deep/long.ogg", "deep/stereo.mp3"
+    ]  # fmt: skip
+
+
+def test_a_glob_a_file_and_a_table_name_files(folder: Path) -> None:
+    assert names(folder / "**" / "*.ogg") == [str(folder / "deep" / "long.ogg")]
+    assert names(folder / "short.wav") == ["short.wav"]
+    table = folder / "list.csv"
+    table.write_text("Filename, note\ndeep/long.ogg, x\nshort.wav,\nshort.wav,\ngone.wav,\n")
+    found = sound_files.find(str(table))
+    assert [file.name for file in found] == ["deep/long.ogg", "short.wav", "gone.wav"]
+    assert [file.problem for file in found] == ["", "", "cannot be read (No such file or directory)"]
+
+
+def test_a_file_that_is_not_there_is_an_error_in_the_table_and_not_fatal(folder: Path, tmp_path: Path) -> None:
+    (folder / "list.csv").write_text("filename\nshort.wav\ngone.wav\n")
+    parts = Parts(tmp_path / "parts")
+    files = predicted(Loudness(), folder / "list.csv", parts)
+    assert prediction_tables.write(tmp_path, files, parts, LABELS, "m/1").bad == 1
+
+
+def test_input_that_names_nothing_is_refused_in_a_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "bad.csv").write_text("path,label\na,b\n")
+    (tmp_path / "empty.csv").write_text("filename\n")
+    for wanted, message in (
+        (tmp_path / "none", "hold no sound files"),
+        (tmp_path / "gone", "does not exist; give a folder"),
+        (tmp_path / "*.wav", "no file fits the glob"),
+        (tmp_path / "bad.csv", "no column filename; found path, label"),
+        (tmp_path / "empty.csv", "lists no files"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            sound_files.find(str(wanted))
+        assert "\n" not in str(caught.value)
+
+
+def test_the_input_is_required() -> None:
+    with pytest.raises(ValidationError, match="is required; give a folder"):
+        PredictConfig()
+    with pytest.raises(ValidationError, match="name a registered model"):
+        PredictConfig(input="x", model=" ")
+
+
+# the entry point -------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_model_is_refused_with_what_there_is(store: str, tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    from soundstack import tracking
+
+    with pytest.raises(MemberError, match="There are: none; train some first"):
+        tracking.find_model("demo-fusion")
+    client = MlflowClient()
+    client.create_registered_model("bird-crnn")
+    crnn().save(tmp_path / "model" / "artifacts" / "saved")
+    client.create_model_version("bird-crnn", str(tmp_path / "model"))
+    with pytest.raises(MemberError, match=r"'demo-fusion' is no registered model.* There are: bird-crnn"):
+        tracking.find_model("demo-fusion")
+    with pytest.raises(MemberError, match=r"has no version '7'\. There are: bird-crnn/1"):
+        tracking.find_model("bird-crnn/7")
+    with pytest.raises(MemberError, match="has no version 'champion'"):
+        tracking.find_model("bird-crnn@champion")
+    client.set_registered_model_alias("bird-crnn", "champion", "1")
+    for wanted in ("bird-crnn", "bird-crnn/1", "bird-crnn@champion", "models:/bird-crnn/1"):
+        found = tracking.find_model(wanted)
+        assert (found.name, found.shown) == ("bird-crnn", "bird-crnn/1")
+        assert (found.folder / "recogniser.json").is_file()
+    with pytest.raises(MemberError, match="not a model of this project"):
+        tracking.find_model(str(tmp_path))
+
+
+def test_a_prediction_is_a_run_with_its_counts_and_tables_and_a_second_one_scores_nothing(
+    store: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    import predict
+
+    monkeypatch.chdir(tmp_path)
+    crnn().save(tmp_path / "saved")
+    config = PredictConfig(model="saved", input="field", output_dir=str(tmp_path / "out"), device="cpu", timeline="yes")
+    totals = predict.run(config)
+    assert (totals.files, totals.bad) == (4, 3)
+    shown = capsys.readouterr().out
+    assert "4 files" in shown
+    assert "3 bad files were left out" in shown
+    assert str(tmp_path / "out" / "files.csv") in shown
+    monkeypatch.chdir(tmp_path)
+    predict.run(PredictConfig(model="saved", input="field", output_dir=str(tmp_path / "out"), device="cpu"))
+    assert "7 files were done by an earlier run" in capsys.readouterr().out
+    client = MlflowClient()
+    (experiment,) = [each for each in client.search_experiments() if each.name == "tests"]
+    second, first = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name for run in (first, second)} == {"predict-saved"}
+    assert {run.info.status for run in (first, second)} == {"FINISHED"}
+    metrics = first.data.metrics
+    assert (metrics["files"], metrics["files_bad"], metrics["files_scored"]) == (4, 3, 7)
+    assert metrics["audio_seconds_per_second"] > 0
+    assert second.data.metrics["files_scored"] == 0
+    stored = {item.path for item in client.list_artifacts(first.info.run_id)}
+    assert {"predictions.csv", "predictions.parquet", "files.csv", "errors.csv", "config.json"} <= stored
+    assert len(list((tmp_path / "out" / "timelines").rglob("*.png"))) == 4
