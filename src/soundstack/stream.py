@@ -45,17 +45,19 @@ class Cutter:
         """Take the next samples (frames, channels) and yield the windows they complete."""
         self._kept.append(block)
         self.frames += len(block)
-        start = 0 if self._last is None else self._last + self._hop
+        last = self._last
+        start = 0 if last is None else last + self._hop
         if self.frames < start + self._length:
             return
         sound = self._joined()
         while self.frames >= start + self._length:
-            self._last = start
+            last = start
             yield self._cut(sound, start, start + self._length)
             start += self._hop
         # The last window of a file ends with it, and may begin anywhere after the last whole one.
-        self._kept = [sound[self._last - self._first :].copy()]
-        self._first = self._last
+        assert last is not None
+        self._kept = [sound[last - self._first :].copy()]
+        self._first = self._last = last
 
     def end(self) -> Iterator[Cut]:
         """Yield the window that ends with the sound, where there is one."""
@@ -72,7 +74,7 @@ class Cutter:
         return Cut(start, stop, sound[start - self._first : stop - self._first].copy())
 
 
-class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+class _Forward(soundfile.SoundFile):
     """A file that is only read onwards: soundfile else seeks after every read, which spoils the next frame of MP3."""
 
     def seekable(self) -> bool:

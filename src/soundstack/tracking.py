@@ -492,9 +492,9 @@ def find_model(wanted: str) -> FoundModel:
     except MemberError:
         versions = sorted((int(found.version) for found in client.search_model_versions(f"name='{name}'")), key=int)
         aliases = client.get_registered_model(name).aliases
-        there = [*(f"{name}/{number}" for number in versions), *(f"{name}@{alias}" for alias in sorted(aliases))]
+        given = [*(f"{name}/{number}" for number in versions), *(f"{name}@{alias}" for alias in sorted(aliases))]
         raise MemberError(
-            f"model: {name} has no version {version.lstrip('/@')!r}. There are: {', '.join(there) or 'none'}."
+            f"model: {name} has no version {version.lstrip('/@')!r}. There are: {', '.join(given) or 'none'}."
         ) from None
     return FoundModel(name, f"{name}/{member.version}", member.recogniser_folder())
 

@@ -171,6 +171,7 @@ def _never_began(run: StoredRun, uri: str) -> bool:
     if (
         tags.get(mlflow_tags.MLFLOW_SOURCE_TYPE) != "PROJECT"
         or tags.get(mlflow_tags.MLFLOW_PROJECT_BACKEND, "local") != "local"
+        or Path(tags.get(mlflow_tags.MLFLOW_SOURCE_NAME, "").partition("#")[0].removeprefix("file://")) != PROJECT
         or _database(uri) is None
         or run.info.run_id == os.environ.get("MLFLOW_RUN_ID")
     ):
