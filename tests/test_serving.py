@@ -255,6 +255,14 @@ def test_clips_are_decoded_in_groups_of_bounded_size(monkeypatch: pytest.MonkeyP
     pd.testing.assert_frame_equal(one_by_two, together, atol=1e-5)
 
 
+def test_nothing_is_scored_of_a_request_that_will_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    recogniser = crnn()
+    model = serve(recogniser, max_samples=5600)  # a clip is a group
+    monkeypatch.setattr(recogniser, "scores", lambda clips: pytest.fail("scored"))
+    assert refusal(model, encoded(), None, encoded(), b"x").count("row ") == 2
+    assert refusal(model, encoded()[:-500], encoded()).count("row ") == 1
+
+
 # parameters ------------------------------------------------------------------------------------------------------
 
 

@@ -141,17 +141,19 @@ class SoundModel(PythonModel):
         sounds = self._each(lambda row: _opened(row, limits), rows)
         _check_totals([sound for sound in sounds if isinstance(sound, Sound)], limits)
         found: list[Timeline | AudioError | None] = []
+        strict = options.on_error == "refuse"
+        refused = strict and any(isinstance(sound, AudioError) for sound in sounds)
         for group in _groups(sounds, limits.max_samples):
             decoded = self._each(lambda sound: decode(sound.content, limits=limits), group)
             clips = [clip for clip in decoded if not isinstance(clip, AudioError)]
             # Once the request will be refused, the rest is decoded to name its bad rows, but not scored.
-            refused = len(clips) < len(decoded) or any(isinstance(row, AudioError) for row in found)
+            refused = refused or (strict and len(clips) < len(decoded))
             scored: Iterator[Timeline] = iter(())
-            if clips and (options.on_error == "null" or not refused):
+            if clips and not refused:
                 scored = iter(timelines(self.recogniser, clips, lambda windows: self._score(windows, deadline)))
             found += [clip if isinstance(clip, AudioError) else _finite(next(scored, None)) for clip in decoded]
         problems = {number: row for number, row in enumerate(found) if isinstance(row, AudioError)}
-        if problems and options.on_error == "refuse":
+        if problems and strict:
             raise _refusal(_listed(problems))
         return [self._record(row, options) for row in found if row is not None]
 
