@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from soundstack import audio
 from soundstack.audio import AudioSpec
 from soundstack.errors import AudioError
+from soundstack.limits import Limits
 
 RATE = 8000
 
@@ -291,21 +292,107 @@ def test_a_wav_written_to_a_pipe_whose_size_is_not_known_is_read_whole(riff, dat
     np.testing.assert_array_equal(samples[:, 0], wave)
 
 
-@pytest.mark.parametrize("total", [0, RATE + 1000, 2**36 - 1])
-def test_a_flac_that_lies_about_its_length_is_refused(total):
-    refusal(with_total(encoded(noise(), file_format="FLAC"), total))
+@pytest.mark.parametrize("limits", [None, Limits()])
+@pytest.mark.parametrize("total", [0, RATE + 1000, 299 * RATE, 2**36 - 1])
+def test_a_flac_that_lies_about_its_length_is_refused(total, limits):
+    refusal(with_total(encoded(noise(), file_format="FLAC"), total), limits=limits)
 
 
-# too long --------------------------------------------------------------------------------------------------------
+# over the limits -------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_over_the_limit_is_refused_before_it_is_decoded(monkeypatch):
-    wav = encoded(noise(2.0))
-    assert len(audio.decode(wav, max_seconds=2.0)[0]) == 2 * RATE
+@pytest.fixture
+def undecoded(monkeypatch):
+    """Fail where anything is decoded."""
     monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("decoded"))
-    message = refusal(wav, max_seconds=1.9)
-    assert "2.0 s" in message
-    assert "1.9 s" in message
+
+
+def test_a_clip_within_the_limits_decodes_as_without(tone):
+    path = tone(seconds=2.0, channels=2)
+    limits = Limits(max_seconds=2.0, max_channels=2, max_samples=4 * RATE, min_rate=RATE, max_rate=RATE)
+    for source in (path, path.read_bytes()):
+        np.testing.assert_array_equal(audio.decode(source, limits=limits)[0], audio.decode(path)[0])
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_seconds": 1.9}, "is 2.0 s long; at most 1.9 s"),
+        ({"max_channels": 1}, "has 2 channels; at most 1"),
+        ({"max_samples": 4 * RATE - 1}, "has 32,000 samples; at most 31,999"),
+        ({"min_rate": RATE + 1}, "a rate of 8,000 Hz; 8,001 to"),
+        ({"max_rate": RATE - 1}, "a rate of 8,000 Hz; 1,000 to 7,999 Hz"),
+        ({"max_bytes": 1000}, "at most 1,000 are taken"),
+    ],
+)
+def test_a_clip_over_a_limit_is_refused_before_it_is_decoded(undecoded, limits, reason):
+    wav = encoded(np.stack([noise(2.0), noise(2.0)], axis=1))
+    assert reason in refusal(wav, limits=Limits(**limits))
+
+
+@pytest.mark.parametrize("rate", [1, 999, 192_001, 10_000_000, 2**31 - 1])
+def test_a_rate_that_no_microphone_has_is_refused_by_default(undecoded, rate):
+    assert "a rate of" in refusal(encoded(sine()[:50], rate), limits=Limits())
+
+
+def test_a_small_flac_of_hours_of_zeros_is_refused_before_it_is_decoded(undecoded):
+    flac = encoded(np.zeros(44100 * 900, dtype=np.int16), 44100, "FLAC")
+    assert len(flac) < 200_000
+    assert "900.0 s long" in refusal(flac, limits=Limits())
+    assert "does not say how long" in refusal(with_total(flac, 0), limits=Limits())
+
+
+def test_no_more_than_the_limit_is_decoded_of_an_mp3_whose_length_is_a_guess(monkeypatch):
+    mp3 = encoded(np.zeros(8000 * 60), 8000, "MP3")
+    asked = []
+    read = soundfile.SoundFile.read
+
+    def counting(self, frames=-1, **options):
+        asked.append(frames)
+        return read(self, frames, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counting)
+    assert "at most 2 s" in refusal(mp3, limits=Limits(max_seconds=2.0))
+    assert asked == [2 * 8000 + 1]
+
+
+def test_strangers_are_kept_from_the_rarer_decoders():
+    for file_format in ("AU", "CAF", "VOC", "MAT5"):
+        rare = encoded(sine(), file_format=file_format)
+        assert len(audio.decode(rare)[0]) == RATE
+        assert "format not recognised" in refusal(rare, limits=Limits())
+    for file_format in ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF"):
+        assert len(audio.decode(encoded(sine(), file_format=file_format), limits=Limits())[0]) == RATE
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_header_that_points_before_the_file_is_refused_quietly():
+    for position in range(160):
+        for value in (0x7F, 0xFF):
+            raw = bytearray(_VALID["AIFF"])
+            raw[position] = value
+            sound_or_refusal(bytes(raw))
+
+
+def test_the_header_tells_the_size_of_a_clip(tone):
+    path = tone(seconds=1.5, channels=2)
+    assert audio.declared_size(path.read_bytes(), Limits()) == (1.5, 24000)
+    assert audio.declared_size(encoded(np.zeros(8000 * 60), 8000, "MP3"), Limits(max_seconds=2.0))[0] <= 2.0
+
+
+def test_values_whose_powers_would_overflow_are_refused():
+    assert "scale it to -1..1" in refusal(encoded(1e30 * sine(), subtype="FLOAT"))
+    unscaled = 2.0**31 * sine()
+    np.testing.assert_array_equal(audio.decode(encoded(unscaled, subtype="FLOAT"))[0][:, 0], unscaled)
+
+
+@pytest.mark.parametrize("rate", [1, 7, 100, 999, 10_000_000, 2**31 - 1])
+def test_without_limits_any_rate_is_resampled_to_the_nominal_length(rate):
+    samples, found = audio.decode(encoded(noise(1.0), rate))
+    assert found == rate
+    example = audio.prepare(samples, rate, AudioSpec(16000, 1.0))
+    assert example.shape == (1, 16000)
+    assert np.isfinite(example).all()
 
 
 # whatever comes --------------------------------------------------------------------------------------------------
@@ -317,9 +404,9 @@ _VALID = {name: encoded(_SHORT, file_format=name) for name in _FORMATS} | {
 }
 
 
-def sound_or_refusal(source):
+def sound_or_refusal(source, limits=None):
     try:
-        samples, rate = audio.decode(source)
+        samples, rate = audio.decode(source, limits=limits)
     except AudioError as error:
         assert str(error)
         assert "\n" not in str(error)
@@ -329,11 +416,15 @@ def sound_or_refusal(source):
     assert len(samples) > 0
     assert rate > 0
     assert np.isfinite(samples).all()
+    if limits is not None:
+        assert len(samples) <= limits.max_frames(rate, samples.shape[1])
+        assert samples.shape[1] <= limits.max_channels
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"FORM"]))
 def test_any_bytes_are_sound_or_refused(content, magic):
     sound_or_refusal(magic + content)
+    sound_or_refusal(magic + content, Limits())
 
 
 @settings(max_examples=300)
@@ -347,3 +438,4 @@ def test_a_damaged_file_of_any_format_is_sound_or_refused(name, changes, keep):
     for position, value in changes:
         raw[position] = value
     sound_or_refusal(bytes(raw[: int(keep * len(raw))]))
+    sound_or_refusal(bytes(raw[: int(keep * len(raw))]), Limits(max_seconds=0.15))

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -205,10 +206,10 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The real scoring server on the fusion, with pickles forbidden."""
+    """The real scoring server on the fusion: two workers, pickles forbidden."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/csv-fusion@champion"]
-    command += ["--env-manager", "local", "-p", str(port)]
+    command += ["--env-manager", "local", "-p", str(port), "--workers", "2"]
     log = tmp_path_factory.mktemp("server") / "log"
     environment = workplace.environment | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     with log.open("w") as output:
@@ -217,17 +218,22 @@ def server(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> It
         )
         try:
             address = f"http://127.0.0.1:{port}"
-            for _ in range(240):
-                try:
-                    if requests.get(f"{address}/ping", timeout=5).ok:
-                        break
-                except requests.ConnectionError:
-                    assert process.poll() is None, log.read_text()
-                    time.sleep(0.5)
+            deadline = time.monotonic() + 400
+            while not answers(address):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
             yield address
         finally:
             os.killpg(process.pid, 15)
             process.wait(30)
+
+
+def answers(address: str) -> bool:
+    """Whether the server has started."""
+    try:
+        return requests.get(f"{address}/ping", timeout=5).ok
+    except (requests.ConnectionError, requests.Timeout):
+        return False
 
 
 def ask(server: str, clips: list[bytes], params: dict | None = None) -> requests.Response:
@@ -267,9 +273,132 @@ def test_an_ogg_and_a_stereo_wav_are_recognised_together(server: str) -> None:
         assert sum(row[f"p_{label}"] for label in CLASSES) == pytest.approx(1)
 
 
-def test_a_text_file_sent_as_sound_is_refused_by_its_row(workplace: Workplace, server: str) -> None:
+def test_every_worker_answers_the_same_alone_and_in_a_batch(workplace: Workplace, server: str) -> None:
+    clips = [path.read_bytes() for path in sorted(workplace.folder.glob("chirp-test-*"))]
+    clips.append(recording(2.6))
+    together = pd.DataFrame(ask(server, clips).json()["predictions"]).drop(columns="label")
+    for _ in range(4):  # a connection each, which whichever worker is free takes
+        alone = pd.DataFrame([ask(server, [clip]).json()["predictions"][0] for clip in clips]).drop(columns="label")
+        np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+def recording(seconds: float) -> bytes:
+    """A clip of another length than the training's, which buzzes first and hisses then."""
+    rng = np.random.default_rng(5)
+    parts = [sound("buzz", rng)] * 3 + [sound("hiss", rng)] * 3
+    stream = io.BytesIO()
+    soundfile.write(stream, np.concatenate(parts)[: int(seconds * RATE)], RATE, format="FLAC")
+    return stream.getvalue()
+
+
+def test_a_long_recording_has_a_timeline(server: str) -> None:
+    answer = ask(server, [recording(6.0)], {"timeline": True})
+    assert answer.status_code == 200, answer.text
+    (row,) = answer.json()["predictions"]
+    assert [part["start"] for part in row["timeline"]] == [start / 2 for start in range(11)]
+    assert row["timeline"][-1]["end"] == 6.0
+    for label in CLASSES:
+        assert row[f"p_{label}"] == pytest.approx(np.mean([part[f"p_{label}"] for part in row["timeline"]]))
+
+
+def test_a_text_file_sent_as_sound_is_refused_by_its_row_without_an_echo(workplace: Workplace, server: str) -> None:
     good = next(workplace.folder.glob("*.wav")).read_bytes()
-    answer = ask(server, [good, b"Dear server, this is not a sound."])
+    sent = b"Dear server, this is not a sound."
+    answer = ask(server, [good, sent])
     assert answer.status_code == 400
-    assert "row 1: the clip cannot be decoded" in answer.json()["message"]
-    assert "row 0" not in answer.json()["message"]
+    assert answer.json()["message"].startswith("row 1: the clip cannot be decoded")
+    assert "Dear" not in answer.text
+    assert base64.b64encode(sent).decode()[:6] not in answer.text
+    rows = ask(server, [good, sent], {"on_error": "null"}).json()["predictions"]
+    assert [row["label"] is None for row in rows] == [False, True]
+    assert rows[0]["error"] is None
+    assert "cannot be decoded" in rows[1]["error"]
+
+
+def test_hostile_requests_are_refused_and_the_server_goes_on(workplace: Workplace, server: str) -> None:
+    address = f"{server}/invocations"
+    good = base64.b64encode(next(workplace.folder.glob("*.wav")).read_bytes()).decode()
+    zeros = io.BytesIO()
+    soundfile.write(zeros, np.zeros(44100 * 3600, dtype=np.int16), 44100, format="FLAC")
+    json_type = {"Content-Type": "application/json"}
+    hostile: list[tuple[object, dict[str, str], int, str]] = [
+        (json.dumps({"inputs": [good], "params": {"topk": 1}}), json_type, 400, "'topk' is unknown"),
+        (json.dumps({"inputs": [good], "params": {"max_seconds": 1e6}}), json_type, 400, "limit of 300"),
+        (json.dumps({"inputs": [good, None, 3, [good]]}), json_type, 400, "row 3: the clip is a list"),
+        (json.dumps({"inputs": [good] * 300}), json_type, 400, "send 1 to 256"),
+        (json.dumps({"inputs": [base64.b64encode(zeros.getvalue()).decode()]}), json_type, 400, "3,600.0 s long"),
+        ('{"inputs":' + "[" * 100_000, json_type, 400, "JSON"),
+        ('{"inputs":' + "[" * 3_000 + "]" * 3_000 + "}", json_type, 400, "nested too deeply"),
+        ('{"inputs": [' + "9" * 5_000 + "]}", json_type, 400, "not valid JSON"),
+        (b"\xff\xfe", json_type, 400, "not valid JSON"),
+        (b"", json_type, 400, "not valid JSON"),
+        (b" " * 100_000_000, json_type, 413, "too large"),
+        ((b" " * 1_000_000 for _ in range(100)), json_type, 413, "too large"),
+        (f"audio\n{good}", {"Content-Type": "text/csv"}, 415, "Send JSON"),
+        (json.dumps({"inputs": [good]}).encode(), {}, 415, "Send JSON"),
+    ]
+    for data, headers, status, reason in hostile:
+        answer = requests.post(address, data=data, headers=headers, timeout=60)  # type: ignore[arg-type]
+        assert answer.status_code == status, answer.text[:500]
+        assert reason in answer.json()["message"]
+        assert good[-200:] not in answer.text
+    assert requests.post(address, json={"inputs": [good]}, timeout=60).ok
+
+
+WATCHED = """
+import json, os, sys
+folder, clip, temporary = sys.argv[1:]
+seen = []
+def watch(event, values):
+    if event == "socket.connect" and isinstance(values[1], tuple) and values[1][0] not in ("127.0.0.1", "::1"):
+        seen.append([event, str(values[1])])
+        raise OSError("The network is cut off.")
+    changes = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
+    if event == "open" and not isinstance(values[0], int):
+        path = values[0] if values[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) else None
+    else:
+        path = values[0] if event in changes else None
+    allowed = (temporary, "/dev/", sys.prefix, sys.base_prefix)  # Python compiles the environment's own modules
+    if path is not None and not os.path.realpath(os.fsdecode(path)).startswith(allowed):
+        seen.append([event, os.fsdecode(path)])
+sys.addaudithook(watch)
+import mlflow, pandas
+model = mlflow.pyfunc.load_model(folder)
+with open(clip, "rb") as file:
+    answer = model.predict(pandas.DataFrame({"audio": [file.read()]}))
+print(json.dumps({"answer": answer.to_dict(orient="records"), "seen": seen}))
+"""
+
+
+def test_the_model_loads_and_answers_cut_off_and_writes_nothing(workplace: Workplace, tmp_path: Path) -> None:
+    version = workplace.client().get_model_version_by_alias("csv-fusion", "champion")
+    model = Path(
+        workplace.client().get_model_version_download_uri("csv-fusion", version.version).removeprefix("file://")
+    )
+    shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("home", "temporary"):
+        (tmp_path / name).mkdir()
+    clip = next(workplace.folder.glob("hiss-test-*.wav"))
+    temporary = (tmp_path / "temporary").resolve()
+    hidden = ("MLFLOW_", "PYTHONDONTWRITEBYTECODE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)} | {
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(temporary),
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # `import mlflow` itself would note its identity in the home directory
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(tmp_path / "model"), str(clip), str(temporary)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    # MLflow compiles the one file that it runs itself, before that can ask it not to.
+    theirs = str(tmp_path / "model" / "__pycache__")
+    assert [what for what in found["seen"] if not what[1].startswith(theirs)] == []
+    assert found["answer"][0]["label"] in CLASSES
+    assert list((tmp_path / "home").iterdir()) == []

@@ -11,7 +11,8 @@ shorter / longer     zero-padded at the end / cropped to the nominal length
 silent               kept; counted and reported
 empty                refused
 truncated            refused where the header tells (WAV, FLAC); a shortened OGG or MP3 is a shorter clip
-NaN or infinite      refused
+NaN or infinite      refused, and so are values beyond any integer's full scale (powers would overflow)
+over the limits      refused by its header where the header tells, and never decoded beyond the limit
 ===================  ==================================================================================
 
 Refused clips raise :class:`AudioError`; data-set steps name the file and, with ``on_error=skip``, go on without it.
@@ -21,6 +22,8 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,12 +34,17 @@ import soxr
 from numpy.typing import NDArray
 
 from soundstack.errors import AudioError
+from soundstack.limits import Limits
 
 Channels = Literal["mean", "first", "each"]
 Samples = NDArray[np.float32]
 
 #: Streaming writers put this or more in a WAV's size fields when the length is not known (sox; ffmpeg: 0xFFFFFFFF).
 _UNKNOWN_SIZE = 0x7FFFF000
+#: More than float files that hold unscaled 32-bit integers.
+_LOUDEST = 1e10
+#: libsndfile's count of frames of a stream whose header gives none.
+_UNKNOWN_FRAMES = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -57,40 +65,97 @@ class AudioSpec:
         return asdict(self)
 
 
-def decode(source: Path | bytes, *, max_seconds: float | None = None) -> tuple[Samples, int]:
+def decode(source: Path | bytes, *, limits: Limits | None = None) -> tuple[Samples, int]:
     """Decode a whole sound file.
 
     Args:
         source: A path, or the bytes of an encoded file.
-        max_seconds: Refuse longer sound before it is decoded.
+        limits: For sound from strangers: what exceeds them is refused, by its header before anything is decoded; and
+            as headers lie, no more is ever decoded than they allow. Without them, everything that fits into memory
+            is taken.
 
     Returns:
         Samples of shape (frames, channels), float32 in -1..1 (float files may exceed that), and the rate in Hz.
 
     Raises:
-        AudioError: The file is unreadable, empty, truncated, too long, or holds values that are not finite.
+        AudioError: The file is unreadable, empty, truncated, over the limits, or holds values that are not finite.
     """
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    with _opened(source, limits) as file:
+        declared, rate, most = file.frames, file.samplerate, file.frames
+        if limits is not None:
+            most = limits.max_frames(rate, file.channels)
+        samples = file.read(min(declared, most + 1), dtype="float32", always_2d=True)
+        guessed = _length_is_a_guess(file)
+    if limits is not None:
+        limits.check_length(len(samples), rate, samples.shape[1])
+    if len(samples) == 0:
+        raise AudioError("holds no samples")
+    if len(samples) < declared and not guessed:
+        raise AudioError(f"is truncated: {declared} samples declared, {len(samples)} found")
+    if missing := _missing_wav_bytes(source):
+        raise AudioError(f"is truncated: its header declares {missing} more bytes of sound than the file holds")
+    loudest = max(float(samples.max()), -float(samples.min()))
+    if not np.isfinite(loudest):  # NaN passes through max
+        raise AudioError("holds values that are not finite (NaN or infinity)")
+    if loudest > _LOUDEST:
+        raise AudioError(f"holds values up to {loudest:.0e}; scale it to -1..1")
+    return samples, rate
+
+
+def declared_size(source: Path | bytes, limits: Limits) -> tuple[float, int]:
+    """Read a file's header: its seconds, and its samples over all channels. A damaged file may hold less of both.
+
+    Raises:
+        AudioError: The file is unreadable, or over the limits by what its header says.
+    """
+    with _opened(source, limits) as file:
+        frames = min(file.frames, limits.max_frames(file.samplerate, file.channels))
+        return frames / file.samplerate, frames * file.channels
+
+
+@contextmanager
+def _opened(source: Path | bytes, limits: Limits | None) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file, check its header, and turn the library's errors into ours while it is open."""
+    if limits is not None and isinstance(source, bytes):
+        limits.check_bytes(len(source))
+        if not _is_of_a_common_format(source):
+            raise AudioError("cannot be decoded (format not recognised); send WAV, FLAC, OGG or MP3")
+    stream = _Memory(source) if isinstance(source, bytes) else source
     try:
         with soundfile.SoundFile(stream) as file:
-            if max_seconds is not None and file.frames > max_seconds * file.samplerate:
-                raise AudioError(f"is {file.frames / file.samplerate:.1f} s long; at most {max_seconds:g} s are taken")
-            # libsndfile only guesses the length of an MP3 whose header does not tell it.
-            declared, rate = 0 if file.format == "MP3" else file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
+            if limits is not None:
+                limits.check_form(file.samplerate, file.channels)
+                if not _length_is_a_guess(file):
+                    if file.frames >= _UNKNOWN_FRAMES:
+                        raise AudioError("does not say how long it is; store it as a file, not as a stream")
+                    limits.check_length(file.frames, file.samplerate, file.channels)
+            yield file
     except MemoryError:
         raise AudioError("is damaged: its header declares more sound than fits into memory") from None
     except (soundfile.LibsndfileError, soundfile.SoundFileRuntimeError, OSError, ValueError) as error:
         raise AudioError(f"cannot be decoded ({_reason(error)}); send or store WAV, FLAC, OGG or MP3") from None
-    if len(samples) == 0:
-        raise AudioError("holds no samples")
-    if len(samples) < declared:
-        raise AudioError(f"is truncated: {declared} samples declared, {len(samples)} found")
-    if missing := _missing_wav_bytes(source):
-        raise AudioError(f"is truncated: its header declares {missing} more bytes of sound than the file holds")
-    if not np.isfinite(samples).all():
-        raise AudioError("holds values that are not finite (NaN or infinity)")
-    return samples, rate
+
+
+class _Memory(io.BytesIO):
+    """A file in memory. Damaged headers make libsndfile seek before its start: that stays at the start, as there
+    is no way from the library's callbacks to the caller but a traceback on the terminal."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return super().seek(0)
+
+
+def _length_is_a_guess(file: soundfile.SoundFile) -> bool:
+    """Tell whether libsndfile only guesses the length, from the file's size: an MP3 whose header does not tell it."""
+    return bool(file.format == "MP3")
+
+
+def _is_of_a_common_format(content: bytes) -> bool:
+    """Tell WAV, FLAC, OGG, MP3 and AIFF by their first bytes: strangers do not get to libsndfile's rarer decoders."""
+    mpeg = len(content) > 1 and content[0] == 0xFF and content[1] & 0xE0 == 0xE0
+    return mpeg or content.startswith((b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM"))
 
 
 def prepare(samples: Samples, rate: int, spec: AudioSpec) -> Samples:
@@ -123,9 +188,9 @@ def fit_length(examples: Samples, length: int) -> Samples:
     return examples[:, :length]
 
 
-def load(source: Path | bytes, spec: AudioSpec, *, max_seconds: float | None = None) -> Samples:
+def load(source: Path | bytes, spec: AudioSpec) -> Samples:
     """Decode a file and bring it into examples of shape (examples, spec.samples)."""
-    samples, rate = decode(source, max_seconds=max_seconds)
+    samples, rate = decode(source)
     return prepare(samples, rate, spec)
 
 

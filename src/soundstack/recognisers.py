@@ -41,6 +41,20 @@ Decoded = tuple[Samples, int]
 Scores = NDArray[np.float64]
 
 
+class Examples:
+    """Decoded clips, brought into each form of examples once, however many members of a fusion want it."""
+
+    def __init__(self, clips: Sequence[Decoded]) -> None:
+        self._clips = clips
+        self._made: dict[AudioSpec, list[Samples]] = {}
+
+    def of(self, spec: AudioSpec) -> list[Samples]:
+        """Return the examples (E, spec.samples) of every clip."""
+        if spec not in self._made:
+            self._made[spec] = [prepare(samples, rate, spec) for samples, rate in self._clips]
+        return self._made[spec]
+
+
 @dataclass(kw_only=True)
 class Recogniser(ABC):
     """What all recognisers share: the classes, the kind of their scores, and the calibration."""
@@ -55,9 +69,13 @@ class Recogniser(ABC):
     def seconds(self) -> float:
         """Length of the clips it was trained on."""
 
-    @abstractmethod
     def scores(self, clips: Sequence[Decoded]) -> Scores:
         """Return class scores (N, K) of decoded clips, in the order of ``labels``."""
+        return self.score_examples(Examples(clips))
+
+    @abstractmethod
+    def score_examples(self, examples: Examples) -> Scores:
+        """Return class scores (N, K) of clips that others may score as well."""
 
     @abstractmethod
     def _save(self, folder: Path) -> dict[str, Any]:
@@ -98,11 +116,11 @@ class SingleRecogniser(Recogniser):
     def score_features(self, features: NDArray[np.float32]) -> Scores:
         """Return class scores (E, K) of features."""
 
-    def scores(self, clips: Sequence[Decoded]) -> Scores:
-        """Return class scores (N, K) of decoded clips."""
-        examples = [prepare(samples, rate, self.audio) for samples, rate in clips]
-        scores = self.score_features(self.features(np.concatenate(examples)))
-        ends = np.cumsum([len(part) for part in examples])[:-1]
+    def score_examples(self, examples: Examples) -> Scores:
+        """Return class scores (N, K) of clips."""
+        parts = examples.of(self.audio)
+        scores = self.score_features(self.features(np.concatenate(parts)))
+        ends = np.cumsum([len(part) for part in parts])[:-1]
         return np.stack([part.mean(axis=0) for part in np.split(scores, ends)])
 
 
@@ -229,9 +247,9 @@ class FusionRecogniser(Recogniser):
         """Length of the clips its members were trained on."""
         return max(member.seconds for member in self.members.values())
 
-    def scores(self, clips: Sequence[Decoded]) -> Scores:
+    def score_examples(self, examples: Examples) -> Scores:
         """Return the stacked SVM's decision values (N, K)."""
-        parts = [(member.scores(clips), member.kind) for member in self.members.values()]
+        parts = [(member.score_examples(examples), member.kind) for member in self.members.values()]
         return self.svm.decision(stack(parts, log_probabilities=self.log_probabilities))
 
     def _save(self, folder: Path) -> dict[str, Any]:

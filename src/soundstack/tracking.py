@@ -41,6 +41,7 @@ from soundstack.errors import MemberError
 from soundstack.evaluation import plots
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
+from soundstack.limits import Limits
 from soundstack.recognisers import Recogniser
 from soundstack.results import SCORES, Evaluation, Trained, save_figure, write_json
 from soundstack.signals import put_off
@@ -312,13 +313,15 @@ def register(
     scores = {name: evaluation.intervals[name].value for name in ("devel_macro_f1", "test_macro_f1")}
     try:
         recogniser.save(folder)
+        limits = Limits()
+        limits.save(folder)
         with _quiet():
             model = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(serving.__file__).with_name("served_model.py")),
                 artifacts={"recogniser": str(folder)},
                 code_paths=[str(Path(serving.__file__).parent)],
-                signature=serving.signature(recogniser.labels),
+                signature=serving.signature(recogniser.labels, limits),
                 pip_requirements=[f"{name}=={_public_version(name)}" for name in _SERVING_PACKAGES],
             )
             version = mlflow.register_model(

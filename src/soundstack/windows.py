@@ -7,7 +7,7 @@ unless it is shorter than ``TAIL`` of the length: encoders append that much sile
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,13 +69,22 @@ def window_frames(rate: int, seconds: float) -> tuple[int, int]:
     return length, max(1, round(length * (1 - OVERLAP)))
 
 
-def timelines(recogniser: Recogniser, clips: Sequence[Decoded]) -> list[Timeline]:
-    """Score decoded clips of any length, window by window."""
+def timelines(
+    recogniser: Recogniser, clips: Sequence[Decoded], score: Callable[[Sequence[Decoded]], Floats] | None = None
+) -> list[Timeline]:
+    """Score decoded clips of any length, window by window.
+
+    Args:
+        recogniser: What scores them.
+        clips: The clips.
+        score: Called instead of ``recogniser.scores`` with each batch of windows, by who must come in between.
+    """
+    score = score or recogniser.scores
     cut = [spans(len(samples), rate, recogniser.seconds) for samples, rate in clips]
     windows = [
         (samples[start:stop], rate) for (samples, rate), parts in zip(clips, cut, strict=True) for start, stop in parts
     ]
-    scores = np.concatenate([recogniser.scores(part) for part in _batches(windows)])
+    scores = np.concatenate([score(part) for part in _batches(windows)])
     probabilities = recogniser.probabilities(scores)
     ends = np.cumsum([len(parts) for parts in cut])
     found = []

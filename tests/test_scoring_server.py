@@ -1,0 +1,325 @@
+"""The door of the served model: what reaches it over HTTP, and that MLflow's own server really has it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from starlette.requests import Request
+
+from soundstack import scoring_server
+from soundstack.limits import Limits
+from soundstack.scoring_server import Door, RefusedError, read_request
+
+JSON = {"content-type": "application/json"}
+
+
+class Echo:
+    """A model that answers what it was asked."""
+
+    limits = Limits(max_request_bytes=3000, max_clips=4)
+    wait = 0.0
+    problem: Exception | None = None
+
+    def __init__(self) -> None:
+        self.at_work = self.most = 0
+        self._lock = threading.Lock()
+
+    def recognise(self, rows: list[Any], params: Mapping[str, Any], *, deadline: float) -> list[dict[str, Any]]:
+        if self.problem:
+            raise self.problem
+        with self._lock:
+            self.at_work += 1
+            self.most = max(self.most, self.at_work)
+        time.sleep(self.wait)
+        with self._lock:
+            self.at_work -= 1
+        return [{"row": row, "params": dict(params)} for row in rows]
+
+
+def request(*chunks: bytes, headers: Mapping[str, str] = JSON, pause: float = 0.0) -> Request:
+    waiting = list(chunks)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(pause)
+        chunk = waiting.pop(0) if waiting else b""
+        return {"type": "http.request", "body": chunk, "more_body": bool(waiting)}
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "headers": raw}, receive)
+
+
+def post(*requests: Request, model: Any = None, timeout: float = 60.0) -> list[tuple[int, dict[str, Any]]]:
+    """Let requests come at once to one door; a status and an answer each."""
+    door = Door(model or Echo(), timeout)
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*[door.answer(one) for one in requests])
+
+    answers = asyncio.run(all_of_them())
+    assert door._held == 0
+    return [(answer.status_code, json.loads(answer.body)) for answer in answers]
+
+
+def body(*rows: Any, **more: Any) -> bytes:
+    return json.dumps({"inputs": list(rows), **more}).encode()
+
+
+# forms -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"dataframe_records": [{"audio": "a"}, {"audio": None}]},
+        {"dataframe_split": {"columns": ["audio"], "data": [["a"], [None]]}},
+        {"dataframe_split": {"index": [7, 8], "columns": ["audio"], "data": [["a"], [None]]}},
+        {"inputs": ["a", None]},
+        {"inputs": {"audio": ["a", None]}},
+        {"inputs": [{"audio": "a"}, {"audio": None}]},
+        {"instances": ["a", None]},
+        {"instances": [{"audio": "a"}, {"audio": None}]},
+    ],
+)
+def test_every_form_of_mlflow_holds_the_same_rows(form: dict[str, Any]) -> None:
+    assert read_request(json.dumps(form).encode(), 100) == (["a", None], {})
+    assert read_request(json.dumps(form | {"params": {"top_k": 1}}).encode(), 100)[1] == {"top_k": 1}
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"", "not valid JSON"),
+        (b"audio\nabc", "not valid JSON"),
+        (b'{"inputs": ["a"', "not valid JSON"),
+        (b'{"inputs": ["\xff"]}', "not valid JSON"),
+        (b'{"inputs": [' + b"9" * 5000 + b"]}", "not valid JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'"/etc/passwd"', "not a JSON object"),
+        (b"{}", "exactly one of"),
+        (b'{"inputs": ["a"], "instances": ["a"]}', "exactly one of"),
+        (b'{"inputs": ["a"], "parameters": {}}', "exactly one of"),
+        (b'{"messages": [{"role": "user"}]}', "exactly one of"),
+        (b'{"inputs": ["a"], "params": [1]}', "params must be"),
+        (b'{"dataframe_records": {"audio": ["a"]}}', "must be a list of rows"),
+        (b'{"dataframe_records": [{"audio": "a"}, {"sound": "a"}]}', "row 1 does not hold exactly one value"),
+        (b'{"dataframe_records": [{"audio": "a", "name": "b"}]}', "row 0 does not hold exactly one value"),
+        (b'{"dataframe_records": ["a"]}', "row 0 does not hold exactly one value"),
+        (b'{"dataframe_split": [["a"]]}', "dataframe_split must be"),
+        (b'{"dataframe_split": {"columns": ["sound"], "data": [["a"]]}}', "dataframe_split must be"),
+        (b'{"dataframe_split": {"columns": ["audio"], "data": [["a"], ["a", "b"]]}}', "row 1 does not"),
+        (b'{"inputs": {"sound": ["a"]}}', "one column, audio"),
+        (b'{"inputs": "a"}', "must be a list of rows"),
+    ],
+)
+def test_what_is_no_such_form_is_refused_with_the_reason(sent: bytes, reason: str) -> None:
+    with pytest.raises(RefusedError, match=reason) as caught:
+        read_request(sent, 100)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("depth", [1200, 100_000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"inputs":', "}")])
+def test_deep_json_is_refused(depth: int, opening: str, closing: str) -> None:
+    sent = (opening * depth + "1" + closing * depth).encode()
+    for most in (depth - 1, depth):
+        with pytest.raises(RefusedError, match=r"nested too deeply|more JSON values"):
+            read_request(sent, most)
+
+
+def test_json_of_many_small_values_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("parsed"))
+    for sent in (b"[]," * 500, b"{}," * 500, b"1," * 500):
+        with pytest.raises(RefusedError, match="more JSON values"):
+            read_request(b'{"inputs":[' + sent + b"1]}", 400)
+
+
+_VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6)),
+    lambda parts: st.one_of(
+        st.lists(parts, max_size=3),
+        st.dictionaries(
+            st.one_of(st.text(max_size=4), st.sampled_from(["audio", "columns", "data", "inputs", "params"])),
+            parts,
+            max_size=3,
+        ),
+    ),
+    max_leaves=8,
+)
+_FORMS = st.sampled_from(["dataframe_records", "dataframe_split", "inputs", "instances", "params", "prompt"])
+
+
+@given(st.one_of(st.dictionaries(_FORMS, _VALUES, max_size=3), _VALUES))
+def test_any_json_is_rows_or_refused(document: Any) -> None:
+    try:
+        rows, params = read_request(json.dumps(document).encode(), 1000)
+    except RefusedError as error:
+        assert error.status == 400
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(rows, list)
+        assert isinstance(params, dict)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_rows_or_refused(sent: bytes) -> None:
+    with pytest.raises(RefusedError):
+        read_request(sent, 1000)
+
+
+# the door --------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_in_pieces_is_answered() -> None:
+    whole = body("a", None, params={"top_k": 2})
+    ((status, answer),) = post(request(whole[:5], whole[5:9], whole[9:]))
+    assert status == 200
+    assert answer == {"predictions": [{"row": row, "params": {"top_k": 2}} for row in ("a", None)]}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["", "text/csv", "application/vnd.apache.parquet", "application/json; charset=latin-1", "application/json; a=b"],
+)
+def test_only_json_in_utf_8_is_taken(kind: str) -> None:
+    headers = {"content-type": kind} if kind else {}
+    ((status, answer),) = post(request(body("a"), headers=headers))
+    assert status == 415
+    assert "application/json" in answer["message"]
+    assert post(request(body("a"), headers={"content-type": "Application/JSON; charset=UTF-8"}))[0][0] == 200
+
+
+def test_a_body_that_declares_too_much_is_not_read() -> None:
+    too_large = request(body("a"), headers=JSON | {"content-length": "10" * 30})
+    too_large._receive = lambda: pytest.fail("read")  # type: ignore[assignment]
+    ((status, answer),) = post(too_large)
+    assert status == 413
+    assert "at most" in answer["message"]
+
+
+def test_a_body_that_is_too_large_without_saying_so_is_read_no_further() -> None:
+    left = [b"x" * 50_000 for _ in range(100)]
+    endless = request(*left)
+    ((status, _),) = post(endless)
+    assert status == 413
+
+
+def test_a_body_that_comes_too_slowly_is_given_up_before_the_server_does() -> None:
+    ((status, _),) = post(request(*[b"x"] * 50, pause=0.05), timeout=0.2)
+    assert status == 408
+
+
+def test_a_client_that_leaves_frees_what_it_held() -> None:
+    messages = iter([{"type": "http.request", "body": b"x" * 1000, "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    left = request()
+    left._receive = receive
+    assert post(left)[0][0] == 400
+
+
+def test_only_so_many_requests_are_worked_on_at_a_time_and_who_waits_too_long_is_told() -> None:
+    model = Echo()
+    model.wait = 0.2
+    answers = post(*[request(body("a")) for _ in range(5)], model=model)
+    assert [status for status, _ in answers] == [200] * 5
+    assert model.most == scoring_server.AT_WORK
+    model.wait = 0.5
+    busy = post(*[request(body("a")) for _ in range(5)], model=model, timeout=0.6)
+    assert [status for status, _ in busy] == [200, 200, 429, 429, 429]
+
+
+def test_bodies_that_wait_in_memory_are_limited_together() -> None:
+    size = Door(Echo(), 60).max_body
+    slow = [request(*[b"x" * (size // 4)] * 4, pause=0.05) for _ in range(scoring_server.WAITING + 3)]
+    statuses = [status for status, _ in post(*slow)]
+    assert statuses.count(429) == 3
+    assert statuses.count(400) == scoring_server.WAITING
+
+
+def test_a_refusal_of_the_model_comes_in_mlflows_form_and_a_failure_tells_nothing() -> None:
+    model = Echo()
+    model.problem = MlflowException("row 1: the clip is null.", error_code=INVALID_PARAMETER_VALUE)
+    ((status, answer),) = post(request(body("a")), model=model)
+    assert (status, answer["error_code"], answer["message"]) == (
+        400,
+        "INVALID_PARAMETER_VALUE",
+        "row 1: the clip is null.",
+    )
+    model.problem = RuntimeError("something secret")
+    ((status, answer),) = post(request(body("a")), model=model)
+    assert status == 500
+    assert "secret" not in answer["message"]
+    model.problem = MemoryError()
+    assert post(request(body("a")), model=model)[0][0] == 413
+
+
+# inside MLflow ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_replaced_where_no_server_loads_the_model() -> None:
+    from mlflow.pyfunc import scoring_server as theirs
+
+    before = theirs._async_catch_mlflow_exception
+    scoring_server.install(Echo())
+    assert theirs._async_catch_mlflow_exception is before
+
+
+def test_the_server_of_the_installed_mlflow_takes_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.pyfunc import scoring_server as theirs
+
+    monkeypatch.setitem(sys.modules, "mlflow.pyfunc.scoring_server.app", SimpleNamespace())  # being imported
+    monkeypatch.setattr(theirs, "_async_catch_mlflow_exception", theirs._async_catch_mlflow_exception)
+    scoring_server.install(Echo())
+    schema = SimpleNamespace(get_input_schema=lambda: None)
+    app = theirs.init(SimpleNamespace(metadata=schema, predict=lambda *_: pytest.fail("MLflow's own endpoint")))
+    sent: list[dict[str, Any]] = []
+
+    async def call() -> None:
+        messages = [{"type": "http.request", "body": body("a", params={"unknown": 1}), "more_body": False}]
+
+        async def receive() -> Any:
+            return messages.pop() if messages else await asyncio.sleep(60)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "path": "/invocations",
+            "raw_path": b"/invocations",
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "headers": [(b"content-type", b"application/json")],
+        }
+        await app(scope, receive, send)
+
+    asyncio.run(call())
+    assert sent[0]["status"] == 200
+    answer = json.loads(b"".join(message.get("body", b"") for message in sent))
+    assert answer == {"predictions": [{"row": "a", "params": {"unknown": 1}}]}
+
+
+def test_another_mlflow_keeps_its_own_endpoint_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow.pyfunc.scoring_server", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "mlflow.pyfunc.scoring_server.app", SimpleNamespace())
+    scoring_server.install(Echo())
+    assert "takes no endpoint of ours" in caplog.text
