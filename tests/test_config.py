@@ -138,6 +138,7 @@ def test_environment_variables_named_like_parameters_do_not_leak_in(model, monke
         (CrnnConfig, "epochs", [0, 10_001, 1.5]),
         (CrnnConfig, "layout", ["five_blocks"]),
         (CrnnConfig, "standardise", ["none"]),
+        (CrnnConfig, "precision", ["float16"]),
         (CrnnConfig, "trials", [0, 1001]),
         (CrnnConfig, "suffix", ["", "a b", "a-b", "a/b", "x" * 41]),
         (DeepSpectrumConfig, "network", ["vgg", "VGG16"]),

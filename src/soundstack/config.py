@@ -217,6 +217,11 @@ class CrnnConfig(SpectrogramConfig):
     standardise: Literal["scalar", "band"] = Field(
         "scalar", description="inputs are standardised by one mean and deviation, or one pair per mel band"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="arithmetic of training steps; bfloat16: faster on GPUs and on processors with AMX or "
+        "AVX512-BF16, many times slower on others",
+    )
     trials: int = Field(
         1,
         ge=1,

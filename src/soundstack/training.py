@@ -42,6 +42,7 @@ class TrainingSpec:
     batch_size: int
     epochs: int
     standardise: str = "scalar"
+    precision: str = "float32"
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -119,8 +120,8 @@ def train_fold(
         return done
 
     torch.manual_seed(derived_seed(spec.seed, fold, "weights"))
-    model = Crnn(spec.layout, inputs.shape[2], classes).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-7)
+    model = Crnn(spec.layout, inputs.shape[2], classes, spec.precision).to(device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-7, fused=True)
     mean, deviation = input_scaling(inputs[train], spec.standardise)
     x_train, y_train = ((inputs[train] - mean) / deviation).to(device), targets[train].to(device)
     x_eval, y_eval = ((inputs[held_out] - mean) / deviation).to(device), targets[held_out].to(device)

@@ -42,17 +42,17 @@ def arrange(name: str, network: nn.Module) -> Forward | None:
     Returns:
         None where this network or this machine's torch has no faster form.
     """
-    arrangement = {
+    arrangements: dict[str, Callable[[nn.Module], Forward]] = {
         "vgg16": _Vgg,
         "vgg19": _Vgg,
         "resnet50": _Resnet,
         "densenet121": _Densenet,
         "efficientnet_lite0": _EfficientNetLite,
-    }.get(name)
-    if arrangement is None or not _has_fused_convolutions():
+    }
+    if name not in arrangements or not _has_fused_convolutions():
         return None
     with torch.inference_mode():
-        return arrangement(network)
+        return arrangements[name](network)
 
 
 def _has_fused_convolutions() -> bool:
@@ -84,8 +84,11 @@ class FusedConv:
     ) -> None:
         self.bias = bias
         self.activation = activation
-        self.geometry = (tuple(like.padding if padding is None else padding), tuple(like.stride), (1, 1), like.groups)
-        self.out_size = (size + 2 * self.geometry[0][0] - weight.shape[2]) // self.geometry[1][0] + 1
+        if padding is None:
+            assert isinstance(like.padding, tuple)
+            padding = like.padding
+        self.geometry = (padding, like.stride, (1, 1), like.groups)
+        self.out_size = (size + 2 * padding[0] - weight.shape[2]) // like.stride[0] + 1
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(
             weight.contiguous(memory_format=torch.channels_last), *self.geometry, (BATCH, like.in_channels, size, size)
         )
