@@ -78,7 +78,6 @@ def test_progress_ends_at_the_number_of_clips(table, tmp_path, small_slices):
 
 @pytest.mark.parametrize("killed_at", [1, 3])
 def test_a_resumed_extraction_equals_an_uninterrupted_one_bit_for_bit(table, tmp_path, small_slices, killed_at):
-    torch = pytest.importorskip("torch")
     from soundstack.spectrogram import LogMel, SpectrogramSpec
 
     log_mel = LogMel(SpectrogramSpec(8000))
@@ -86,8 +85,7 @@ def test_a_resumed_extraction_equals_an_uninterrupted_one_bit_for_bit(table, tmp
 
     def transform(waves):
         calls.append(len(waves))
-        with torch.inference_mode():
-            return log_mel(torch.from_numpy(waves)).numpy()
+        return log_mel(waves)
 
     def killed(waves):
         if len(calls) == killed_at:

@@ -5,7 +5,6 @@ import itertools
 import librosa
 import numpy as np
 import pytest
-import torch
 
 from soundstack import audio
 from soundstack.spectrogram import LogMel, SpectrogramSpec, relative_decibel
@@ -21,8 +20,7 @@ def clip(rate, seconds=5.0, seed=0):
 
 
 def log_mel(waves, spec):
-    with torch.inference_mode():
-        return LogMel(spec)(torch.from_numpy(np.atleast_2d(waves))).numpy()
+    return LogMel(spec)(np.atleast_2d(waves))
 
 
 def of_librosa(wave, rate, floor):
@@ -160,17 +158,15 @@ def test_the_two_front_ends_differ():
 
 
 def test_decibels_are_relative_to_each_clips_own_maximum():
-    power = torch.tensor([[[1.0, 0.1]], [[100.0, 1.0]], [[0.0, 0.0]]])
-    np.testing.assert_allclose(
-        relative_decibel(power, -30.0).numpy(), [[[0, -10]], [[0, -20]], [[-30, -30]]], atol=1e-5
-    )
+    power = np.array([[[1.0, 0.1]], [[100.0, 1.0]], [[0.0, 0.0]]], dtype=np.float32)
+    np.testing.assert_allclose(relative_decibel(power, -30.0), [[[0, -10]], [[0, -20]], [[-30, -30]]], atol=1e-5)
 
 
 def test_every_mel_band_hears_something():
     for rate, front_end in itertools.product((8000, 16000, 44100), ("paper", "audeep")):
         bank = LogMel(SpectrogramSpec(rate, front_end=front_end)).bank
         assert bank.shape[1] == 128
-        assert (bank.sum(dim=0) > 0).all()
+        assert (bank.sum(axis=0) > 0).all()
 
 
 def test_a_spec_as_json_makes_the_same_spec():

@@ -251,7 +251,7 @@ def test_adam_has_the_papers_moments(monkeypatch):
 
     monkeypatch.setattr(torch.optim, "Adam", spy)
     train(*problem(), replace(SPEC, epochs=1))
-    assert seen == {"lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-7}
+    assert seen == {"lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-7, "fused": True}
 
 
 def test_an_easy_problem_is_learnt():
@@ -399,3 +399,38 @@ def test_a_pruned_search_stops_the_other_workers(tmp_path):
 
     with pytest.raises(Pruned, match="1"):
         train_side_by_side({"1": job("1", 1), "2": job("2", 10_000)}, lambda *values: None, stop)
+
+
+# speed that costs nothing -----------------------------------------------------------------------------------------
+
+
+def test_convolutions_work_channels_last_from_the_first_step_to_the_last():
+    model = Crnn("four_blocks", 128, CLASSES)
+    layouts = []
+    for block in model.blocks:
+        block[0].register_forward_hook(
+            lambda module, given, found: layouts.append(found.is_contiguous(memory_format=torch.channels_last))
+        )
+        assert block[0].weight.is_contiguous(memory_format=torch.channels_last)
+    model(torch.randn(4, 32, 128))
+    assert layouts == [True] * len(model.blocks)
+
+
+def test_bfloat16_is_for_training_steps_only_and_logits_stay_float32():
+    torch.manual_seed(0)
+    mixed, plain = Crnn("four_blocks", 128, CLASSES, "bfloat16"), Crnn("four_blocks", 128, CLASSES)
+    spectrograms = torch.randn(4, 32, 128)
+    seen = []
+    mixed.blocks[0][0].register_forward_hook(lambda module, given, found: seen.append(found.dtype))
+    assert mixed(spectrograms).dtype == torch.float32
+    plain.load_state_dict(mixed.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(mixed.eval()(spectrograms), plain.eval()(spectrograms))
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_a_fold_learns_in_bfloat16_too():
+    inputs, targets = problem()
+    trained = train(inputs, targets, replace(SPEC, precision="bfloat16", epochs=12))
+    assert all(tensor.dtype != torch.bfloat16 for tensor in trained.weights.values())
+    assert trained.history["train_loss"][-1] < 0.6 * trained.history["train_loss"][0]

@@ -217,6 +217,11 @@ class CrnnConfig(SpectrogramConfig):
     standardise: Literal["scalar", "band"] = Field(
         "scalar", description="inputs are standardised by one mean and deviation, or one pair per mel band"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="arithmetic of training steps; bfloat16: faster on GPUs and on processors with AMX or "
+        "AVX512-BF16, many times slower on others",
+    )
     trials: int = Field(
         1,
         ge=1,
@@ -269,7 +274,13 @@ class DeepSpectrumConfig(DataConfig):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic of the network's forward pass; bfloat16 is faster, features differ by 0.2 per cent",
+        description="arithmetic of the network's forward pass; bfloat16: features differ by 0.2 per cent, faster on "
+        "GPUs and on processors with AMX or AVX512-BF16, many times slower on others",
+    )
+    shortcuts: Literal["yes", "no"] = Field(
+        "yes",
+        description="yes: image networks run on the CPU in a form arranged for speed, equal to rounding; "
+        "no: layer by layer as published",
     )
     weights_dir: str = Field("auto", description="folder of weight files; auto: torch's hub cache")
     suffix: Suffix = Field("none", description="registered as <dataset>-<network>-<pretraining>-<suffix>")

@@ -5,6 +5,7 @@ The same object makes the features that SVMs are trained on and those of a serve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from torch import Tensor, nn
 
 from soundstack.audio import AudioSpec, Samples
 from soundstack.networks.build import build, restore
+from soundstack.networks.inference import BATCH, arrange
 from soundstack.networks.spec import NETWORKS
 from soundstack.picture import DeepSpectrumPicture
-
-BATCH = 16
 
 
 @dataclass(frozen=True)
 class EmbeddingSpec:
-    """Everything that changes a feature vector. ``seed`` is that of random weights, 0 for published ones."""
+    """Everything that changes a feature vector, be it in the last digit.
+
+    ``seed`` is that of random weights, 0 for published ones. ``shortcuts`` lets an image network run on the CPU in
+    the form that :mod:`soundstack.networks.inference` gives it.
+    """
 
     network: str
     pretraining: str
@@ -32,6 +36,7 @@ class EmbeddingSpec:
     colour_map: str = "magma"
     window: float | None = None
     precision: str = "float32"
+    shortcuts: bool = True
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -48,17 +53,23 @@ class EmbeddingSpec:
 
 
 class Embedder:
-    """Waveforms (B, samples) at the spec's rate to features (B, dim), float32."""
+    """Waveforms (B, samples) at the spec's rate to features (B, dim), float32.
+
+    ``network`` is the network as built or restored, the one that is saved; features may come from a faster form of it.
+    """
 
     def __init__(self, spec: EmbeddingSpec, network: nn.Module, device: torch.device) -> None:
         self.spec = spec
         self.device = device
-        self.network = network.to(device)
         self._picture: DeepSpectrumPicture | None = None
         if NETWORKS[spec.network].input == "picture":
             self._picture = DeepSpectrumPicture(spec.audio.sample_rate, spec.colour_map, spec.window)
         # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        faster = None
+        if device.type == "cpu" and spec.precision == "float32" and spec.shortcuts:
+            faster = arrange(spec.network, self.network)
+        self._forward: Callable[[Tensor], Tensor] = faster or self.network
 
     @classmethod
     def build(cls, spec: EmbeddingSpec, device: torch.device, weights_dir: Path | None = None) -> Embedder:
@@ -76,13 +87,23 @@ class Embedder:
 
     def __call__(self, waves: Samples) -> NDArray[np.float32]:
         """Return features (B, dim) of waveforms (B, samples)."""
-        return np.concatenate([self._embed(waves[start : start + BATCH]) for start in range(0, len(waves), BATCH)])
+        return self.features(self.inputs(waves))
 
-    def _embed(self, waves: Samples) -> NDArray[np.float32]:
-        inputs = torch.from_numpy(self._picture.batch(waves) if self._picture else np.ascontiguousarray(waves))
+    def inputs(self, waves: Samples) -> NDArray[Any]:
+        """Return what the network is fed: pictures uint8 (B, 3, 224, 224), or the waveforms (B, samples)."""
+        return self._picture.batch(waves) if self._picture else waves
+
+    def features(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Return features (B, dim) of the network's inputs (B, ...)."""
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"),
         ):
-            features: Tensor = self.network(inputs.to(self.device))
-        return features.float().cpu().numpy()
+            # On a GPU nothing waits between batches: copies go there from pinned memory, features return at the end.
+            batches = torch.from_numpy(np.ascontiguousarray(inputs)).split(BATCH)
+            return torch.cat([self._forward(self._moved(batch)) for batch in batches]).float().cpu().numpy()
+
+    def _moved(self, inputs: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return inputs
+        return inputs.pin_memory().to(self.device, non_blocking=True)

@@ -7,10 +7,11 @@ slice, in the same batches as an uninterrupted one would have used, and its feat
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,19 @@ SLICE = 32
 Transform = Callable[[Samples], NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class Stages:
+    """A transform in two parts.
+
+    Attributes:
+        clip: Waveforms of one clip (E, samples) to what the second part takes (E, ...); runs in the decoding threads.
+        batch: The clips of a slice (B, ...) to features (B, ...); runs in the calling thread.
+    """
+
+    clip: Callable[[Samples], NDArray[Any]]
+    batch: Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
 @dataclass
 class ExtractionReport:
     """What an extraction did: examples made and taken over, and seconds per stage."""
@@ -40,7 +54,7 @@ class ExtractionReport:
 def extract(
     corpus: Corpus,
     store: FeatureStore,
-    make_transform: Callable[[], Transform],
+    make_transform: Callable[[], Transform | Stages],
     spec: AudioSpec,
     *,
     jobs: int,
@@ -74,16 +88,23 @@ def extract(
         progress(len(corpus.clips) - len({example.clip for part in slices for example in part}))
         if not slices:
             return report
-        transform = make_transform()
+        made = make_transform()
+        stages = made if isinstance(made, Stages) else Stages(lambda waves: waves, made)
         with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-            ahead = [pool.submit(_decode_slice, corpus, part, spec) for part in slices[:2]]
+
+            def submit(part: list[Example]) -> list[Future[NDArray[Any]]]:
+                by_clip = groupby(part, key=lambda example: example.clip)
+                return [pool.submit(_decode, corpus, list(examples), spec, stages.clip) for _, examples in by_clip]
+
+            # One slice more than is being worked on: memory stays flat however long the corpus is.
+            ahead = deque(submit(part) for part in slices[:2])
             for position, part in enumerate(slices):
                 started = time.perf_counter()
-                waves = ahead.pop(0).result()
+                inputs = np.concatenate([clip.result() for clip in ahead.popleft()])
                 if position + 2 < len(slices):
-                    ahead.append(pool.submit(_decode_slice, corpus, slices[position + 2], spec))
+                    ahead.append(submit(slices[position + 2]))
                 decoded = time.perf_counter()
-                features = transform(waves)
+                features = stages.batch(inputs)
                 transformed = time.perf_counter()
                 store.add([example.key for example in part], features)
                 report.seconds["decode (waited)"] += decoded - started
@@ -110,20 +131,16 @@ def _slices(corpus: Corpus, store: FeatureStore) -> Iterator[list[Example]]:
             yield wanted
 
 
-def _decode_slice(corpus: Corpus, part: list[Example], spec: AudioSpec) -> Samples:
-    """Decode the clips of a slice, (examples, samples)."""
-    waves: list[Samples] = []
-    last, channels = -1, np.zeros((0, 0), dtype=np.float32)
-    for example in part:
-        if example.clip != last:
-            clip = corpus.clips[example.clip]
-            try:
-                channels = audio.load(clip.path, spec)
-            except AudioError as error:
-                raise DataError(f"{clip.path}: {error} (it was sound when it was scanned; run again)") from None
-            last = example.clip
-        waves.append(channels[example.channel])
-    return np.stack(waves)
+def _decode(
+    corpus: Corpus, examples: list[Example], spec: AudioSpec, clip_stage: Callable[[Samples], NDArray[Any]]
+) -> NDArray[Any]:
+    """Decode examples of one clip and take them through the first stage, (examples, ...)."""
+    clip = corpus.clips[examples[0].clip]
+    try:
+        channels = audio.load(clip.path, spec)
+    except AudioError as error:
+        raise DataError(f"{clip.path}: {error} (it was sound when it was scanned; run again)") from None
+    return clip_stage(channels[[example.channel for example in examples]])
 
 
 def clip_means(corpus: Corpus, scores: NDArray[Any]) -> NDArray[Any]:

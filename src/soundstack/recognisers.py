@@ -145,7 +145,7 @@ class CrnnRecogniser(SingleRecogniser):
 
     def features(self, examples: Samples) -> NDArray[np.float32]:
         """Return log-mel spectrograms (E, frames, bands)."""
-        return log_mels(self._log_mel, examples)
+        return self._log_mel(examples)
 
     def score_features(self, features: NDArray[np.float32]) -> Scores:
         """Return the mean of the fold models' probabilities (E, K)."""
@@ -290,12 +290,6 @@ def load(folder: Path, device: torch.device | None = None) -> Recogniser:
             f"{folder} has format {content['format']}, this version reads {FORMAT}; update soundstack or train again."
         )
     return _TYPES[content["type"]]._load(folder, content, device or torch.device("cpu"))
-
-
-def log_mels(transform: LogMel, examples: Samples, batch: int = 32) -> NDArray[np.float32]:
-    """Log-mel spectrograms (E, frames, bands) of examples (E, samples)."""
-    with torch.inference_mode():
-        return torch.cat([transform(part) for part in torch.from_numpy(examples).split(batch)]).numpy()
 
 
 def _numbered(svms: Sequence[LinearSvm]) -> dict[str, NDArray[Any]]:

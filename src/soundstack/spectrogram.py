@@ -14,14 +14,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
+import scipy.fft
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from scipy.sparse import csr_array
+
+from soundstack.audio import Samples
 
 BANDS = 128
 WINDOW_SECONDS = 0.32
 HOP_SECONDS = 0.16
-_TINY = 1e-30
+_TINY = np.float32(1e-30)
 
 
 @dataclass(frozen=True)
@@ -55,56 +57,50 @@ class SpectrogramSpec:
         return asdict(self)
 
 
-class LogMel(nn.Module):
-    """Waveforms (B, samples) to log-mel spectrograms (B, frames, bands), float32."""
+class LogMel:
+    """Waveforms (B, samples) to log-mel spectrograms (B, frames, bands), float32.
 
-    bank: Tensor
-    hann: Tensor
+    Clip by clip in one thread: a clip's spectrum stays in the processor's cache, and callers have threads of their
+    own. A triangle covers few bins, so the filters are sparse.
+    """
 
     def __init__(self, spec: SpectrogramSpec) -> None:
-        super().__init__()
         self.spec = spec
-        centred = spec.front_end == "paper"
-        if centred:
-            bank = torch.from_numpy(slaney_filters(spec.sample_rate, spec.window, spec.bands))
-        else:
-            bank = torch.from_numpy(audeep_filters(spec.sample_rate, spec.window, spec.bands))
-        self.register_buffer("bank", bank, persistent=False)  # (bins, bands)
-        self.register_buffer("hann", torch.hann_window(spec.window, periodic=True), persistent=False)
+        filters = slaney_filters if spec.front_end == "paper" else audeep_filters
+        self.bank = filters(spec.sample_rate, spec.window, spec.bands)  # (bins, bands)
+        self._bank = csr_array(self.bank.T)
+        turns = np.arange(spec.window) / spec.window
+        self._hann = (0.5 - 0.5 * np.cos(2 * np.pi * turns)).astype(np.float32)  # periodic
 
-    def forward(self, waves: Tensor) -> Tensor:
+    def __call__(self, waves: Samples) -> NDArray[np.float32]:
         """Return dB (``paper``: clip_db..0) or scaled values (``audeep``: -1..1), (B, frames, bands)."""
-        spec = self.spec
-        if waves.shape[1] < spec.window:  # reflect padding and framing both need a whole window
-            waves = nn.functional.pad(waves, (0, spec.window - waves.shape[1]))
-        if spec.front_end == "paper":
-            spectrum = torch.stft(
-                waves,
-                n_fft=spec.window,
-                hop_length=spec.hop,
-                window=self.hann,
-                center=True,
-                pad_mode="reflect",
-                return_complex=True,
-            )  # (B, bins, T)
-            power = spectrum.real.square() + spectrum.imag.square()
-        else:
-            frames = waves.unfold(1, spec.window, spec.hop)  # (B, T, window)
-            frames = (frames - frames.mean(dim=2, keepdim=True)) * self.hann
-            power = torch.fft.rfft(frames).abs().square().transpose(1, 2)
-        mel = torch.matmul(power.transpose(1, 2), self.bank)  # (B, T, F)
-        decibel = relative_decibel(mel, spec.clip_db)
-        if spec.front_end == "paper":
+        decibel = relative_decibel(np.stack([self._mel(wave) for wave in waves]), self.spec.clip_db)
+        if self.spec.front_end == "paper":
             return decibel
-        low = decibel.amin(dim=(1, 2), keepdim=True)
-        return torch.where(low < 0, 1 - 2 * decibel / low.clamp(max=-_TINY), torch.full_like(decibel, -1.0))
+        low = decibel.min(axis=(1, 2), keepdims=True)
+        return np.where(low < 0, 1 - 2 * decibel / np.minimum(low, -_TINY), np.float32(-1))
+
+    def _mel(self, wave: Samples) -> NDArray[np.float32]:
+        """Mel power (frames, bands) of a waveform (samples,)."""
+        spec = self.spec
+        wave = np.asarray(wave, dtype=np.float32)
+        if len(wave) < spec.window:  # reflect padding and framing both need a whole window
+            wave = np.pad(wave, (0, spec.window - len(wave)))
+        if spec.front_end == "paper":
+            wave = np.pad(wave, spec.window // 2, mode="reflect")
+        frames = np.lib.stride_tricks.sliding_window_view(wave, spec.window)[:: spec.hop]
+        if spec.front_end == "audeep":
+            frames = frames - frames.mean(axis=1, keepdims=True)
+        spectrum = scipy.fft.rfft(frames * self._hann)  # (T, bins)
+        power = spectrum.real**2 + spectrum.imag**2
+        return (self._bank @ power.T).T  # (T, F)
 
 
-def relative_decibel(power: Tensor, floor: float) -> Tensor:
+def relative_decibel(power: NDArray[np.float32], floor: float) -> NDArray[np.float32]:
     """Power (B, ...) to dB under each clip's own maximum, floored; a silent clip is all floor."""
-    peak = power.flatten(1).amax(dim=1).view(-1, *[1] * (power.ndim - 1))
-    decibel = 10 * (power.clamp(min=_TINY).log10() - peak.clamp(min=_TINY).log10())
-    return torch.where(peak > 0, decibel.clamp(min=floor), torch.full_like(decibel, floor))
+    peak = power.max(axis=tuple(range(1, power.ndim)), keepdims=True)
+    decibel = 10 * (np.log10(np.maximum(power, _TINY)) - np.log10(np.maximum(peak, _TINY)))
+    return np.where(peak > 0, np.maximum(decibel, np.float32(floor)), np.float32(floor))
 
 
 def slaney_filters(sample_rate: int, window: int, bands: int) -> NDArray[np.float32]:

@@ -48,6 +48,7 @@ class TrainingSpec:
     batch_size: int
     epochs: int
     standardise: str = "scalar"
+    precision: str = "float32"
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -156,8 +157,8 @@ def _train(
     mapped = isinstance(inputs, Path)
     values = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.load(inputs, mmap_mode="c"))
     torch.manual_seed(derived_seed(spec.seed, fold, "weights"))
-    model = Crnn(spec.layout, values.shape[2], classes).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-7)
+    model = Crnn(spec.layout, values.shape[2], classes, spec.precision).to(device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-7, fused=True)
     mean, deviation = input_scaling(values, train, spec.standardise)
     truth = targets[held_out]
     if not mapped:

@@ -34,10 +34,14 @@ DROPOUT = 0.3
 
 
 class Crnn(nn.Module):
-    """Standardised log-mel spectrograms (B, frames, bands) to logits (B, classes)."""
+    """Standardised log-mel spectrograms (B, frames, bands) to logits (B, classes).
 
-    def __init__(self, layout: str, bands: int, classes: int) -> None:
+    ``precision`` is that of training steps, ``float32`` or ``bfloat16`` (by autocast); scores are made in float32.
+    """
+
+    def __init__(self, layout: str, bands: int, classes: int, precision: str = "float32") -> None:
         super().__init__()
+        self.mixed = precision == "bfloat16"
         blocks = LAYOUTS[layout]
         width, previous = bands, 1
         self.blocks = nn.ModuleList()
@@ -57,9 +61,14 @@ class Crnn(nn.Module):
         self.gru = nn.GRU(previous * width, HIDDEN, num_layers=2, batch_first=True)
         self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(HIDDEN, classes)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions want
 
     def forward(self, spectrograms: Tensor) -> Tensor:
-        """Return logits (B, classes) for spectrograms (B, frames, bands)."""
+        """Return logits (B, classes), float32, for spectrograms (B, frames, bands)."""
+        with torch.autocast(spectrograms.device.type, torch.bfloat16, enabled=self.mixed and self.training):
+            return self._logits(spectrograms).float()
+
+    def _logits(self, spectrograms: Tensor) -> Tensor:
         x = spectrograms.unsqueeze(1).contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
         for block in self.blocks:
             x = block(x)

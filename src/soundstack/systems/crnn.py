@@ -51,6 +51,7 @@ def training_spec(config: CrnnConfig) -> TrainingSpec:
         batch_size=preset.batch_size if config.batch_size == "auto" else config.batch_size,
         epochs=preset.epochs if config.epochs == "auto" else config.epochs,
         standardise=config.standardise,
+        precision=config.precision,
         seed=config.seed,
     )
 

@@ -17,7 +17,7 @@ from soundstack.calibration import fit_sharpness
 from soundstack.config import DeepSpectrumConfig
 from soundstack.datasets.corpus import Corpus
 from soundstack.embedding import Embedder, EmbeddingSpec
-from soundstack.features import ExtractionReport, Transform, clip_means, extract
+from soundstack.features import ExtractionReport, Stages, clip_means, extract
 from soundstack.networks.spec import NETWORKS
 from soundstack.recognisers import SvmRecogniser
 from soundstack.results import Evaluation
@@ -28,7 +28,7 @@ from soundstack.tuning import CostSearch, nested_decisions, nested_scores, searc
 
 #: Modules whose code decides what a feature is, by family.
 _CODE = {
-    "deepspectrum": ("audio", "picture", "embedding", "networks/imagenet"),
+    "deepspectrum": ("audio", "picture", "embedding", "networks/imagenet", "networks/inference"),
     "audioset": ("audio", "embedding", "networks/panns", "networks/openl3"),
 }
 
@@ -63,6 +63,7 @@ def embedding_spec(config: DeepSpectrumConfig, corpus: Corpus) -> EmbeddingSpec:
         colour_map=config.colour_map,
         window=None if config.window == "auto" else config.window,
         precision=config.precision,
+        shortcuts=config.shortcuts == "yes",
         seed=config.seed if config.chosen_pretraining == "none" else 0,
     )
 
@@ -89,8 +90,8 @@ def features_of(
             built.append(Embedder.build(spec, device, weights_dir))
         return built[0]
 
-    def make_transform() -> Transform:
-        return embedder()
+    def make_transform() -> Stages:
+        return Stages(embedder().inputs, embedder().features)
 
     code = provenance.code_fingerprint(*_CODE[NETWORKS[config.network].family])
     store = FeatureStore(

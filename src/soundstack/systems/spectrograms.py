@@ -12,7 +12,7 @@ from soundstack import provenance
 from soundstack.cache import FeatureStore
 from soundstack.config import SpectrogramConfig
 from soundstack.datasets.corpus import Corpus
-from soundstack.features import ExtractionReport, extract
+from soundstack.features import ExtractionReport, Stages, extract
 from soundstack.presets import PRESETS
 from soundstack.spectrogram import LogMel, SpectrogramSpec
 
@@ -40,8 +40,6 @@ def log_mels_of(
     corpus: Corpus, config: SpectrogramConfig, progress: Callable[[int], object] = lambda count: None
 ) -> Spectrograms:
     """Make what is missing in the cache and read the spectrograms of all examples."""
-    from soundstack.recognisers import log_mels
-
     spec = spectrogram_spec(config, corpus)
     description = {
         "spectrogram": spec.to_json(),
@@ -50,11 +48,14 @@ def log_mels_of(
     }
     store = FeatureStore(config.cache_path, "logmel", description)
 
-    def make_transform() -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        transform = LogMel(spec)
-        return lambda waves: log_mels(transform, waves)
-
-    report = extract(corpus, store, make_transform, corpus.audio, jobs=config.workers, progress=progress)
+    report = extract(
+        corpus,
+        store,
+        lambda: Stages(LogMel(spec), lambda finished: finished),
+        corpus.audio,
+        jobs=config.workers,
+        progress=progress,
+    )
     return Spectrograms(store.read([example.key for example in corpus.examples]), spec, report)
 
 

@@ -1,0 +1,143 @@
+"""The image networks' faster form: the plain networks' features, with less done for them."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from soundstack.audio import AudioSpec
+from soundstack.embedding import Embedder, EmbeddingSpec
+from soundstack.networks import inference
+from soundstack.networks.build import build
+
+LIGHT = ["efficientnet_lite0", "densenet121", "resnet50"]
+ALL = [*LIGHT, "vgg16"]  # VGG19 has more of the same layers
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+
+
+def lively(name):
+    """A network whose batch norms are not the identity, and some of whose channels are turned round or dead."""
+    net = build(name, "none", seed=3)
+    generator = torch.Generator().manual_seed(3)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.data.normal_(1, 0.3, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+            module.weight.data[0], module.weight.data[1] = -1.0, 0.0
+    return net
+
+
+def pictures(count=3):
+    return torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def run(forward, batch):
+    with torch.inference_mode():
+        return forward(batch)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.counts[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations(forward, batch):
+    with torch.no_grad(), Operations() as counted:  # inference mode would show whole layers
+        forward(batch)
+    return counted.counts
+
+
+@pytest.fixture(scope="module", params=ALL)
+def both(request):
+    """A network's name, the network, and its faster form."""
+    net = lively(request.param)
+    return request.param, net, inference.arrange(request.param, net)
+
+
+def test_the_faster_form_gives_the_plain_networks_features(both):
+    _, net, fast = both
+    plain, found = run(net, pictures()), run(fast, pictures())
+    assert found.shape == plain.shape
+    assert found.dtype == torch.float32
+    assert F.cosine_similarity(found, plain).min() > 0.99999
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_features_do_not_depend_on_the_batch_they_are_made_in(both):
+    _, _, fast = both
+    batch = pictures(3)
+    alone, together = torch.cat([run(fast, one) for one in batch.split(1)]), run(fast, batch)
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-5 * float(together.abs().max()))
+
+
+def test_convolutions_do_the_work_of_batch_norms_activations_and_additions(both):
+    name, net, fast = both
+    plain, found = operations(net, pictures(1)), operations(fast, pictures(1))
+    convolutions = found["_convolution_pointwise"] + found["_convolution_pointwise_"]
+    assert convolutions == plain["convolution"]
+    # DenseNet's last batch norm has no convolution to go into.
+    assert sum(count for key, count in found.items() if "batch_norm" in key) == (name == "densenet121")
+    assert found["cat"] + found["add"] + found["add_"] + found["hardtanh_"] == 0
+    assert sum(found.values()) < sum(plain.values())
+
+
+def test_making_it_changes_nothing_in_the_network():
+    for name in LIGHT:
+        net = lively(name)
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        inference.arrange(name, net)
+        assert net.state_dict().keys() == before.keys()
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_networks_without_a_faster_form_and_torch_without_onednn_run_as_they_are(monkeypatch):
+    assert inference.arrange("panns_cnn10", nn.Identity()) is None
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert inference.arrange("resnet50", nn.Identity()) is None
+
+
+def spec(**options):
+    return EmbeddingSpec("efficientnet_lite0", "none", AudioSpec(16000, 1.0), **options)
+
+
+def waves(count=20):
+    return (0.1 * np.random.default_rng(0).standard_normal((count, 16000))).astype(np.float32)
+
+
+def test_an_embedder_takes_the_faster_form_unless_it_is_switched_off():
+    device = torch.device("cpu")
+    fast, plain = Embedder.build(spec(), device), Embedder.build(spec(shortcuts=False), device)
+    found, expected = fast(waves(3)), plain(waves(3))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert (found != expected).any()  # another order of additions: else the switch would do nothing
+
+
+def test_an_embedder_saves_the_network_as_published_and_restores_the_same_features():
+    device = torch.device("cpu")
+    embedder = Embedder.build(spec(), device)
+    state = embedder.network.state_dict()
+    assert any(key.endswith("running_mean") for key in state)
+    again = Embedder.restore(spec(), state, device)
+    np.testing.assert_array_equal(again(waves(3)), embedder(waves(3)))
+
+
+def test_clips_go_through_the_network_in_batches_and_through_the_picture_once():
+    embedder = Embedder.build(spec(), torch.device("cpu"))
+    forward, sizes = embedder._forward, []
+    embedder._forward = lambda batch: (sizes.append(len(batch)), forward(batch))[1]
+    embedder(waves(20))
+    assert sizes == [inference.BATCH, 20 - inference.BATCH]
