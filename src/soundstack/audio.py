@@ -94,12 +94,21 @@ def decode(source: Path | bytes, *, limits: Limits | None = None) -> tuple[Sampl
         raise AudioError(f"is truncated: {declared} samples declared, {len(samples)} found")
     if missing := _missing_wav_bytes(source):
         raise AudioError(f"is truncated: its header declares {missing} more bytes of sound than the file holds")
+    check_values(samples)
+    return samples, rate
+
+
+def check_values(samples: Samples) -> None:
+    """Refuse samples that no sound has.
+
+    Raises:
+        AudioError: A value is not finite, or so large that sums of squares overflow.
+    """
     loudest = max(float(samples.max()), -float(samples.min()))
     if not np.isfinite(loudest):  # NaN passes through max
         raise AudioError("holds values that are not finite (NaN or infinity)")
     if loudest > _LOUDEST:
         raise AudioError(f"holds values up to {loudest:.0e}; scale it to -1..1")
-    return samples, rate
 
 
 def declared_size(source: Path | bytes, limits: Limits) -> tuple[float, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from soundstack.audio import Samples, _missing_wav_bytes, _reason
+from soundstack.audio import Samples, _missing_wav_bytes, _reason, check_values
 from soundstack.errors import AudioError
 from soundstack.windows import TAIL, window_frames
 
@@ -120,8 +120,7 @@ class SoundStream:
         while len(block := self._read()):
             if not self.frames and (missing := _missing_wav_bytes(self._path)):
                 raise AudioError(f"is truncated: its header declares {missing} more bytes of sound than the file holds")
-            if not np.isfinite(block).all():
-                raise AudioError("holds values that are not finite (NaN or infinity)")
+            check_values(block)
             self.frames += len(block)
             yield from cutter.feed(block)
         if self.frames == 0:

@@ -26,6 +26,7 @@ from soundstack.cli import parse
 from soundstack.config import Config, CrnnConfig, DeepSpectrumConfig, DownloadConfig, FuseConfig, MainConfig
 from soundstack.datasets import custom
 from soundstack.errors import AudioError, ConfigError, DataError, SoundstackError
+from soundstack.limits import Limits
 from soundstack.soak.hostile import clips
 from soundstack.soak.outcome import Part
 
@@ -192,7 +193,7 @@ def _one_line(error: SoundstackError) -> None:
 
 def _audio(content: bytes) -> None:
     try:
-        samples, rate = decode(content, max_seconds=MAX_SECONDS)
+        samples, rate = decode(content, limits=Limits(max_seconds=MAX_SECONDS))
     except AudioError as error:
         return _one_line(error)
     assert samples.dtype == np.float32, samples.dtype
