@@ -1,0 +1,162 @@
+"""How time and memory grow with the number of clips: scan, log-mel extraction, and an epoch of the CRNN.
+
+    python benchmarks/scale.py                          # 500, 1,000, 2,000 and 4,000 clips
+    python benchmarks/scale.py --sizes 1000 10000 73000 --folder /big/disk
+
+Clips have the shape of DCASE 2018's: 4 channels, 16 kHz, 10 s, 16 bit: FLAC files of noise, each its own.
+Each size is worked on in a process of its own, which reports the seconds of each stage and the highest memory it held
+after each. The epoch is trained twice: from spectrograms in memory, and from a file that is mapped (what is done where
+they exceed a quarter of the memory). A growth of 1 means that time is proportional to the number of clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT / "src"))
+
+import numpy as np  # noqa: E402
+import soundfile  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+RATE, SECONDS, CHANNELS, CLASSES, FOLDS = 16_000, 10, 4, 9, ("1", "2", "3", "4", "test")
+
+
+def write_clip(path: Path, number: int) -> None:
+    """Write one clip: faint noise, louder in a part of the spectrum that its class chooses."""
+    if path.is_file():
+        return
+    random = np.random.default_rng(number)
+    samples = random.integers(-40, 41, (RATE * SECONDS, CHANNELS)).astype(np.int16)
+    tone = 300 * np.sin(np.arange(RATE * SECONDS) * (0.05 + 0.25 * (number % CLASSES)))
+    temporary = path.with_suffix(".part")
+    soundfile.write(temporary, samples + tone.astype(np.int16)[:, None], RATE, format="FLAC")
+    temporary.replace(path)
+
+
+def write_clips(folder: Path, count: int) -> Path:
+    """Write clips and their table; clips of a smaller size are taken over."""
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    paths = [folder / "audio" / f"{number:06}.flac" for number in range(count)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(tqdm(pool.map(write_clip, paths, range(count)), total=count, desc="writing", leave=False))
+    table = folder / f"clips-{count}.csv"
+    with table.open("w", newline="") as file:
+        rows = [
+            (f"audio/{path.name}", f"class{n % CLASSES}", FOLDS[n // CLASSES % len(FOLDS)])
+            for n, path in enumerate(paths)
+        ]
+        csv.writer(file).writerows([("filename", "label", "fold"), *rows])
+    return table
+
+
+def measure(table: Path, cache: Path) -> dict[str, Any]:
+    """Work on one size in this process, and return seconds and peak memory (MiB) by stage."""
+    import torch
+
+    from soundstack import cache as stores
+    from soundstack.config import ExtractConfig
+    from soundstack.datasets.corpus import open_corpus
+    from soundstack.systems.crnn import example_folds, example_targets
+    from soundstack.systems.spectrograms import log_mels_of
+    from soundstack.training import TrainingSpec, train_fold
+
+    config = ExtractConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache))
+    found: dict[str, Any] = {"start": {"seconds": 0.0, "peak": peak()}}
+
+    def stage(name: str, work: Any) -> Any:
+        started = time.perf_counter()
+        result = work()
+        found[name] = {"seconds": time.perf_counter() - started, "peak": peak()}
+        return result
+
+    corpus = stage("scan", lambda: open_corpus(config))
+    stores.MEMORY_SHARE = 0  # the store is read from a mapped file first: memory never sinks again
+    mapped = stage("extract", lambda: log_mels_of(corpus, config)).values
+    folds, targets = example_folds(corpus), torch.from_numpy(example_targets(corpus))
+    rows = [torch.from_numpy(np.flatnonzero(part)) for part in ((folds != "1") & (folds != "test"), folds == "1")]
+    spec = TrainingSpec("three_blocks", 0.001, 64, epochs=1)
+
+    def train(inputs: Any) -> None:
+        train_fold(inputs, targets, *rows, spec, classes=CLASSES, fold="1", device=torch.device("cpu"))
+
+    stage("epoch, mapped", lambda: train(Path(mapped.filename)))
+    stage("epoch, in memory", lambda: train(torch.from_numpy(np.array(mapped))))
+    return found
+
+
+def peak() -> float:
+    """The highest memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def draw(results: dict[int, dict[str, Any]], path: Path) -> None:
+    """Draw time and memory by number of clips."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    times, memory = figure.subplots(1, 2)
+    sizes = list(results)
+    for name in ("scan", "extract", "epoch, mapped", "epoch, in memory"):
+        times.loglog(sizes, [results[size][name]["seconds"] for size in sizes], "o-", label=name)
+        memory.semilogx(sizes, [results[size][name]["peak"] for size in sizes], "o-", label=f"up to {name}")
+    times.set(xlabel="clips", ylabel="seconds", title="Time")
+    memory.set(xlabel="clips", ylabel="MiB", title="Peak memory")
+    memory.set_ylim(bottom=0)
+    for axes in (times, memory):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Measure every size in a process of its own, print the table, and draw it on request."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[500, 1000, 2000, 4000])
+    parser.add_argument("--folder", type=Path, help="where to write the clips (about 0.6 MB each); default: temporary")
+    parser.add_argument("--plot", type=Path, help="draw the curves to this PNG file")
+    parser.add_argument("--measure", nargs=2, metavar=("TABLE", "CACHE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*map(Path, options.measure))))
+        return
+    results: dict[int, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch)
+        for size in sorted(options.sizes):
+            table = write_clips(folder, size)
+            with tempfile.TemporaryDirectory() as cache:
+                command = [sys.executable, __file__, "--measure", str(table), cache]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            results[size] = json.loads(done.stdout.splitlines()[-1])
+    stages = [name for name in next(iter(results.values())) if name != "start"]
+    print("clips   " + "".join(f"{name:>26}" for name in stages))
+    for size, found in results.items():
+        cells = [f"{found[name]['seconds']:8.1f} s, {found[name]['peak']:6.0f} MiB" for name in stages]
+        print(f"{size:<8}" + "".join(f"{cell:>26}" for cell in cells))
+    smallest, largest = min(results), max(results)
+    if smallest < largest:
+        growth = [
+            np.log(results[largest][name]["seconds"] / results[smallest][name]["seconds"]) / np.log(largest / smallest)
+            for name in stages
+        ]
+        print("growth  " + "".join(f"{value:26.2f}" for value in growth))
+    if options.plot:
+        draw(results, options.plot)
+
+
+if __name__ == "__main__":
+    main()
