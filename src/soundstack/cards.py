@@ -322,8 +322,8 @@ def _licences(facts: Facts, detail: _Detail) -> Iterator[str]:
         yield f"- Licence of the pre-trained weights: {escape(licence)} ({_listed([*map(escape, names)], 5)})"
     if not networks:
         yield "- No pre-trained weights of others are in it."
-    if licence := facts.data.get("licence"):
-        yield f"- The licence of the data may bind what is made of it: {escape(str(licence), detail.text)}"
+    if bound := facts.data.get("licence"):
+        yield f"- The licence of the data may bind what is made of it: {escape(str(bound), detail.text)}"
 
 
 def _calls_part(facts: Facts) -> Iterator[str]:
