@@ -1,9 +1,9 @@
 """A training step of the CRNN: the project's beside the network as the paper writes it.
 
-    python benchmarks/crnn_step.py [--clips 96] [--turns 5]
+    python benchmarks/crnn_step.py [--clips 240] [--turns 5]
 
 As written: convolution, batch norm, ELU, then max-pooling by 2x2 in every block, NCHW, Adam as it comes, batches from a
-``DataLoader`` with two workers. Ours: bands pooled early and time kept (the preset), pooling before the ELU, channels
+``DataLoader`` with two workers, which stay. Ours: bands pooled early and time kept (the preset), pooling before the ELU, channels
 last, the data one tensor. In between: as written, but pooled like ours, which is the part that is exact. A turn is an
 epoch over the same clips, in one thread: folds train side by side, a core each.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from _common import Rival, Row, Step, parser, show, take_turns  # isort: skip
 
@@ -71,7 +70,9 @@ def written(clips: int, early: bool) -> Step:
     torch.set_num_threads(1)
     model = AsWritten([block.pool if early else (2, 2) for block in FOUR_BLOCKS]).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7)
-    loader = DataLoader(TensorDataset(*data(clips)), batch_size=BATCH, shuffle=True, num_workers=2)
+    loader = DataLoader(
+        TensorDataset(*data(clips)), batch_size=BATCH, shuffle=True, num_workers=2, persistent_workers=True
+    )
 
     def epoch(turn: int) -> None:
         for x, y in loader:
@@ -98,7 +99,7 @@ def ours(clips: int) -> Step:
 
 
 def largest_difference() -> float:
-    """Between the two forms' gradients, in the sizes of ours, at equal pooling and weights and without dropout."""
+    """Between the two forms' gradients of weights, relative to their size, at equal pooling and without dropout."""
     torch.manual_seed(0)
     one, other = AsWritten([block.pool for block in FOUR_BLOCKS]), Crnn("four_blocks", BANDS, CLASSES)
     x, y = data(BATCH)
@@ -112,14 +113,9 @@ def largest_difference() -> float:
     differences = [
         float((a.grad - b.grad).abs().max() / a.grad.abs().max())
         for a, b in zip(one.parameters(), other.parameters(), strict=True)
-        if a.grad is not None and b.grad is not None and not _cancelled(a)
+        if a.ndim > 1 and a.grad is not None and b.grad is not None
     ]
     return max(differences)
-
-
-def _cancelled(parameter: Any) -> bool:
-    """Whether a gradient is rounding only: that of a bias in front of a batch norm."""
-    return float(parameter.grad.abs().max()) < 1e-6
 
 
 def rows(clips: int, turns: int) -> Iterator[Row]:
@@ -159,5 +155,5 @@ def rows(clips: int, turns: int) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    given = parser(__doc__, clips=(96, "clips an epoch"), turns=(5, "epochs of each")).parse_args()
+    given = parser(__doc__, clips=(240, "clips an epoch"), turns=(5, "epochs of each")).parse_args()
     show(rows(given.clips, given.turns), given.json)

@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [--quick] [--only NAME ...]
 
-Every other script of this folder is run, in a process of its own and one after the other. Those that know ``--json``
+Every other script of this folder is run, in a process of its own and one after the other. Those with the parser of ``_common``
 give rows of the table; what the others print is shown as it is. ``--quick`` does less of everything: minutes in place
 of hours. A script that fails is named, and the others go on.
 """
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 DOCS = ROOT / "docs"
 QUICK: dict[str, list[str]] = {
-    "crnn_step": ["--clips", "64", "--turns", "3"],
+    "crnn_step": ["--turns", "3"],
     "logmel": ["--clips", "16", "--turns", "3"],
     "networks": ["--clips", "16", "--turns", "2"],
     "picture": ["--clips", "10"],
@@ -72,7 +72,7 @@ def run(path: Path, arguments: list[str]) -> tuple[list[Row], str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
-        if "--json" in path.read_text() or "parser(__doc__" in path.read_text():
+        if "parser(__doc__" in path.read_text():  # of _common
             arguments = [*arguments, "--json", str(file)]
         process = subprocess.Popen([sys.executable, str(path), *arguments], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
