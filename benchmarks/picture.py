@@ -2,39 +2,25 @@
 
     python benchmarks/picture.py [--clips 20]
 
-Both start from the same spectrograms (dB) and end with 224 x 224 pixels; they take turns, clip by clip, in
-one thread, so that a busy machine slows both. Printed for two kinds of clips: the median milliseconds of
-each, their ratio, the share of equal pixels before the resize, and what the spectrogram itself costs.
+Both start from the same spectrograms (dB) and end with 224 x 224 pixels; they take turns, clip by clip, in one thread,
+so that a busy machine slows both.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
-import time
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-_ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(_ROOT / "src"), str(_ROOT / "tests")]
 
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from PIL import Image  # noqa: E402
+from _common import Row, parser, show, take_turns  # isort: skip  (first: makes src importable)
 
-from soundstack.picture import DeepSpectrumPicture  # noqa: E402
-from toolkit_figure import draw_figure  # noqa: E402
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of a call and its milliseconds."""
-    started = time.perf_counter()
-    result = work()
-    return result, (time.perf_counter() - started) * 1000
+from soundstack.picture import DeepSpectrumPicture
+from toolkit_figure import draw_figure
 
 
 def draw_and_resize(db: NDArray[np.float32], rate: int, hop: int) -> NDArray[np.uint8]:
@@ -44,36 +30,47 @@ def draw_and_resize(db: NDArray[np.float32], rate: int, hop: int) -> NDArray[np.
     return figure
 
 
-def compare(rate: int, seconds: float, clips: int) -> str:
-    """Draw clips both ways, and tell the outcome in a line."""
+def compare(rate: int, seconds: float, clips: int) -> Row:
+    """Draw clips both ways."""
     picture = DeepSpectrumPicture(rate)
     random = np.random.default_rng(0)
-    milliseconds = np.empty((clips, 3))
-    equal = np.empty(clips)
-    for clip in range(clips):
-        swell = np.linspace(0.05, 1, round(rate * seconds))
-        wave = (0.2 * swell * random.standard_normal(len(swell))).astype(np.float32)
-        db, milliseconds[clip, 0] = timed(partial(picture.decibel, wave))
-        figure, milliseconds[clip, 1] = timed(partial(draw_and_resize, db, rate, picture.hop))
-        _, milliseconds[clip, 2] = timed(partial(picture.resized, db))
-        equal[clip] = (picture.db_to_picture(db) == figure).all(axis=-1).mean()
-    spectrogram, drawn, computed = np.median(milliseconds, axis=0)
-    return (
-        f"{rate:6d} Hz {seconds:4.0f} s {drawn:9.2f} {computed:12.3f} {drawn / computed:6.0f} "
-        f"{equal.mean():13.2%} {spectrogram:12.2f}"
+    swell = np.linspace(0.05, 1, round(rate * seconds))
+    waves = [(0.2 * swell * random.standard_normal(len(swell))).astype(np.float32) for _ in range(clips)]
+    spectrograms = [picture.decibel(wave) for wave in waves]
+    timings, results = take_turns(
+        {
+            "figure": lambda clip: draw_and_resize(spectrograms[clip], rate, picture.hop),
+            "closed form": lambda clip: picture.resized(spectrograms[clip]),
+            "spectrogram": lambda clip: picture.decibel(waves[clip]),
+        },
+        clips,
+        warm=2,  # fonts, caches
+    )
+    drawn, computed, spectrum = (np.array(timing.median) * 1000 for timing in timings.values())
+    equal = [
+        (picture.db_to_picture(db) == figure).all(axis=-1).mean()
+        for db, figure in zip(spectrograms, results["figure"], strict=True)
+    ]
+    return Row(
+        f"DEEP SPECTRUM picture, {rate / 1000:g} kHz, {seconds:g} s",
+        "matplotlib figure, as DeepSpectrum draws it",
+        "ms/clip",
+        drawn[0],
+        computed[0],
+        drawn[0] / computed[0],
+        drawn[1] / computed[1],
+        60.0,
+        f"{np.mean(equal):.2%} of pixels equal before the resize",
+        f"its spectrogram takes {spectrum[1]:.1f} ms of processor time, in both ways",
     )
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--clips", type=int, default=20, help="clips of each kind")
-    clips = parser.parse_args().clips
-    compare(16_000, 1, 2)  # fonts, caches
-    print("clip            figure  closed form  ratio  equal pixels  spectrogram")
+def rows(clips: int) -> Iterator[Row]:
+    """Measure two kinds of clips."""
     for rate, seconds in ((44_100, 5), (16_000, 10)):
-        print(compare(rate, seconds, clips))
+        yield compare(rate, seconds, clips)
 
 
 if __name__ == "__main__":
-    main()
+    given = parser(__doc__, clips=(20, "clips of each kind")).parse_args()
+    show(rows(given.clips), given.json)

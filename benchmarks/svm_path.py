@@ -18,13 +18,14 @@ costs and classes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+
+from _common import Row, parser, show  # isort: skip  (first: makes src importable)
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,8 @@ SIZES = {
     "medium": Size(2000, 4096, 50, 0.6),  # ESC-50, VGG16
     "large": Size(15000, 1024, 9, 0.35),  # a fifth of DCASE 2018's segments, DenseNet121
 }
+
+TARGETS = {"small": 20.0, "medium": 8.0, "large": 5.0}
 
 
 def deep_features(size: Size, seed: int) -> tuple[Array, Array]:
@@ -109,7 +112,7 @@ def timed(run: Callable[[], Any], repeats: int) -> tuple[float, float, Any]:
     return float(clock), float(processor), result
 
 
-def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> str:
+def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
     """One row of the table."""
     x, y = deep_features(size, seed)
     fold = np.arange(len(y)) % FOLDS
@@ -147,30 +150,34 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> str:
             their_gap = max(their_gap, float((reference / dual - 1).max()))
     our_cost, our_score = choice(our_decisions, y, held_out)
     their_cost, their_score = choice(their_decisions, y, held_out)
-    return (
-        f"{name:7} {len(y):6} {size.dimensions:5} {size.classes:3} {folds:5} {their_clock:10.2f} {our_clock:8.2f} "
-        f"{their_clock / our_clock:6.1f} {their_processor / our_processor:6.1f} {their_gap:11.1e} {our_gap:8.1e}   "
-        f"{'same' if their_cost == our_cost else 'OTHER'}: "
-        f"{their_cost:.0e} {their_score:.4f}, {our_cost:.0e} {our_score:.4f}"
+    return Row(
+        f"SVM path, n={len(y)}, d={size.dimensions}, {size.classes} classes, {folds} folds held out",
+        "scikit-learn LinearSVC (dual=True)",
+        "s",
+        their_clock,
+        our_clock,
+        their_clock / our_clock,
+        their_processor / our_processor,
+        TARGETS[name],
+        f"objective at most {our_gap:.1e} above the optimum (LinearSVC: {their_gap:.1e}), "
+        f"{'same' if their_cost == our_cost else 'ANOTHER'} C chosen",
+        f"C, macro-F1: LinearSVC {their_cost:.0e}, {their_score:.4f}; ours {our_cost:.0e}, {our_score:.4f}",
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, action="append", help="may be given several times; default: all")
-    parser.add_argument("--folds", type=int, choices=range(1, FOLDS + 1), default=FOLDS, help="held out, of the four")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the clips of the larger sizes, one run")
-    options = parser.parse_args()
-    print("                                      seconds     times faster      largest gap")
-    print("size     clips   dim  cl folds  LinearSVC   Newton  clock    CPU   LinearSVC   Newton    chosen C, macro-F1")
-    for name in options.size or SIZES:
-        size, repeats = SIZES[name], options.repeats
-        if options.quick:
+def rows(names: list[str], folds: int, repeats: int, seed: int, *, quick: bool) -> Iterator[Row]:
+    """Measure."""
+    for name in names:
+        size = SIZES[name]
+        if quick:
             size, repeats = replace(size, clips=max(320, size.clips // 10)), 1
-        print(compare(name, size, options.folds, repeats, options.seed), flush=True)
+        yield compare(name, size, folds, repeats, seed)
 
 
 if __name__ == "__main__":
-    main()
+    command = parser(__doc__, repeats=(3, "runs of which the median counts"), seed=(0, "of the features"))
+    command.add_argument("--size", choices=SIZES, action="append", help="may be given several times; default: all")
+    command.add_argument("--folds", type=int, choices=range(1, FOLDS + 1), default=FOLDS, help="held out, of the four")
+    command.add_argument("--quick", action="store_true", help="a tenth of the clips of the larger sizes, one run")
+    given = command.parse_args()
+    show(rows(given.size or list(SIZES), given.folds, given.repeats, given.seed, quick=given.quick), given.json)

@@ -13,7 +13,7 @@ from soundstack.cache import FeatureStore
 from soundstack.config import DataConfig
 from soundstack.datasets.corpus import open_corpus
 from soundstack.errors import DataError
-from soundstack.features import clip_means, extract
+from soundstack.features import Stages, clip_means, extract
 
 BINS = 16
 
@@ -68,6 +68,30 @@ def test_the_second_run_skips_everything_and_builds_no_network(table, tmp_path):
     done = []
     report = extract(corpus, store, never, corpus.audio, jobs=2, progress=done.append)
     assert (report.made, report.reused, sum(done)) == (0, 15, 15)
+
+
+def test_a_clip_is_decoded_once_whatever_its_channels_and_taken_through_the_first_stage_alone(
+    tmp_path, tiny_csv, small_slices, monkeypatch
+):
+    corpus = corpus_of(tiny_csv(tmp_path / "data", channels=2), tmp_path / "cache", channels="each")
+    load, decoded, first, second = features.audio.load, [], [], []
+    monkeypatch.setattr(features.audio, "load", lambda path, spec: (decoded.append(path), load(path, spec))[1])
+
+    def clip_stage(waves):
+        first.append(len(waves))
+        return waves * 2
+
+    def batch_stage(doubled):
+        second.append(len(doubled))
+        return spectrum(doubled / 2)
+
+    store = FeatureStore(tmp_path / "cache", "spectrum", {"bins": BINS})
+    extract(corpus, store, lambda: Stages(clip_stage, batch_stage), corpus.audio, jobs=2)
+    assert sorted(decoded) == sorted(clip.path for clip in corpus.clips)
+    assert first == [2] * 15
+    assert second == [8, 8, 8, 6]
+    _, plain = run(corpus, tmp_path / "plain")
+    np.testing.assert_allclose(store.read(keys_of(corpus)), plain.read(keys_of(corpus)), rtol=1e-6)
 
 
 def test_progress_ends_at_the_number_of_clips(table, tmp_path, small_slices):

@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from soundstack.audio import AudioSpec
 from soundstack.embedding import Embedder, EmbeddingSpec
-from soundstack.networks import inference
+from soundstack.networks import inference, winograd
 from soundstack.networks.build import build
+from soundstack.networks.winograd import WinogradConv, pays
 
 LIGHT = ["efficientnet_lite0", "densenet121", "resnet50"]
 ALL = [*LIGHT, "vgg16"]  # VGG19 has more of the same layers
@@ -88,11 +89,13 @@ def test_convolutions_do_the_work_of_batch_norms_activations_and_additions(both)
     name, net, fast = both
     plain, found = operations(net, pictures(1)), operations(fast, pictures(1))
     convolutions = found["_convolution_pointwise"] + found["_convolution_pointwise_"]
-    assert convolutions == plain["convolution"]
+    by_winograd = sum(pays(module) for module in net.modules() if isinstance(module, nn.Conv2d))
+    assert convolutions + by_winograd == plain["convolution"]
+    assert (by_winograd > 0) == (name in {"vgg16", "resnet50"})
     # DenseNet's last batch norm has no convolution to go into.
     assert sum(count for key, count in found.items() if "batch_norm" in key) == (name == "densenet121")
-    assert found["cat"] + found["add"] + found["add_"] + found["hardtanh_"] == 0
-    assert sum(found.values()) < sum(plain.values())
+    assert found["cat"] + found["add"] + found["hardtanh_"] == 0
+    assert found["add_"] == by_winograd  # its bias
 
 
 def test_making_it_changes_nothing_in_the_network():
@@ -141,3 +144,30 @@ def test_clips_go_through_the_network_in_batches_and_through_the_picture_once():
     embedder._forward = lambda batch: (sizes.append(len(batch)), forward(batch))[1]
     embedder(waves(20))
     assert sizes == [inference.BATCH, 20 - inference.BATCH]
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (1, 3), (14, 10), (56, 5)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 3), (128, 160)])
+def test_winograds_convolution_is_the_direct_one(height, width, inputs, outputs, monkeypatch):
+    generator = torch.Generator().manual_seed(height * width)
+    x = torch.randn((3, inputs, height, width), generator=generator).to(memory_format=torch.channels_last)
+    weight = torch.randn((outputs, inputs, 3, 3), generator=generator)
+    bias = torch.randn(outputs, generator=generator)
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1).relu().float()
+    for block in (1, 36 * (inputs + outputs) * 4, 1 << 23):  # line by line, some lines or clips, all at once
+        monkeypatch.setattr(winograd, "_BLOCK", block)
+        found = WinogradConv(weight, bias)(x)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.max()))
+
+
+def test_winograd_is_for_wide_3x3_convolutions_with_stride_1():
+    assert pays(nn.Conv2d(128, 128, 3, padding=1))
+    for other in (
+        nn.Conv2d(64, 128, 3, padding=1),
+        nn.Conv2d(128, 128, 3, padding=1, stride=2),
+        nn.Conv2d(128, 128, 3, padding=1, groups=128),
+        nn.Conv2d(128, 128, 1),
+        nn.Conv2d(128, 128, 3, padding=2, dilation=2),
+    ):
+        assert not pays(other)

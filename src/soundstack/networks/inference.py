@@ -7,7 +7,8 @@ What differs from the modules as published, which stay as they are:
 - DenseNet's batch norm and ReLU in front of a convolution become one clamp: ``relu(a x + b)`` is
   ``a max(x, -b / a) + b`` for ``a > 0``, a minimum for ``a < 0``; ``a`` and ``b`` go into the convolution;
 - DenseNet's concatenations are slices of one buffer; its transitions pool before they convolve (both are linear);
-- TensorFlow's uneven padding of EfficientNet's strided convolutions becomes zeros in the kernel.
+- TensorFlow's uneven padding of EfficientNet's strided convolutions becomes zeros in the kernel;
+- 3x3 convolutions of many channels are done by Winograd's minimal filtering.
 
 Everything is float32 and channels-last.
 """
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from soundstack.networks.spec import PICTURE_SIZE
+from soundstack.networks.winograd import WinogradConv, pays
 
 #: Pictures uint8 (N, 3, 224, 224) -> features float32 (N, dim).
 Forward = Callable[[Tensor], Tensor]
@@ -122,6 +124,11 @@ def _conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, activation: str, size: int
     return FusedConv(*_folded(conv, norm), conv, activation, size=size)
 
 
+def _spatial(weight: Tensor, bias: Tensor, conv: nn.Conv2d, size: int) -> FusedConv | WinogradConv:
+    """A convolution with a ReLU, by the way that is faster."""
+    return WinogradConv(weight, bias) if pays(conv) else FusedConv(weight, bias, conv, "relu", size=size)
+
+
 class _NormClamp:
     """Batch norm and ReLU in front of a 1x1 convolution, as a clamp; the rest goes into the convolution."""
 
@@ -216,10 +223,10 @@ class _Resnet:
                 if block.downsample is not None:
                     shortcut = _conv_norm(block.downsample[0], block.downsample[1], "none", size)
                 narrow = _conv_norm(block.conv1, block.bn1, "relu", size)
-                spatial = _conv_norm(block.conv2, block.bn2, "relu", size)
-                widen = _conv_norm(block.conv3, block.bn3, "relu", spatial.out_size)
+                spatial = _spatial(*_folded(block.conv2, block.bn2), block.conv2, size)
+                size //= block.conv2.stride[0]
+                widen = _conv_norm(block.conv3, block.bn3, "relu", size)
                 self.blocks.append((shortcut, narrow, spatial, widen))
-                size = spatial.out_size
 
     def __call__(self, pictures: Tensor) -> Tensor:
         x = self.pool(self.stem(_normalised(self.network, pictures)))
@@ -279,14 +286,15 @@ GROWTH = 32
 class _Vgg:
     def __init__(self, network: Any) -> None:
         self.network = network
-        self.layers: list[FusedConv | nn.Module] = []
+        self.layers: list[FusedConv | WinogradConv | nn.Module] = []
         size = PICTURE_SIZE
         for module in network.trunk.features:
             if isinstance(module, nn.Conv2d):
                 weight = module.weight.detach()
                 if not self.layers:
                     weight = weight / network.deviation
-                self.layers.append(FusedConv(weight, module.bias, module, "relu", size=size))
+                assert module.bias is not None
+                self.layers.append(_spatial(weight, module.bias.detach(), module, size))
             elif isinstance(module, nn.MaxPool2d):
                 self.layers.append(module)
                 size //= 2

@@ -28,7 +28,7 @@ from soundstack.tuning import CostSearch, nested_decisions, nested_scores, searc
 
 #: Modules whose code decides what a feature is, by family.
 _CODE = {
-    "deepspectrum": ("audio", "picture", "embedding", "networks/imagenet", "networks/inference"),
+    "deepspectrum": ("audio", "picture", "embedding", "networks/imagenet", "networks/inference", "networks/winograd"),
     "audioset": ("audio", "embedding", "networks/panns", "networks/openl3"),
 }
 

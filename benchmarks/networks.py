@@ -1,0 +1,136 @@
+"""Features from image networks: the project's way beside the plain one, batch by batch.
+
+    python benchmarks/networks.py [--clips 16] [--turns 3] [--network resnet50 ...]
+
+Plain: float32, NCHW, the C library's allocator as it comes, one clip at a time. Ours: what a run does with the same
+pictures. Each in a process of its own, in turns; both may use all cores. Weights are random where the published ones do
+not come with the package; batch norms are given statistics and factors, so that folding them is no empty exercise.
+
+The note gives the bound under convolutions that are done directly: what a core adds and multiplies in float32 at best,
+measured by a large matrix product.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from _common import Rival, Row, Step, cosine, parser, show, take_turns, timed  # isort: skip
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+TARGETS = {"efficientnet_lite0": 4.0, "densenet121": 3.0, "resnet50": 2.6, "vgg16": 3.0, "vgg19": 3.0}
+
+
+def pictures(clips: int, turn: int) -> NDArray[np.uint8]:
+    """Pictures of noise that swells, with a step in the middle, (clips, 3, 224, 224)."""
+    from soundstack.picture import DeepSpectrumPicture
+
+    random = np.random.default_rng(turn)
+    swell = np.linspace(0.01, 0.5, 16_000) * np.where(np.arange(16_000) < 8000, 0.1, 1)
+    waves = (swell * random.standard_normal((clips, 16_000))).astype(np.float32)
+    return DeepSpectrumPicture(16_000).batch(waves)
+
+
+def network(name: str) -> nn.Module:
+    """The network, its batch norms alive."""
+    from soundstack.networks.build import build
+
+    net = build(name, "imagenet" if name == "efficientnet_lite0" else "none", seed=0)
+    if name == "efficientnet_lite0":
+        return net
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+    return net
+
+
+def plain(name: str, clips: int) -> Step:
+    """One clip at a time through the network as it is."""
+    net = network(name)
+    batches = [torch.from_numpy(pictures(clips, turn)) for turn in range(2)]
+
+    def step(turn: int) -> Any:
+        with torch.inference_mode():
+            return np.concatenate([net(picture.contiguous()).numpy() for picture in batches[turn % 2].split(1)])
+
+    return step
+
+
+def ours(name: str, clips: int, shortcuts: bool = True) -> Step:
+    """As :class:`soundstack.embedding.Embedder` does it."""
+    from soundstack import devices
+    from soundstack.audio import AudioSpec
+    from soundstack.embedding import Embedder, EmbeddingSpec
+
+    device = devices.choose("cpu")
+    spec = EmbeddingSpec(name, "none", AudioSpec(16_000, 1.0), shortcuts=shortcuts)
+    embedder = Embedder(spec, network(name), device)
+    batches = [pictures(clips, turn) for turn in range(2)]
+    return lambda turn: embedder.features(batches[turn % 2])
+
+
+def peak() -> float:
+    """Billions of float32 operations a second of processor time in a large matrix product."""
+    one, other = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    return max(2 * 1024**3 / timed(lambda: one @ other)[1] for _ in range(8)) / 1e9
+
+
+def operations(name: str) -> float:
+    """Billions of float32 operations of convolutions and linear layers for a clip, done directly."""
+    total = 0
+
+    def count(module: Any, given: tuple[torch.Tensor, ...], found: torch.Tensor) -> None:
+        nonlocal total
+        total += 2 * module.weight[0].numel() * found.numel()
+
+    net = network(name)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    with torch.inference_mode():
+        net(torch.zeros((1, 3, 224, 224), dtype=torch.uint8))
+    return total / 1e9
+
+
+def rows(names: list[str], clips: int, turns: int) -> Iterator[Row]:
+    """Measure."""
+    best = peak()
+    for name in names:
+        with contextlib.ExitStack() as stack:
+            contenders: dict[str, Step | Rival] = {
+                "plain": stack.enter_context(Rival(plain, name, clips)),
+                "ours": stack.enter_context(Rival(ours, name, clips)),
+            }
+            timings, results = take_turns(contenders, turns)
+        theirs, mine = (np.array(timings[key].median) / clips * 1000 for key in ("plain", "ours"))
+        work = operations(name)
+        yield Row(
+            f"features of {name}",
+            "float32, NCHW, one clip at a time",
+            "ms/clip",
+            theirs[0],
+            mine[0],
+            theirs[0] / mine[0],
+            theirs[1] / mine[1],
+            TARGETS[name],
+            f"cosine at least {min(map(cosine, results['plain'], results['ours'])):.7f}",
+            f"{work:.2f} G float32 operations a clip take {work / best * 1000:.1f} ms of processor time at the "
+            f"{best:.0f} G/s of a large matrix product, the network {mine[1]:.1f}",
+        )
+
+
+if __name__ == "__main__":
+    command = parser(__doc__, clips=(16, "clips a turn"), turns=(3, "turns of each"))
+    command.add_argument("--network", choices=TARGETS, action="append", help="may be repeated; default: all")
+    given = command.parse_args()
+    show(rows(given.network or list(TARGETS), given.clips, given.turns), given.json)

@@ -1,0 +1,148 @@
+"""Run all benchmarks and write ``docs/performance.md``: the table, its plot and the machine's description.
+
+    python benchmarks/run.py [--quick] [--only NAME ...]
+
+Every other script of this folder is run, in a process of its own and one after the other. Those with the parser of ``_common``
+give rows of the table; what the others print is shown as it is. ``--quick`` does less of everything: minutes in place
+of hours. A script that fails is named, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+from _common import ROOT, Row, machine  # isort: skip
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+DOCS = ROOT / "docs"
+QUICK: dict[str, list[str]] = {
+    "crnn_step": ["--turns", "3"],
+    "logmel": ["--clips", "16", "--turns", "3"],
+    "networks": ["--clips", "16", "--turns", "2"],
+    "picture": ["--clips", "10"],
+    "startup": ["--turns", "2"],
+    "svm_path": ["--size", "small"],
+}
+
+
+def main() -> None:
+    """Run, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, few turns")
+    parser.add_argument("--only", action="append", metavar="NAME", help="a script's name without .py; may be repeated")
+    options = parser.parse_args()
+    scripts = [path for path in sorted(Path(__file__).parent.glob("[!_]*.py")) if path.name != "run.py"]
+    chosen = [path for path in scripts if not options.only or path.stem in options.only]
+    described = machine()
+    rows: list[Row] = []
+    texts: dict[str, str] = {}
+    failed = []
+    for path in chosen:
+        print(f"--- {path.stem}", flush=True)
+        try:
+            found, text = run(path, QUICK.get(path.stem, []) if options.quick else [])
+        except subprocess.CalledProcessError as error:
+            failed.append(path.stem)
+            print(f"{path.stem} ended with {error.returncode}", file=sys.stderr)
+            continue
+        rows += found
+        if not found:
+            texts[path.stem] = text
+    plot(rows)
+    page = DOCS / "performance.md"
+    page.write_text(written(rows, texts, described, quick=options.quick))
+    print(f"\n{table(rows)}\n\n{page.relative_to(ROOT)}")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def run(path: Path, arguments: list[str]) -> tuple[list[Row], str]:
+    """The rows that a script gives, and what it prints.
+
+    Raises:
+        CalledProcessError: It failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        if "parser(__doc__" in path.read_text():  # of _common
+            arguments = [*arguments, "--json", str(file)]
+        process = subprocess.Popen([sys.executable, str(path), *arguments], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+        if process.wait():
+            raise subprocess.CalledProcessError(process.returncode, path.name)
+        rows = [Row(**row) for row in json.loads(file.read_text())] if file.exists() else []
+    return rows, "".join(lines)
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| stage | baseline | baseline | ours | faster, clock | faster, processor time | target | equality |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        cpu = "" if row.cpu is None else f"{row.cpu:.2f}x"
+        target = "" if row.target is None else f"{row.target:g}x"
+        lines.append(
+            f"| {row.stage} | {row.baseline} | {row.theirs:.3g} {row.unit} | {row.ours:.3g} {row.unit} "
+            f"| {row.clock:.2f}x | {cpu} | {target} | {row.equality} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row]) -> None:
+    """Ratios as bars, on the clock and in processor time, with their targets."""
+    if not rows:
+        return
+    figure = Figure(figsize=(9, 0.5 * len(rows) + 1.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    places = list(range(len(rows)))
+    axes.barh([at - 0.2 for at in places], [row.clock for row in rows], 0.38, label="clock", color="#3b6ea8")
+    timed = [(at + 0.2, row.cpu) for at, row in enumerate(rows) if row.cpu is not None]
+    axes.barh([at for at, _ in timed], [cpu for _, cpu in timed], 0.38, label="processor time", color="#9dbbdd")
+    wanted = [(at, row.target) for at, row in enumerate(rows) if row.target is not None]
+    axes.plot([target for _, target in wanted], [at for at, _ in wanted], "k|", markersize=18, label="target")
+    axes.set_xscale("log")
+    axes.set_yticks(places, [row.stage for row in rows])
+    axes.invert_yaxis()
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set_xlabel("times faster than the baseline of the same run")
+    axes.legend(loc="lower right")
+    DOCS.mkdir(exist_ok=True)
+    figure.savefig(DOCS / "performance.png", dpi=110)
+
+
+def written(rows: list[Row], texts: dict[str, str], described: dict[str, str], *, quick: bool) -> str:
+    """The page."""
+    parts = [
+        "# Performance",
+        f"Written by `python benchmarks/run.py{' --quick' if quick else ''}` on {date.today().isoformat()}; "
+        "do not edit. A ratio is that of two medians of one run in which both did the same work in turns. On a busy "
+        "machine processor time tells more than the clock.",
+        "| machine | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in described.items()),
+    ]
+    if rows:
+        parts += [table(rows), "![Ratios and targets](performance.png)"]
+    notes = [f"- **{row.stage}**: {row.note}." for row in rows if row.note]
+    if notes:
+        parts += ["## What bounds them", "\n".join(notes)]
+    for name, text in texts.items():
+        parts += [f"## {name}", f"```\n{text.rstrip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    main()
