@@ -308,9 +308,9 @@ def test_a_file_where_the_cache_should_be_is_refused_in_one_line(table, tmp_path
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_memory_of_scans_is_refused_in_one_line(table, tmp_path):
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "scan.sqlite").write_bytes(b"not a database, but long enough to be taken for one" * 50)
-    with pytest.raises(StoreError, match=r"cache") as caught:
-        open_csv(table)
-    assert "\n" not in str(caught.value)
+def test_a_damaged_memory_of_scans_is_forgotten(table, tmp_path):
+    whole = open_csv(table).scans
+    memory = tmp_path / "cache" / "scan.sqlite"
+    memory.write_bytes(b"not a database, but long enough to be taken for one" * 50)
+    assert open_csv(table).scans == whole
+    assert memory.read_bytes().startswith(b"SQLite format 3")

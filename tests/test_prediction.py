@@ -53,6 +53,9 @@ class Loudness(Recogniser):
             raise KeyboardInterrupt
         return np.array([[x.mean(), x.std(), np.abs(x).max()] for x, _ in clips], dtype=np.float64)
 
+    def score_examples(self, examples: Any) -> Any:
+        raise NotImplementedError
+
     def _save(self, folder: Path) -> dict[str, Any]:
         raise NotImplementedError
 

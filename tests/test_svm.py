@@ -258,7 +258,8 @@ def test_duplicated_and_constant_columns_and_repeated_clips_do_no_harm(n: int, d
         np.testing.assert_allclose(point.coef, coef, atol=1e-4 * np.abs(coef).max())
         np.testing.assert_allclose(point.intercept, intercept, atol=1e-4 * np.abs(coef).max())
         np.testing.assert_allclose(point.coef[:, :5], point.coef[:, d : d + 5], atol=1e-12)
-        assert not point.coef[:, -2:].any()
+        # On some processors the rounding of the matrix product leaves a trace.
+        np.testing.assert_allclose(point.coef[:, -2:], 0, atol=1e-15 * np.abs(coef).max())
 
 
 def test_an_unsolved_cost_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
