@@ -3,8 +3,8 @@
     python benchmarks/run.py [--quick] [--only NAME ...]
 
 Every other script of this folder is run, in a process of its own and one after the other. Those with the parser of
-``_common`` give rows of the table; what the others print is shown as it is. ``--quick`` does less of
-everything: minutes in place of hours. A script that fails is named, and the others go on.
+``_common`` give rows of the table; what the others print is shown as it is. ``--quick`` does less of everything:
+minutes in place of hours. A script that fails is named, and the others go on.
 """
 
 from __future__ import annotations

@@ -64,8 +64,10 @@ class Crnn(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions want
 
     def forward(self, spectrograms: Tensor) -> Tensor:
-        """Return logits (B, classes), float32, for spectrograms (B, frames, bands)."""
-        with torch.autocast(spectrograms.device.type, torch.bfloat16, enabled=self.mixed and self.training):
+        """Return logits (B, classes) for spectrograms (B, frames, bands)."""
+        if not (self.mixed and self.training):
+            return self._logits(spectrograms)
+        with torch.autocast(spectrograms.device.type, torch.bfloat16):
             return self._logits(spectrograms).float()
 
     def _logits(self, spectrograms: Tensor) -> Tensor:
