@@ -234,7 +234,8 @@ class Workplace:
         return [run for run in self.runs() if run.name == name and run.status == "FINISHED"][-1]
 
     def _query(self, query: str, *values: object) -> list[tuple]:
-        with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=60)) as database:
+        # Not read-only: what a killed process had begun to write is rolled back by whoever opens the database next.
+        with closing(sqlite3.connect(self.store, timeout=60)) as database:
             return database.execute(query, values).fetchall()
 
 
