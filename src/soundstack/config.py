@@ -274,8 +274,8 @@ class DeepSpectrumConfig(DataConfig):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic of the network's forward pass; bfloat16: features differ by 0.2 per cent, faster on "
-        "GPUs and on processors with AMX or AVX512-BF16, many times slower on others",
+        description="arithmetic of the network's forward pass; bfloat16: coarser features, faster on GPUs and on "
+        "processors with AMX or AVX512-BF16, many times slower on others",
     )
     shortcuts: Literal["yes", "no"] = Field(
         "yes",
