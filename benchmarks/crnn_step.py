@@ -2,13 +2,8 @@
 
     python benchmarks/crnn_step.py [--clips 240] [--turns 5]
 
-<<<<<<< HEAD
-As written: convolution, batch norm, ELU, then max-pooling by 2x2 in every block, NCHW, Adam as it comes, batches from a
-``DataLoader`` with two workers, which stay. Ours: bands pooled early and time kept (the preset), pooling before the
-=======
 As written: convolution, batch norm, ELU, then max-pooling by 2x2 in every block, NCHW, Adam as it comes, batches from
 a ``DataLoader`` with two workers, which stay. Ours: bands pooled early and time kept (the preset), pooling before the
->>>>>>> speed
 ELU, channels last, the data one tensor. In between: as written, but pooled like ours, which is the part that is exact.
 A turn is an epoch over the same clips, in one thread: folds train side by side, a core each.
 """
