@@ -28,6 +28,7 @@ QUICK: dict[str, list[str]] = {
     "logmel": ["--clips", "16", "--turns", "3"],
     "networks": ["--clips", "16", "--turns", "2"],
     "picture": ["--clips", "10"],
+    "scale": ["--sizes", "100", "200"],
     "startup": ["--turns", "2"],
     "svm_path": ["--size", "small"],
 }
