@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,16 +127,25 @@ class Rival:
         self._process.start()
 
     def step(self, piece: int) -> tuple[float, float, Any]:
-        """Seconds on the clock, processor seconds and result of a step, measured where it ran."""
-        self._ours.send(piece)
-        answer: tuple[float, float, Any] = self._ours.recv()
+        """Seconds on the clock, processor seconds and result of a step, measured where it ran.
+
+        Raises:
+            RuntimeError: The process has died.
+        """
+        try:
+            self._ours.send(piece)
+            answer: tuple[float, float, Any] = self._ours.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise RuntimeError(f"a contender's process ended with {self._process.exitcode}") from None
         return answer
 
     def __enter__(self) -> Rival:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ours.send(None)
+        with suppress(OSError):  # it may be dead
+            self._ours.send(None)
         self._process.join()
 
 
