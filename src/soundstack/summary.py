@@ -127,8 +127,10 @@ def after_main(outcomes: Sequence[Outcome]) -> None:
         elif outcome.note and outcome.note != "taken over":
             print(f"Note: {outcome.name}: {outcome.note}")
     taken = sum(outcome.note.startswith("taken over") for outcome in outcomes)
+    absent = sum(outcome.trained is None for outcome in outcomes)
     spent = duration(sum(outcome.seconds for outcome in outcomes))
-    print(f"{len(outcomes) - taken} rows run, {taken} taken over, in {spent}.")
+    not_run = f", {absent} not run" if absent else ""
+    print(f"{len(outcomes) - taken - absent} rows run, {taken} taken over{not_run}, in {spent}.")
     best = _best(outcomes)
     if best is None:
         return
