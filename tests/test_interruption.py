@@ -276,3 +276,23 @@ def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
     second.join()
     assert sorted(outcome.note for outcome in outcomes) == ["", "taken over"]
     assert len(finished) == 1
+
+
+def test_the_sockets_of_workers_lie_outside_the_runs_temporary_folder_and_end_with_the_process(store: str) -> None:
+    script = (
+        "import sys; sys.path.insert(0, 'src')\n"
+        "from multiprocessing import util\n"
+        "from multiprocessing.connection import Listener\n"
+        "from soundstack import tracking, workers\n"
+        "from soundstack.config import ExtractConfig\n"
+        "with tracking.run('demo-extract', ExtractConfig()):\n"
+        "    workers._settle_sockets()\n"
+        "    listener = Listener(family='AF_UNIX')\n"
+        "    print(util.get_temp_dir())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    kept = Path(done.stdout.split()[-1])
+    assert "soundstack" not in str(kept)
+    assert not kept.exists()

@@ -8,9 +8,11 @@ parent, however that one ends.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -47,6 +49,7 @@ def train_side_by_side(
         WorkerError: A worker was ended from outside.
         StoreError: A checkpoint cannot be written.
     """
+    _settle_sockets()
     count = min(len(jobs), cores())
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
@@ -72,6 +75,16 @@ def train_side_by_side(
         raise
     pool.shutdown()
     return trained
+
+
+def _settle_sockets() -> None:
+    """Let multiprocessing have its sockets where it always has, for the whole process: a run's temporary folder ends
+    before they do, and its longer path may be too long for a socket."""
+    ours, tempfile.tempdir = tempfile.tempdir, None
+    try:
+        multiprocessing.util.get_temp_dir()
+    finally:
+        tempfile.tempdir = ours
 
 
 def _wait(future: Future[FoldModel], messages: Any, on_epoch: OnEpoch) -> FoldModel:
