@@ -1,6 +1,7 @@
 """Requests a second and latencies of the served model at several numbers of clients, beside the bare forward pass.
 
-The floor is what the members of the model cost on the same decoded clips in this process, with the server idle.
+The floor is what the members of the model cost on the same windows of the same decoded clips in this process, with the
+server idle.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from soundstack.recognisers import Decoded, FusionRecogniser, Recogniser, load
 from soundstack.soak import hostile, server
 from soundstack.soak.outcome import Curves, Part, percentiles
 from soundstack.soak.workplace import CLASSES, RATE, sound
+from soundstack.windows import timelines
 
 CLIENTS = (1, 4, 16)
 SECONDS = 5.0
@@ -82,10 +84,10 @@ def _floors(recogniser: Recogniser, encoded: Sequence[bytes], seconds: float) ->
 
 
 def _pace(recogniser: Recogniser, clips: Sequence[Decoded], seconds: float) -> float:
-    recogniser.scores(clips[:1])
+    timelines(recogniser, clips[:1])
     done, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or not done:
-        recogniser.scores([clips[done % len(clips)]])
+        timelines(recogniser, [clips[done % len(clips)]])
         done += 1
     return done / elapsed if elapsed else float("inf")
 
