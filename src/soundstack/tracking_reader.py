@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from soundstack import tracking
 from soundstack.errors import StoreError
+from soundstack.tracking_store import first_line
 
 _PAGE = 500
 
@@ -61,7 +62,7 @@ class ModelRun:
             return Path(mlflow.artifacts.download_artifacts(run_id=self.id, artifact_path=path))
         except (MlflowException, OSError) as error:
             raise StoreError(
-                f"{self.name} (run {self.id[:8]}): its artifact {path} cannot be fetched ({_first_line(error)})."
+                f"{self.name} (run {self.id[:8]}): its artifact {path} cannot be fetched ({first_line(error)})."
             ) from None
 
 
@@ -92,7 +93,7 @@ def finished_model_runs() -> list[ModelRun]:
             if not token:
                 break
     except MlflowException as error:
-        raise StoreError(f"The tracking store cannot be read: {_first_line(error)}") from None
+        raise StoreError(f"The tracking store cannot be read: {first_line(error)}") from None
     return sorted(runs, key=lambda run: run.started, reverse=True)
 
 
@@ -116,7 +117,7 @@ def recogniser_folder(model: str, to: Path) -> Path:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model}", dst_path=str(to)))
     except (MlflowException, OSError) as error:
-        raise StoreError(f"model: {model} cannot be fetched ({_first_line(error)}).") from None
+        raise StoreError(f"model: {model} cannot be fetched ({first_line(error)}).") from None
     found = list(folder.glob("artifacts/*/recogniser.json"))
     if not found:
         raise StoreError(f"model: {model} is not a model of this project; name another.")
@@ -140,7 +141,3 @@ def _model_run(run: Any) -> ModelRun:
         metrics=dict(run.data.metrics),
         tags=tags,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
