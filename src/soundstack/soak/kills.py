@@ -1,7 +1,8 @@
 """Kill `main` at random times, start it again, and compare what it finds in the end with a run that nobody disturbed.
 
 Chains run side by side. A link of a chain is a fresh store and cache in which `main` is started, killed and started
-again until it is done. Times of kills are uniform over the duration of an undisturbed run that has the same company.
+again until it is done. One time of a kill in four is uniform over the duration of an undisturbed run that has the same
+company; as half of so small a `main` is imports, the others are uniform over what is left once it has opened a run.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from soundstack.soak.workplace import Result, Template, Undisturbed, Workplace, 
 CHAINS = 2
 #: One kill in so many is polite.
 POLITE = 4
+#: One kill in so many may fall before the first run is open.
+ANY_TIME = 4
 #: A process that is asked to end has this long.
 PATIENCE = 60.0
 
@@ -133,10 +136,12 @@ def _until_done(place: Workplace, rng: np.random.Generator, ledger: Ledger, say:
     while ledger.take():
         started = time.monotonic()
         process = place.start()
-        after, polite = rng.uniform(0, ledger.duration), rng.integers(POLITE) == 0
+        share, polite, any_time = rng.uniform(), rng.integers(POLITE) == 0, rng.integers(ANY_TIME) == 0
+        begun = 0.0 if any_time else _first_run(place, process)
         try:
-            status = process.wait(after)
+            status = process.wait(share * max(ledger.duration - begun, 1.0))
         except subprocess.TimeoutExpired:
+            after = time.monotonic() - started
             # Reaped by us alone, so the group still exists and nobody else's can be meant.
             signals = (signal.SIGTERM, signal.SIGKILL) if polite else (signal.SIGKILL,)
             in_time = end_group(process, signals, PATIENCE)
@@ -167,6 +172,14 @@ def _until_done(place: Workplace, rng: np.random.Generator, ledger: Ledger, say:
     done = place.main()
     if done.returncode:
         ledger.note("status", [f"{place.folder.name}: status {done.returncode}: {last_line(done.stderr)}"])
+
+
+def _first_run(place: Workplace, process: subprocess.Popen[str]) -> float:
+    """Wait until a process has opened a run or has ended; returns the seconds that took."""
+    started = time.monotonic()
+    while process.poll() is None and all(run.process != process.pid for run in place.runs()):
+        time.sleep(0.1)
+    return time.monotonic() - started
 
 
 def outlived(process: subprocess.Popen[str], patience: float = 10.0) -> bool:
