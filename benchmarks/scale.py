@@ -72,7 +72,7 @@ def measure(table: Path, cache: Path) -> dict[str, Any]:
     from soundstack.datasets.corpus import open_corpus
     from soundstack.systems.crnn import example_folds, example_targets
     from soundstack.systems.spectrograms import log_mels_of
-    from soundstack.training import TrainingSpec, train_fold
+    from soundstack.training import FoldJob, TrainingSpec, train_fold
 
     config = ExtractConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache))
     found: dict[str, Any] = {"start": {"seconds": 0.0, "peak": peak()}}
@@ -91,7 +91,7 @@ def measure(table: Path, cache: Path) -> dict[str, Any]:
     spec = TrainingSpec("three_blocks", 0.001, 64, epochs=1)
 
     def train(inputs: Any) -> None:
-        train_fold(inputs, targets, *rows, spec, classes=CLASSES, fold="1", device=torch.device("cpu"))
+        train_fold(FoldJob(inputs, targets, *rows, spec, CLASSES, fold="1", device=torch.device("cpu")))
 
     stage("epoch, mapped", lambda: train(Path(mapped.filename)))
     stage("epoch, in memory", lambda: train(torch.from_numpy(np.array(mapped))))

@@ -61,6 +61,7 @@ def run(config: CrnnConfig) -> Trained:
                 trained.recogniser,
                 trained.evaluation,
                 {"dataset": config.dataset, "data_fingerprint": corpus.fingerprint, "family": "crnn"},
+                config.limits,
             )
     return summary.after_model(registered)
 

@@ -45,6 +45,7 @@ def run(config: DeepSpectrumConfig) -> Trained:
                     "data_fingerprint": corpus.fingerprint,
                     "family": NETWORKS[config.network].family,
                 },
+                config.limits,
             )
     return summary.after_model(registered)
 

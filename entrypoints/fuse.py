@@ -66,6 +66,7 @@ def run(config: FuseConfig) -> Trained:
                     "family": "fusion",
                     "members": ",".join(versions),
                 },
+                config.limits,
             )
     return summary.after_model(registered)
 

@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from soundstack import tracking
 from soundstack.config import ExtractConfig, FuseConfig
 from soundstack.errors import DataError, MemberError, StoreError
+from soundstack.limits import Limits
 from soundstack.results import Evaluation, Trained
 from soundstack.scores import ScoreTable
 from test_recognisers import LABELS, crnn
@@ -43,6 +44,18 @@ def register(name: str, right: float, fingerprint: str = "data1") -> Trained:
         return tracking.register(
             run, ExtractConfig(), crnn(), result, {"data_fingerprint": fingerprint, "family": "crnn"}
         )
+
+
+def test_chosen_limits_go_into_the_registered_model(store: str) -> None:
+    with tracking.run("demo-crnn", ExtractConfig()) as run:
+        result, tags = evaluation(1.0), {"data_fingerprint": "1", "family": "crnn"}
+        run.evaluation(result)
+        tracking.register(run, ExtractConfig(), crnn(), result, tags, Limits(max_clips=7))
+    model = Path(mlflow.artifacts.download_artifacts(artifact_uri="models:/demo-crnn/1"))
+    (stored,) = model.glob("artifacts/*/limits.json")
+    assert Limits.load(stored.parent).max_clips == 7
+    defaults = {param.name: param.default for param in mlflow.models.get_model_info(str(model)).signature.params}
+    assert (defaults["max_clips"], defaults["max_seconds"]) == (7, Limits().max_seconds)
 
 
 def test_a_finished_run_has_its_artifacts_and_an_end(store: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from soundstack import training
 from soundstack.errors import StoreError
 from soundstack.networks.crnn import LAYOUTS, Crnn
-from soundstack.training import TrainingSpec, derived_seed, input_scaling, train_fold
+from soundstack.training import FoldJob, TrainingSpec, derived_seed, input_scaling, train_fold
 
 CPU = torch.device("cpu")
 CLASSES, FRAMES, BANDS = 3, 6, 16
@@ -37,8 +37,8 @@ def problem(seed=0):
     return inputs, targets
 
 
-def train(inputs, targets, spec=SPEC, **options):
-    return train_fold(inputs, targets, TRAIN, HELD_OUT, spec, classes=CLASSES, fold="2", device=CPU, **options)
+def train(inputs, targets, spec=SPEC, fold="2", checkpoint=None, **options):
+    return train_fold(FoldJob(inputs, targets, TRAIN, HELD_OUT, spec, CLASSES, fold, CPU, checkpoint), **options)
 
 
 def assert_equal(one, other):
@@ -133,7 +133,7 @@ def test_the_seed_fixes_the_run_and_another_seed_or_fold_gives_another():
     torch.manual_seed(12345)  # what the caller did before must not matter
     assert_equal(first, train(inputs, targets))
     assert differ(first, train(inputs, targets, replace(SPEC, seed=2)))
-    other = train_fold(inputs, targets, TRAIN, HELD_OUT, SPEC, classes=CLASSES, fold="3", device=CPU)
+    other = train(inputs, targets, fold="3")
     assert differ(first, other)
 
 
@@ -345,23 +345,23 @@ def test_folds_side_by_side_equal_folds_one_after_the_other(tmp_path):
 
     inputs, targets = torch.randn(24, 12, 128), torch.arange(24) % 3
     jobs = {
-        fold: {
-            "inputs": inputs,
-            "targets": targets,
-            "train": torch.from_numpy(np.flatnonzero(np.arange(24) % 2 != row)),
-            "held_out": torch.from_numpy(np.flatnonzero(np.arange(24) % 2 == row)),
-            "spec": TrainingSpec("four_blocks", 1e-3, 8, 2),
-            "classes": 3,
-            "fold": fold,
-            "device": torch.device("cpu"),
-            "checkpoint": tmp_path / f"fold-{fold}.pt",
-        }
+        fold: FoldJob(
+            inputs,
+            targets,
+            train=torch.from_numpy(np.flatnonzero(np.arange(24) % 2 != row)),
+            held_out=torch.from_numpy(np.flatnonzero(np.arange(24) % 2 == row)),
+            spec=TrainingSpec("four_blocks", 1e-3, 8, 2),
+            classes=3,
+            fold=fold,
+            device=CPU,
+            checkpoint=tmp_path / f"fold-{fold}.pt",
+        )
         for row, fold in enumerate(("1", "2"))
     }
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 2))
     try:
-        alone = {fold: train_fold(**job | {"checkpoint": None}) for fold, job in jobs.items()}
+        alone = {fold: train_fold(replace(job, checkpoint=None)) for fold, job in jobs.items()}
     finally:
         torch.set_num_threads(threads)
     epochs, finished = [], []
@@ -380,16 +380,9 @@ def test_a_pruned_search_stops_the_other_workers(tmp_path):
     from soundstack.workers import train_side_by_side
 
     def job(fold, epochs):
-        return {
-            "inputs": torch.randn(16, 12, 128),
-            "targets": torch.arange(16) % 2,
-            "train": torch.arange(8),
-            "held_out": torch.arange(8, 16),
-            "spec": TrainingSpec("four_blocks", 1e-3, 8, epochs),
-            "classes": 2,
-            "fold": fold,
-            "device": torch.device("cpu"),
-        }
+        rows = torch.arange(16)
+        spec = TrainingSpec("four_blocks", 1e-3, 8, epochs)
+        return FoldJob(torch.randn(16, 12, 128), rows % 2, rows[:8], rows[8:], spec, classes=2, fold=fold, device=CPU)
 
     class Pruned(Exception):
         pass

@@ -8,7 +8,7 @@ from soundstack.config import PAPER_COSTS
 from soundstack.errors import ConfigError
 from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
 from soundstack.svm import PathProblem
-from soundstack.tuning import nested_decisions, nested_scores, search_cost
+from soundstack.tuning import has_fallen, nested_decisions, nested_scores, search_cost
 
 TRUTH = np.tile([0, 1, 2], 20)
 FOLDS = np.repeat(["1", "2", "3", "4"], 15)
@@ -107,6 +107,55 @@ def test_the_seed_fixes_the_samples():
 def test_more_trials_come_nearer_to_the_best():
     found = search(Oracle(1e-4), trials=25)
     assert abs(np.log10(found.chosen / 1e-4)) < 1
+
+
+class Peak(Oracle):
+    """Right for nine clips in ten up to the best cost, and for fewer with every decade above it."""
+
+    def decide(self, cost):
+        far = max(0.0, np.log10(cost / self.best))
+        wrong = np.random.default_rng(0).random(len(TRUTH)) < 0.1 + 0.15 * far
+        return np.eye(3)[np.where(wrong, (TRUTH + 1) % 3, TRUTH)]
+
+
+@pytest.mark.parametrize("best", [1e-7, 1e-5])
+def test_on_request_the_path_ends_where_the_score_has_clearly_fallen_and_chooses_the_same(best):
+    short, whole = Peak(best), Peak(best)
+    found = search_cost(short, TRUTH, FOLDS, 3, trials=0, seed=0, stop_early=True)
+    assert found.chosen == search(whole).chosen
+    assert found.costs == PAPER_COSTS[: len(found.costs)]
+    assert best < found.costs[-1] < PAPER_COSTS[-1]
+    assert short.asked == [[cost] for cost in found.costs]
+    np.testing.assert_array_equal(found.fold_macro_f1, search(whole).fold_macro_f1[: len(found.costs)])
+
+
+def test_a_score_that_never_falls_clearly_is_followed_to_the_end():
+    flat, late = Oracle(), Oracle(1.0)
+    for oracle in (flat, late):
+        assert search_cost(oracle, TRUTH, FOLDS, 3, trials=0, seed=0, stop_early=True).costs == PAPER_COSTS
+
+
+@pytest.mark.parametrize(
+    ("later", "fallen"),
+    [
+        ([[0.5, 0.5], [0.5, 0.5]], True),
+        ([[0.5, 0.5], [0.9, 0.9]], False),  # back again
+        ([[0.9, 0.9], [0.5, 0.5]], False),  # one is not enough
+        ([[0.897, 0.897], [0.897, 0.897]], False),  # less than half a point
+        ([[0.1, 0.9], [0.1, 0.9]], False),  # the folds do not agree
+    ],
+)
+def test_one_bad_value_a_small_loss_or_one_bad_fold_does_not_end_the_path(later, fallen):
+    assert has_fallen(np.array([[0.2, 0.2], [0.9, 0.9], *later])) is fallen
+
+
+def test_the_real_path_is_the_same_when_asked_for_value_by_value():
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((60, 40)) + np.eye(3)[TRUTH] @ rng.standard_normal((3, 40))
+    whole = PathProblem(x, TRUTH, FOLDS, n_classes=3).decide(PAPER_COSTS)
+    single = PathProblem(x, TRUTH, FOLDS, n_classes=3)
+    for cost, decisions in zip(PAPER_COSTS, whole, strict=True):
+        np.testing.assert_allclose(single.decide([cost])[0], decisions, rtol=1e-6, atol=1e-9)
 
 
 def test_optuna_is_told_every_value(monkeypatch):

@@ -25,7 +25,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from tqdm import tqdm
 
 from soundstack.errors import DataError
-from soundstack.remote import digest, human, only_one, require_space
+from soundstack.locks import exclusive
+from soundstack.remote import ELSEWHERE, digest, human, require_space
 
 _CHUNK = 1 << 20
 _STATE = ".unpacked"
@@ -83,7 +84,7 @@ def extract_zip(
     temporary = state / f"{path.name}.tmp"
     try:
         state.mkdir(parents=True, exist_ok=True)
-        with only_one(state / f"{path.name}.lock", f"unpacking {path}"):
+        with exclusive(state / f"{path.name}.lock", f"unpacking {path}", ELSEWHERE):
             if not is_unpacked(folder, path.name, md5):
                 shutil.rmtree(temporary, ignore_errors=True)
                 try:

@@ -13,10 +13,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from soundstack import suites
+from soundstack.limits import Limits
 from soundstack.networks.spec import NETWORKS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,21 @@ BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,40}$")]
+
+
+def _limits(text: str) -> str:
+    Limits.parse(text)
+    return text.strip()
+
+
+ServedLimits = Annotated[
+    str,
+    AfterValidator(_limits),
+    Field(
+        description="what the served model takes at most: pairs as in max_seconds=60,max_clips=16; a request may lower "
+        "them, never raise them. Names: " + ", ".join(Limits.model_fields)
+    ),
+]
 
 #: The paper's ten values of the SVM's complexity (section 3.3): 1e-9 ... 1, one a decade.
 PAPER_COSTS: tuple[float, ...] = tuple(10.0**power for power in range(-9, 1))
@@ -228,12 +244,18 @@ class CrnnConfig(SpectrogramConfig):
         le=1000,
         description="1: train once; more: Optuna tunes learning rate and batch size, one run a trial",
     )
+    served_limits: ServedLimits = "default"
     suffix: Suffix = Field("none", description="registered as <dataset>-crnn-<suffix>, to keep variants apart")
 
     @property
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
         return _name(self.dataset, "crnn", suffix=self.suffix)
+
+    @property
+    def limits(self) -> Limits:
+        """What the served model takes at most."""
+        return Limits.parse(self.served_limits)
 
 
 class DeepSpectrumConfig(DataConfig):
@@ -269,6 +291,11 @@ class DeepSpectrumConfig(DataConfig):
         le=1000,
         description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples",
     )
+    cost_path: Literal["all", "rising"] = Field(
+        "all",
+        description="all: every one of the ten values of C; rising: from the smallest up, and no further once devel "
+        "macro-F1 has clearly fallen, which saves the slowest ones",
+    )
     nested: Literal["no", "yes"] = Field(
         "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
     )
@@ -283,12 +310,18 @@ class DeepSpectrumConfig(DataConfig):
         "no: layer by layer as published",
     )
     weights_dir: str = Field("auto", description="folder of weight files; auto: torch's hub cache")
+    served_limits: ServedLimits = "default"
     suffix: Suffix = Field("none", description="registered as <dataset>-<network>-<pretraining>-<suffix>")
 
     @property
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
         return _name(self.dataset, self.network, self.chosen_pretraining, suffix=self.suffix)
+
+    @property
+    def limits(self) -> Limits:
+        """What the served model takes at most."""
+        return Limits.parse(self.served_limits)
 
     @field_validator("network")
     @classmethod
@@ -344,10 +377,16 @@ class FuseConfig(Config):
         le=1000,
         description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples",
     )
+    cost_path: Literal["all", "rising"] = Field(
+        "all",
+        description="all: every one of the ten values of C; rising: from the smallest up, and no further once devel "
+        "macro-F1 has clearly fallen, which saves the slowest ones",
+    )
     nested: Literal["no", "yes"] = Field(
         "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
+    served_limits: ServedLimits = "default"
     suffix: Suffix = Field("none", description="registered as <dataset>-fusion-<suffix>")
     cache_dir: str = Field("cache", description="folder of the feature cache; relative to the project")
 
@@ -355,6 +394,11 @@ class FuseConfig(Config):
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
         return _name(self.dataset, "fusion", suffix=self.suffix)
+
+    @property
+    def limits(self) -> Limits:
+        """What the served model takes at most."""
+        return Limits.parse(self.served_limits)
 
     @field_validator("cache_dir")
     @classmethod
@@ -383,6 +427,10 @@ class MainConfig(DataConfig):
     seeds: int = Field(1, ge=1, le=100, description="repeat what is random with so many seeds, counted up from seed")
     nested: Literal["no", "yes"] = Field(
         "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
+    )
+    served_limits: ServedLimits = Field(
+        "default",
+        description="what the served fusions take at most, as in max_seconds=60,max_clips=16 (see -e fuse)",
     )
     weights_dir: str = Field("auto", description="folder of weight files; auto: torch's hub cache")
     rerun: Literal["no", "yes"] = Field("no", description="yes: train again what is done already")

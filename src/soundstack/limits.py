@@ -1,6 +1,7 @@
 """How much a served model takes: hard caps on a clip and on a request, kept in the model's own folder.
 
-They are written when the model is logged. A request may lower them, by parameters of the same names, never raise them.
+They are chosen (``served_limits``) and written when the model is logged. A request may lower them, by parameters of the
+same names, never raise them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,48 @@ class Limits(BaseModel):
     max_request_bytes: int = Field(64 * _MEGABYTE, gt=0, description="bytes of all encoded clips of a request")
     max_request_seconds: float = Field(1_200.0, gt=0, description="seconds of sound of a request")
 
+    @classmethod
+    def parse(cls, text: str) -> Limits:
+        """Read ``name=value`` pairs, separated by commas, over the defaults; ``default`` is these alone.
+
+        A limit of the request that is not named follows the limit of a clip, where that is raised above it.
+
+        Raises:
+            ValueError: A name is unknown or named twice, or a value is not possible.
+        """
+        if text.strip() == "default":
+            return cls()
+        values: dict[str, Any] = {}
+        for pair in filter(None, map(str.strip, text.split(","))):
+            name, sign, value = (part.strip() for part in pair.partition("="))
+            if not sign or name not in cls.model_fields:
+                raise ValueError(f"{pair!r} is not NAME=VALUE; names: {', '.join(cls.model_fields)}")
+            if name in values:
+                raise ValueError(f"{name} is named twice")
+            try:
+                values[name] = float(value) if name.endswith("seconds") else int(value.replace("_", ""))
+            except ValueError:
+                raise ValueError(
+                    f"{name}: {value!r} is not a {'number' if 'seconds' in name else 'whole number'}"
+                ) from None
+        for of_request, of_clip in (("max_request_bytes", "max_bytes"), ("max_request_seconds", "max_seconds")):
+            default = cls.model_fields[of_request].default
+            values.setdefault(of_request, max(default, values.get(of_clip, 0)))
+        try:
+            limits = cls(**values)
+        except ValidationError as error:
+            raise ValueError(_explained(error)) from None
+        for low, high in (
+            ("min_rate", "max_rate"),
+            ("max_bytes", "max_request_bytes"),
+            ("max_seconds", "max_request_seconds"),
+        ):
+            if getattr(limits, low) > getattr(limits, high):
+                raise ValueError(
+                    f"{low} ({_plain(getattr(limits, low))}) is above {high} ({_plain(getattr(limits, high))})"
+                )
+        return limits
+
     def lowered(self, asked: Mapping[str, Any]) -> Limits:
         """Return these limits with some of them tightened.
 
@@ -42,8 +85,7 @@ class Limits(BaseModel):
             # Not model_copy(): it does not validate.
             tighter = Limits(**{**self.model_dump(), **asked})
         except ValidationError as error:
-            first = error.errors()[0]
-            raise ConfigError(f"{first['loc'][0]}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+            raise ConfigError(_explained(error)) from None
         for name in asked:
             cap, value = getattr(self, name), getattr(tighter, name)
             if (value > cap) if name.startswith("max") else (value < cap):
@@ -96,6 +138,11 @@ class Limits(BaseModel):
         """Read what :meth:`save` wrote; a model of an earlier version, which has none, gets the defaults."""
         path = folder / FILE
         return cls.model_validate_json(path.read_text()) if path.is_file() else cls()
+
+
+def _explained(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{first['loc'][0]}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
 def _plain(value: float) -> str:

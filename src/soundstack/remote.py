@@ -26,21 +26,20 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError
 from urllib3.util import Retry
 
 from soundstack import __version__
-from soundstack.errors import DownloadError, SoundstackError
+from soundstack.errors import DownloadError, SoundstackError, StoreError
+from soundstack.locks import exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +55,9 @@ RETRY = Retry(
     retry_after_max=120,
 )
 """How often a request that brings nothing new is repeated, and how long the pauses are."""
+
+ELSEWHERE = "or choose another folder"
+"""What to do, beside the usual, where a folder for fetched files cannot be written."""
 
 _CHUNK = 1 << 18
 _SHORTEST_PREFIX = 8  # hex digits of a SHA-256, as file names of published weights carry them
@@ -217,21 +219,6 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-@contextmanager
-def only_one(lock_file: Path, doing: str) -> Iterator[None]:
-    """Let one process or thread at a time do something; one that must wait logs what it waits for."""
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("Another process is %s: waiting for it.", doing)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def human(count: int) -> str:
     """A number of bytes for people: ``1.07GB``."""
     return tqdm.format_sizeof(count, suffix="B")
@@ -305,7 +292,7 @@ def _fetch(file: RemoteFile, target: Path, *, progress: bool, stop: threading.Ev
         if target.exists() and file.fault(target) is None:
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        with only_one(target.with_name(target.name + ".lock"), f"fetching {target}"):
+        with exclusive(target.with_name(target.name + ".lock"), f"fetching {target}", ELSEWHERE):
             if target.exists():
                 fault = file.fault(target)
                 if fault is None:  # another process was faster
@@ -321,6 +308,8 @@ def _fetch(file: RemoteFile, target: Path, *, progress: bool, stop: threading.Ev
                     "run this again. If it persists, that address has another file than the published one."
                 )
             part.move_to(target)
+    except StoreError as error:
+        raise DownloadError(f"{file.url} cannot be saved: {error}") from error
     except OSError as error:
         raise DownloadError(
             f"{file.url} cannot be saved as {target}: {error.strerror or error}. "

@@ -296,11 +296,17 @@ def _end(opened: Run, error: BaseException) -> None:
 
 
 def register(
-    run: Run, config: Config, recogniser: Recogniser, evaluation: Evaluation, tags: Mapping[str, str]
+    run: Run,
+    config: Config,
+    recogniser: Recogniser,
+    evaluation: Evaluation,
+    tags: Mapping[str, str],
+    limits: Limits | None = None,
 ) -> Trained:
     """Log the recogniser as the run's model, register it under the run's name, and move the alias if it is as good.
 
-    The card says what the run's folder holds by now: data, settings, contributions.
+    ``limits`` are what the served model takes at most; without them, the defaults. The card says what the run's folder
+    holds by now: data, settings, contributions.
 
     The alias ``champion`` moves to the new version if there is no champion, if the champion was trained on other
     data (its scores cannot be compared), or if the new devel macro-F1 is at least the champion's.
@@ -313,7 +319,7 @@ def register(
     scores = {name: evaluation.intervals[name].value for name in ("devel_macro_f1", "test_macro_f1")}
     try:
         recogniser.save(folder)
-        limits = Limits()
+        limits = limits or Limits()
         limits.save(folder)
         with _quiet():
             model = mlflow.pyfunc.log_model(

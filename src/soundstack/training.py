@@ -36,6 +36,8 @@ _STATE = {
     False: {"weights", "optimiser", "updates", "history", "epoch"},
     True: {"weights", "mean", "deviation", "history", "scores"},
 }
+#: Called after every epoch: its number (from 1), values of the history.
+OnEpoch = Callable[[int, dict[str, float]], object]
 _HISTORY = ("train_loss", "train_accuracy", "devel_loss", "devel_accuracy", "learning_rate")
 
 
@@ -86,22 +88,11 @@ def input_scaling(inputs: Tensor, rows: Tensor, standardise: str) -> tuple[Tenso
     return mean.float(), (squares / count).sqrt().float().clamp(min=1e-6)
 
 
-def train_fold(
-    inputs: Tensor | Path,
-    targets: Tensor,
-    train: Tensor,
-    held_out: Tensor,
-    spec: TrainingSpec,
-    *,
-    classes: int,
-    fold: str,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
-) -> FoldModel:
-    """Train on the rows ``train`` and score the rows ``held_out``.
+@dataclass(frozen=True, eq=False)
+class FoldJob:
+    """All that the training of one fold takes in.
 
-    Args:
+    Attributes:
         inputs: Log-mel spectrograms (N, T, F), float32, as they are in the cache; or the ``.npy`` file that holds them,
             where they are too many for the memory: its rows are then read batch by batch.
         targets: Class indices (N,).
@@ -112,7 +103,27 @@ def train_fold(
         fold: Name of the held-out fold; part of every seed.
         device: Where to train.
         checkpoint: File to continue from and to write to; ``None`` keeps nothing.
-        on_epoch: Called after every epoch with its number (from 1) and the values of the history.
+    """
+
+    inputs: Tensor | Path
+    targets: Tensor
+    train: Tensor
+    held_out: Tensor
+    spec: TrainingSpec
+    classes: int
+    fold: str
+    device: torch.device
+    checkpoint: Path | None = None
+
+
+def _unheard(epoch: int, values: dict[str, float]) -> None:
+    """What is called after an epoch when nobody listens."""
+
+
+def train_fold(job: FoldJob, on_epoch: OnEpoch = _unheard) -> FoldModel:
+    """Train on the training folds' rows and score the held-out fold's, or take over what its checkpoint has.
+
+    ``on_epoch`` is called after every epoch with its number (from 1) and the values of the history.
 
     Returns:
         The trained fold with held-out probabilities (len(held_out), classes).
@@ -120,19 +131,16 @@ def train_fold(
     Raises:
         StoreError: The checkpoint cannot be written.
     """
-    begin = partial(
-        _train, inputs, targets, train, held_out, spec, classes=classes, fold=fold, device=device, on_epoch=on_epoch
-    )
-    if checkpoint is None:
-        return begin()
-    saved = _load(checkpoint)
+    if job.checkpoint is None:
+        return _train(job, on_epoch)
+    saved = _load(job.checkpoint)
     if not saved or not saved["finished"]:
-        with exclusive(checkpoint.with_suffix(".lock"), f"fold {fold}"):
-            remove_unfinished(checkpoint.parent, checkpoint.name)
-            saved = _load(checkpoint)  # another process may have finished it meanwhile
+        with exclusive(job.checkpoint.with_suffix(".lock"), f"fold {job.fold}"):
+            remove_unfinished(job.checkpoint.parent, job.checkpoint.name)
+            saved = _load(job.checkpoint)  # another process may have finished it meanwhile
             if not saved or not saved["finished"]:
-                return begin(keep=partial(_save, checkpoint), saved=saved)
-    for epoch in range(spec.epochs):
+                return _train(job, on_epoch, partial(_save, job.checkpoint), saved)
+    for epoch in range(job.spec.epochs):
         on_epoch(epoch + 1, {name: saved["history"][name][epoch] for name in _HISTORY})
     return FoldModel(
         saved["mean"], saved["deviation"], saved["weights"], saved["history"], saved["scores"].numpy(), reused=True
@@ -140,27 +148,20 @@ def train_fold(
 
 
 def _train(
-    inputs: Tensor | Path,
-    targets: Tensor,
-    train: Tensor,
-    held_out: Tensor,
-    spec: TrainingSpec,
-    *,
-    classes: int,
-    fold: str,
-    device: torch.device,
-    on_epoch: Callable[[int, dict[str, float]], None],
+    job: FoldJob,
+    on_epoch: OnEpoch,
     keep: Callable[[dict[str, Any]], object] | None = None,
     saved: dict[str, Any] | None = None,
 ) -> FoldModel:
     """Train from the ``saved`` state on, or from the start, and hand the state after every epoch to ``keep``."""
+    inputs, spec, device = job.inputs, job.spec, job.device
     mapped = isinstance(inputs, Path)
     values = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.load(inputs, mmap_mode="c"))
-    torch.manual_seed(derived_seed(spec.seed, fold, "weights"))
-    model = Crnn(spec.layout, values.shape[2], classes, spec.precision).to(device)
+    torch.manual_seed(derived_seed(spec.seed, job.fold, "weights"))
+    model = Crnn(spec.layout, values.shape[2], job.classes, spec.precision).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-7, fused=True)
-    mean, deviation = input_scaling(values, train, spec.standardise)
-    truth = targets[held_out]
+    mean, deviation = input_scaling(values, job.train, spec.standardise)
+    truth = job.targets[job.held_out]
     if not mapped:
         values = ((values - mean) / deviation).to(device)
 
@@ -168,7 +169,7 @@ def _train(
         return ((values[rows] - mean) / deviation).to(device) if mapped else values[rows.to(device)]
 
     def held_out_probabilities() -> Tensor:
-        return torch.cat([predict(model, examples(rows)) for rows in held_out.split(_PART)])
+        return torch.cat([predict(model, examples(rows)) for rows in job.held_out.split(_PART)])
 
     history: dict[str, list[float]] = {name: [] for name in _HISTORY}
     updates, first_epoch = 0, 0
@@ -180,14 +181,14 @@ def _train(
             on_epoch(epoch + 1, {name: history[name][epoch] for name in _HISTORY})
 
     for epoch in range(first_epoch, spec.epochs):
-        torch.manual_seed(derived_seed(spec.seed, fold, epoch))
+        torch.manual_seed(derived_seed(spec.seed, job.fold, epoch))
         model.train()
-        order = train[torch.randperm(len(train))]
+        order = job.train[torch.randperm(len(job.train))]
         loss_sum, correct = 0.0, 0
         for batch in order.split(spec.batch_size):
             for group in optimiser.param_groups:
                 group["lr"] = spec.learning_rate / (1 + DECAY * updates)
-            wanted = targets[batch].to(device)
+            wanted = job.targets[batch].to(device)
             logits = model(examples(batch))
             loss = nn.functional.cross_entropy(logits, wanted)
             optimiser.zero_grad(set_to_none=True)
@@ -198,8 +199,8 @@ def _train(
             correct += int((logits.argmax(1) == wanted).sum())
         probabilities = held_out_probabilities()
         measured = {
-            "train_loss": loss_sum / len(train),
-            "train_accuracy": correct / len(train),
+            "train_loss": loss_sum / len(job.train),
+            "train_accuracy": correct / len(job.train),
             "devel_loss": float(nn.functional.nll_loss(probabilities.clamp(min=1e-12).log(), truth)),
             "devel_accuracy": float((probabilities.argmax(1) == truth).float().mean()),
             "learning_rate": optimiser.param_groups[0]["lr"],

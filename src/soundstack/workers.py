@@ -15,7 +15,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -26,7 +26,7 @@ import torch
 from soundstack.config import cores
 from soundstack.devices import keep_pages
 from soundstack.errors import WorkerError
-from soundstack.training import FoldModel, train_fold
+from soundstack.training import FoldJob, FoldModel, train_fold
 
 #: Called after every epoch: fold, epoch (from 1), values of the history.
 OnEpoch = Callable[[str, int, dict[str, float]], object]
@@ -36,12 +36,12 @@ _messages: Any = None
 
 
 def train_side_by_side(
-    jobs: dict[str, dict[str, Any]], on_epoch: OnEpoch, on_fold: Callable[[str, FoldModel], object]
+    jobs: Mapping[str, FoldJob], on_epoch: OnEpoch, on_fold: Callable[[str, FoldModel], object]
 ) -> dict[str, FoldModel]:
     """Train every fold and return the models in order.
 
     Args:
-        jobs: Arguments of :func:`soundstack.training.train_fold` by fold.
+        jobs: What to train, by fold.
         on_epoch: Called here, in the caller's process, as epochs end in any of the workers.
         on_fold: Called fold by fold, in order; it may raise to stop the rest.
 
@@ -57,7 +57,7 @@ def train_side_by_side(
         count, mp_context=context, initializer=_start_worker, initargs=(messages, max(1, cores() // count), os.getpid())
     )
     try:
-        futures = {fold: pool.submit(_train, fold, arguments) for fold, arguments in jobs.items()}
+        futures = {fold: pool.submit(_train, job) for fold, job in jobs.items()}
         trained: dict[str, FoldModel] = {}
         for fold, future in futures.items():
             trained[fold] = _wait(future, messages, on_epoch)
@@ -112,5 +112,5 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _train(fold: str, arguments: dict[str, Any]) -> FoldModel:
-    return train_fold(**arguments, on_epoch=lambda epoch, values: _messages.put((fold, epoch, values)))
+def _train(job: FoldJob) -> FoldModel:
+    return train_fold(job, lambda epoch, values: _messages.put((job.fold, epoch, values)))

@@ -18,7 +18,8 @@ from pathlib import Path
 from soundstack.archives import extract_zip, is_unpacked
 from soundstack.datasets import dcase2017, dcase2018, esc50
 from soundstack.errors import ConfigError, DataError, DownloadError
-from soundstack.remote import RemoteFile, digest, fetch_all, human, only_one
+from soundstack.locks import exclusive
+from soundstack.remote import ELSEWHERE, RemoteFile, digest, fetch_all, human
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def download(
         store.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DownloadError(f"{store} cannot be made ({error}): choose another folder.") from error
-    with only_one(folder / ".download.lock", f"downloading to {folder}"):
+    with exclusive(folder / ".download.lock", f"downloading to {folder}", ELSEWHERE):
         missing = tuple(archive for archive in chosen if not _is_there(archive, source, folder))
         present = tuple(archive.file.name for archive in chosen if archive not in missing)
         warnings: list[str] = []

@@ -117,6 +117,7 @@ def _fuse(
             "suffix": fusion.suffix,
             "cache_dir": config.cache_dir,
             "nested": config.nested,
+            "served_limits": config.served_limits,
             **fusion.parameters,
         },
         f"fusion {fusion.suffix}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from soundstack.recognisers import CrnnRecogniser
 from soundstack.results import Evaluation
 from soundstack.systems.common import evaluate
 from soundstack.systems.spectrograms import Spectrograms
-from soundstack.training import FoldModel, TrainingSpec, train_fold
+from soundstack.training import FoldJob, FoldModel, TrainingSpec, train_fold
 from soundstack.workers import OnEpoch, train_side_by_side
 
 #: Modules whose code decides what a trained fold is: a change of theirs trains anew.
@@ -83,21 +82,21 @@ def train_folds(
             "code": provenance.code_fingerprint(*CODE),
         }
     )
-    jobs: dict[str, dict[str, Any]] = {
-        fold: {
-            "inputs": inputs,
-            "targets": targets,
-            "train": torch.from_numpy(np.flatnonzero((folds != fold) & (folds != "test"))),
-            "held_out": torch.from_numpy(np.flatnonzero(folds == fold)),
-            "spec": spec,
-            "classes": len(corpus.dataset.labels),
-            "fold": fold,
-            "device": device,
-            "checkpoint": config.cache_path / "training" / key / f"fold-{fold}.pt",
-        }
+    jobs = {
+        fold: FoldJob(
+            inputs,
+            targets,
+            train=torch.from_numpy(np.flatnonzero((folds != fold) & (folds != "test"))),
+            held_out=torch.from_numpy(np.flatnonzero(folds == fold)),
+            spec=spec,
+            classes=len(corpus.dataset.labels),
+            fold=fold,
+            device=device,
+            checkpoint=config.cache_path / "training" / key / f"fold-{fold}.pt",
+        )
         for fold in corpus.dataset.folds
     }
-    work = sum(len(job["train"]) for job in jobs.values()) * spec.epochs
+    work = sum(len(job.train) for job in jobs.values()) * spec.epochs
     if device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
         return train_side_by_side(jobs, on_epoch, on_fold)
     trained: dict[str, FoldModel] = {}
@@ -106,7 +105,7 @@ def train_folds(
         def report(epoch: int, values: dict[str, float], fold: str = fold) -> None:
             on_epoch(fold, epoch, values)
 
-        trained[fold] = train_fold(**job, on_epoch=report)
+        trained[fold] = train_fold(job, report)
         on_fold(fold, trained[fold])
     return trained
 

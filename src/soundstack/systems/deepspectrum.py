@@ -121,7 +121,8 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
             [clip_means(corpus, np.concatenate([scores, padding]))[:devel_clips] for scores in problem.decide(costs)]
         )
 
-    search = search_cost(decide, truth, clip_folds, classes, trials=config.trials, seed=config.seed)
+    rising = config.cost_path == "rising"
+    search = search_cost(decide, truth, clip_folds, classes, trials=config.trials, seed=config.seed, stop_early=rising)
     svms = problem.fold_models(search.chosen) if config.test_model == "folds" else [problem.refit(search.chosen)]
     recogniser = SvmRecogniser(
         labels=corpus.dataset.labels, audio=features.spec.audio, embedder=features.embedder(), svms=svms
@@ -135,7 +136,14 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     if config.nested == "yes":
         x, y = features.values[devel], targets[devel]
         decisions = nested_decisions(
-            x, y, folds[devel], n_classes=classes, clip=clip, trials=config.trials, seed=config.seed
+            x,
+            y,
+            folds[devel],
+            n_classes=classes,
+            clip=clip,
+            trials=config.trials,
+            seed=config.seed,
+            stop_early=rising,
         )
         by_clip = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
         nested = nested_scores(by_clip, truth, clip_folds, classes)

@@ -138,7 +138,14 @@ def _nested(members: Sequence[Member], config: FuseConfig) -> dict[str, float]:
     folds, classes = np.array(first.folds), len(first.classes)
     clip = None if config.clip_features == "none" else config.clip_features
     decisions = nested_decisions(
-        devel, first.truth, folds, n_classes=classes, clip=clip, trials=config.trials, seed=config.seed
+        devel,
+        first.truth,
+        folds,
+        n_classes=classes,
+        clip=clip,
+        trials=config.trials,
+        seed=config.seed,
+        stop_early=config.cost_path == "rising",
     )
     return nested_scores(decisions, first.truth, folds, classes)
 
@@ -149,7 +156,15 @@ def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, 
     folds = np.array(first.folds)
     clip = None if config.clip_features == "none" else config.clip_features
     problem = PathProblem(devel, first.truth, folds, n_classes=len(first.classes), clip=clip, seed=config.seed)
-    search = search_cost(problem.decide, first.truth, folds, len(first.classes), trials=config.trials, seed=config.seed)
+    search = search_cost(
+        problem.decide,
+        first.truth,
+        folds,
+        len(first.classes),
+        trials=config.trials,
+        seed=config.seed,
+        stop_early=config.cost_path == "rising",
+    )
     return search, problem
 
 
