@@ -75,11 +75,11 @@ def _predict(model: str, source: Path, output: Path) -> tuple[float, Any]:
 
 
 def _forward(model: str, source: Path, output: Path) -> tuple[float, Any]:
-    from soundstack import devices, recognisers, tracking
+    from soundstack import devices, recognisers, registry
     from soundstack.audio import decode
     from soundstack.windows import BATCH
 
-    recogniser = recognisers.load(tracking.find_model(model).folder, devices.choose("auto"))
+    recogniser = recognisers.load(registry.find_model(model).folder, devices.choose("auto"))
     clips = [decode(path) for path in sorted(source.glob("*.wav"))[: 2 * BATCH]]
     if not clips:
         return 0.0, 0

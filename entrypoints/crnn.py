@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def run(config: CrnnConfig) -> Trained:
     """Train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
-    from soundstack import devices, summary, tracking
+    from soundstack import devices, registry, summary, tracking
     from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
     from soundstack.progress import bar
@@ -55,7 +55,7 @@ def run(config: CrnnConfig) -> Trained:
                 opened.folder / "curves" / "learning_curves.png",
             )
             opened.evaluation(trained.evaluation)
-            registered = tracking.register(
+            registered = registry.register(
                 opened,
                 config,
                 trained.recogniser,

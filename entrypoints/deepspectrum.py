@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def run(config: DeepSpectrumConfig) -> Trained:
     """Extract features, search C, evaluate and register as one MLflow run."""
-    from soundstack import devices, summary, tracking
+    from soundstack import devices, registry, summary, tracking
     from soundstack.datasets.corpus import open_corpus
     from soundstack.progress import bar
     from soundstack.systems import deepspectrum
@@ -35,7 +35,7 @@ def run(config: DeepSpectrumConfig) -> Trained:
             opened.cost_search(trained.search)
             opened.metrics(trained.nested)
             opened.evaluation(trained.evaluation)
-            registered = tracking.register(
+            registered = registry.register(
                 opened,
                 config,
                 trained.recogniser,

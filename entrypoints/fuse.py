@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def run(config: FuseConfig) -> Trained:
     """Fetch the members' predictions, stack them, evaluate and register as one MLflow run."""
-    from soundstack import summary, tracking
+    from soundstack import registry, summary, tracking
     from soundstack.evaluation import plots
     from soundstack.results import save_figure, write_json
     from soundstack.systems import stacking
 
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("fetch"):
-            found = tracking.find_members(config.dataset, config.members)
+            found = registry.find_members(config.dataset, config.members)
             members = stacking.fetch(found)
         with opened.stage("fit"):
             trained = stacking.train(members, config)
@@ -55,7 +55,7 @@ def run(config: FuseConfig) -> Trained:
             (opened.folder / "data" / "clips.csv").write_text(trained.manifest)
             (opened.folder / "data" / "data.json").write_bytes(found[0].artifact("data/data.json").read_bytes())
             opened.evaluation(trained.evaluation)
-            registered = tracking.register(
+            registered = registry.register(
                 opened,
                 config,
                 stacking.recogniser(trained, found),

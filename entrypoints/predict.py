@@ -27,6 +27,7 @@ def run(config: PredictConfig) -> Totals:
         prediction_tables,
         prediction_timelines,
         recognisers,
+        registry,
         sound_files,
         summary,
         tracking,
@@ -35,7 +36,7 @@ def run(config: PredictConfig) -> Totals:
     from soundstack.progress import bar
 
     files = sound_files.find(config.input)
-    model = tracking.find_model(config.model)
+    model = registry.find_model(config.model)
     output = config.output_path(model.name)
     with (
         tracking.run(f"predict-{model.name}", config) as opened,

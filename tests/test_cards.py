@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
 
-from soundstack import cards, markdown, tracking
+from soundstack import cards, markdown, registry
 from soundstack.audio import AudioSpec
 from soundstack.config import CrnnConfig
 from soundstack.evaluation.statistics import Interval
@@ -188,4 +188,4 @@ def test_facts_are_those_that_the_run_logs(tmp_path: Path) -> None:
 
 def test_an_own_description_of_a_model_s_family_fits_too() -> None:
     assert len(cards.family_description(replace(facts(members=3), dataset="&" * 500))) < 1000
-    assert tracking.CHAMPION in cards.family_description(facts())
+    assert registry.CHAMPION in cards.family_description(facts())

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import crnn as crnn_step
-from soundstack import presence, tracking, tracking_store
+from soundstack import presence, registry, tracking, tracking_store
 from soundstack.config import PROJECT, CrnnConfig, ExtractConfig
 from soundstack.errors import StoreError
 from soundstack.signals import put_off
@@ -85,12 +85,12 @@ def test_a_model_that_is_found_has_its_predictions_even_if_its_run_was_killed_at
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tracking, "_is_champion", killed)
+        patch.setattr(registry, "_is_champion", killed)
         patch.setattr(tracking.Run, "close", lambda self: None)  # as if the process had ended there
         register("csv-crnn", right=1.0)
-    (member,) = tracking.find_members("csv", "all")
+    (member,) = registry.find_members("csv", "all")
     assert member.artifact("predictions/devel.parquet").is_file()
-    assert tracking.find_done(ExtractConfig(), "data1") is None, "a run that did not finish is not taken over"
+    assert registry.find_done(ExtractConfig(), "data1") is None, "a run that did not finish is not taken over"
 
 
 def test_artifacts_are_sent_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_artifacts_are_sent_once(store: str, monkeypatch: pytest.MonkeyPatch) ->
         run.evaluation(result)
         with run.stage("work"):
             pass
-        tracking.register(run, ExtractConfig(), recogniser(), result, {"data_fingerprint": "1", "family": "crnn"})
+        registry.register(run, ExtractConfig(), recogniser(), result, {"data_fingerprint": "1", "family": "crnn"})
     assert len(sent) == len(set(sent))
     assert {"time.json", "predictions/devel.parquet"} <= set(sent)
 
@@ -249,7 +249,7 @@ def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
     config = CrnnConfig(dataset="demo", cache_dir=str(tmp_path))
     finished: list[Any] = []
     began = threading.Event()
-    monkeypatch.setattr(tracking, "find_done", lambda settings, data: finished[0] if finished else None)
+    monkeypatch.setattr(registry, "find_done", lambda settings, data: finished[0] if finished else None)
 
     def step(settings: Any) -> Any:
         began.set()

@@ -28,7 +28,7 @@ LAYERS = [
     ["stream"],
     ["prediction_parts"],
     ["prediction", "prediction_tables", "prediction_timelines"],
-    ["scoring_server", "serving", "served_model", "tracking", "tracking_store"],
+    ["scoring_server", "serving", "served_model", "tracking", "tracking_store", "registry"],
     ["systems.*", "tracking_reader"],
     ["suites.*", "report.*", "summary"],
     ["soak.*"],
@@ -184,7 +184,7 @@ def test_mlflow_is_known_to_tracking_and_serving_alone():
     files = [*MODULES.values(), *(PROJECT / "entrypoints").glob("*.py")]
     users = {path.name for path in files if "mlflow" in third_party(path)}
     serving = {"serving.py", "served_model.py", "scoring_server.py"}
-    assert {"tracking.py"} <= users <= {"tracking.py", "tracking_reader.py", "tracking_store.py"} | serving
+    assert {"tracking.py"} <= users <= {"tracking.py", "tracking_reader.py", "tracking_store.py", "registry.py"} | serving
 
 
 @pytest.mark.parametrize("module", ["config", "cli", "errors", "networks.spec", "presets"])

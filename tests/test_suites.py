@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from soundstack import suites, summary, tracking
+from soundstack import registry, suites, summary
 from soundstack.config import CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig
 from soundstack.errors import ConfigError, WeightsError
 from soundstack.evaluation.statistics import Interval
@@ -126,14 +126,14 @@ def fake_steps(log: list[Any], unreachable: tuple[str, ...] = ()) -> runner.Step
 
 @pytest.fixture
 def nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "find_done", lambda config, fingerprint: None)
+    monkeypatch.setattr(registry, "find_done", lambda config, fingerprint: None)
 
 
 def test_weights_are_looked_for_before_a_run_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(spec: Any, folder: Any) -> None:
         raise WeightsError(f"{spec.name}.pth is not there; fetch it.")
 
-    monkeypatch.setattr(tracking, "find_done", lambda config, fingerprint: None)
+    monkeypatch.setattr(registry, "find_done", lambda config, fingerprint: None)
     monkeypatch.setattr(runner.weights, "find_or_fetch", unreachable)
     log: list[Any] = []
     config = MainConfig(systems="vgg16-imagenet,vgg16-none,densenet121-none", cache_dir=str(tmp_path))
@@ -186,7 +186,7 @@ def test_seeds_repeat_only_what_is_random() -> None:
 
 
 def test_what_is_done_is_taken_over_unless_a_rerun_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "find_done", lambda config, fingerprint: trained(config.model_name, "7"))
+    monkeypatch.setattr(registry, "find_done", lambda config, fingerprint: trained(config.model_name, "7"))
     log: list[Any] = []
     outcomes = runner.run_suite(MainConfig(), fake_steps(log), "data")
     assert log == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from soundstack import tracking
+from soundstack import registry, tracking
 from soundstack.config import ExtractConfig, FuseConfig
 from soundstack.errors import DataError, MemberError, StoreError
 from soundstack.limits import Limits
@@ -41,7 +41,7 @@ def register(name: str, right: float, fingerprint: str = "data1") -> Trained:
     with tracking.run(name, ExtractConfig()) as run:
         result = evaluation(right)
         run.evaluation(result)
-        return tracking.register(
+        return registry.register(
             run, ExtractConfig(), crnn(), result, {"data_fingerprint": fingerprint, "family": "crnn"}
         )
 
@@ -50,7 +50,7 @@ def test_chosen_limits_go_into_the_registered_model(store: str) -> None:
     with tracking.run("demo-crnn", ExtractConfig()) as run:
         result, tags = evaluation(1.0), {"data_fingerprint": "1", "family": "crnn"}
         run.evaluation(result)
-        tracking.register(run, ExtractConfig(), crnn(), result, tags, Limits(max_clips=7))
+        registry.register(run, ExtractConfig(), crnn(), result, tags, Limits(max_clips=7))
     model = Path(mlflow.artifacts.download_artifacts(artifact_uri="models:/demo-crnn/1"))
     (stored,) = model.glob("artifacts/*/limits.json")
     assert Limits.load(stored.parent).max_clips == 7
@@ -139,7 +139,7 @@ def test_members_are_found_by_name_pattern_version_and_alias(store: str) -> None
     register("demo-crnn", 0.3)
 
     def found(wanted: str) -> list[str]:
-        return [f"{member.name}/{member.version}" for member in tracking.find_members("demo", wanted)]
+        return [f"{member.name}/{member.version}" for member in registry.find_members("demo", wanted)]
 
     assert found("all") == ["demo-crnn/1", "demo-vgg16-none/1"]
     assert found("crnn, *-none") == ["demo-crnn/1", "demo-vgg16-none/1"]
@@ -150,7 +150,7 @@ def test_members_are_found_by_name_pattern_version_and_alias(store: str) -> None
     with pytest.raises(MemberError, match="demo-crnn has no version /9"):
         found("crnn/9")
     with pytest.raises(MemberError, match="none; train some first"):
-        tracking.find_members("esc10", "all")
+        registry.find_members("esc10", "all")
 
 
 def test_a_registered_model_loads_where_pickles_are_forbidden(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +173,6 @@ def test_fusing_models_of_other_data_is_refused(store: str) -> None:
 
     register("demo-crnn", 0.5, "data1")
     register("demo-vgg16-none", 0.5, "data2")
-    members = tracking.find_members("demo", FuseConfig().members)
+    members = registry.find_members("demo", FuseConfig().members)
     with pytest.raises(MemberError, match=r"differ in data fingerprint \(data1 against data2\)"):
         stacking.fetch(members)

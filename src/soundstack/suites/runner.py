@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from soundstack import tracking
+from soundstack import registry
 from soundstack.cli import explain
 from soundstack.config import Config, CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig, MainConfig
 from soundstack.errors import ConfigError, MemberError, WeightsError
@@ -75,9 +75,9 @@ def _do(
     name: str, seed: int, settings: Any, step: Callable[[Any], Trained], data_fingerprint: str, rerun: bool
 ) -> Outcome:
     started = time.perf_counter()
-    key = tracking.row_key(settings, data_fingerprint)
+    key = registry.row_key(settings, data_fingerprint)
     with exclusive(Path(settings.cache_dir) / "rows" / f"{key}.lock", name):
-        done = None if rerun else tracking.find_done(settings, data_fingerprint)
+        done = None if rerun else registry.find_done(settings, data_fingerprint)
         if done is not None:
             print(f"{name}: done already, taken over (models:/{done.name}/{done.version}).")
             return Outcome(name, seed, done, time.perf_counter() - started, "taken over")

@@ -17,11 +17,11 @@ from soundstack.datasets.clips import TEST
 from soundstack.errors import MemberError
 from soundstack.evaluation.metrics import mean_scores
 from soundstack.fusion import Member, aligned, stacked_features, weight_shares
+from soundstack.registry import RegisteredMember
 from soundstack.results import Evaluation
 from soundstack.scores import ScoreTable
 from soundstack.svm import LinearSvm, PathProblem
 from soundstack.systems.common import known_and_unknown
-from soundstack.tracking import RegisteredMember
 from soundstack.tuning import CostSearch, nested_decisions, nested_scores, search_cost
 
 _KIND = recognisers.FusionRecogniser.kind
