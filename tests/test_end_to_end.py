@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import os
@@ -21,39 +20,10 @@ import pytest
 import requests
 import soundfile
 
+from soundstack.soak.workplace import CLASSES, RATE, sound, write_data
+
 PROJECT = Path(__file__).resolve().parents[1]
-RATE = 8000
-SECONDS = 1.0
-CLASSES = ("buzz", "chirp", "hiss")
 pytestmark = pytest.mark.e2e
-
-
-def sound(label: str, rng: np.random.Generator) -> np.ndarray:
-    """A noisy second of one of three easily told sounds."""
-    t = np.arange(int(RATE * SECONDS)) / RATE
-    pitch = rng.uniform(0.8, 1.25)
-    clean = {
-        "buzz": np.sign(np.sin(2 * np.pi * 110 * pitch * t)),
-        "chirp": np.sin(2 * np.pi * pitch * (400 * t + 900 * t**2)),
-        "hiss": rng.standard_normal(len(t)) * np.sin(2 * np.pi * 3 * pitch * t) ** 2,
-    }[label]
-    return (0.3 * clean + 0.05 * rng.standard_normal(len(t))).astype(np.float32)
-
-
-def write_data(folder: Path) -> Path:
-    """Three classes, folds 1 to 4 and test, two clips each, in two formats; return the table."""
-    rng = np.random.default_rng(7)
-    rows = []
-    for label in CLASSES:
-        for fold in ("1", "2", "3", "4", "test"):
-            for take in range(2):
-                name = f"{label}-{fold}-{take}.{'wav' if take else 'flac'}"
-                soundfile.write(folder / name, sound(label, rng), RATE)
-                rows.append((name, label, fold))
-    table = folder / "clips.csv"
-    with table.open("w", newline="") as file:
-        csv.writer(file).writerows([("filename", "label", "fold"), *rows])
-    return table
 
 
 class Workplace:
@@ -82,6 +52,7 @@ class Workplace:
             "cache_dir": self.cache,
             "epochs": 3,
             "systems": "crnn,efficientnet_lite0-imagenet",
+            "served_limits": "max_seconds=240,max_clips=200",
             **more,
         }
         return self.run(*[word for name, value in given.items() for word in ("-P", f"{name}={value}")])
@@ -323,9 +294,9 @@ def test_hostile_requests_are_refused_and_the_server_goes_on(workplace: Workplac
     json_type = {"Content-Type": "application/json"}
     hostile: list[tuple[object, dict[str, str], int, str]] = [
         (json.dumps({"inputs": [good], "params": {"topk": 1}}), json_type, 400, "'topk' is unknown"),
-        (json.dumps({"inputs": [good], "params": {"max_seconds": 1e6}}), json_type, 400, "limit of 300"),
+        (json.dumps({"inputs": [good], "params": {"max_seconds": 1e6}}), json_type, 400, "limit of 240"),
         (json.dumps({"inputs": [good, None, 3, [good]]}), json_type, 400, "row 3: the clip is a list"),
-        (json.dumps({"inputs": [good] * 300}), json_type, 400, "send 1 to 256"),
+        (json.dumps({"inputs": [good] * 300}), json_type, 400, "send 1 to 200"),
         (json.dumps({"inputs": [base64.b64encode(zeros.getvalue()).decode()]}), json_type, 400, "3,600.0 s long"),
         ('{"inputs":' + "[" * 100_000, json_type, 400, "JSON"),
         ('{"inputs":' + "[" * 3_000 + "]" * 3_000 + "}", json_type, 400, "nested too deeply"),
