@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundstack import cli
+from soundstack import cli, signals
 from soundstack.config import (
     CrnnConfig,
     DeepSpectrumConfig,
@@ -26,14 +26,6 @@ from soundstack.errors import ConfigError, DataError
 PROJECT = Path(__file__).resolve().parents[1]
 ENTRY_POINTS = sorted(path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py"))
 MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, TestConfig]
-
-
-@pytest.fixture(autouse=True)
-def signals():
-    """A run takes over SIGTERM; give it back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 def refusal(model, *arguments):
@@ -204,19 +196,42 @@ def test_a_users_mistake_prints_one_line_and_exits_2(capsys):
         assert shown.err.count("\n") == 1
 
 
+@pytest.fixture
+def in_a_terminal():
+    """A shell that starts these tests in the background has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_that_it_continues_and_exits_130(number, capsys):
+def test_an_interrupted_run_says_that_it_continues_and_exits_130(number, capsys, in_a_terminal):
     def action(config):
-        if number == signal.SIGINT:  # a shell that starts these tests in the background has it ignored
-            signal.signal(number, signal.default_int_handler)
         os.kill(os.getpid(), number)
         signal.sigtimedwait([], 5)
         pytest.fail("went on")
 
+    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as caught:
         cli.run(CrnnConfig, action, [])
     assert caught.value.code == 130
     assert "continues" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+def test_an_interrupt_that_a_library_turned_into_an_error_is_still_one(capsys, in_a_terminal):
+    def action(config):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 5)
+        except KeyboardInterrupt:
+            raise ValueError("Invalid bounding box") from None  # what matplotlib made of one
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(CrnnConfig, action, [])
+    assert caught.value.code == 130
+    assert "bounding box" not in capsys.readouterr().err
+    assert not signals.interrupted()
 
 
 def test_an_error_of_ours_keeps_its_traceback():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,10 @@ import pytest
 from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import create_engine, text
 
 import crnn as crnn_step
-from soundstack import presence, registry, tracking, tracking_store
+from soundstack import presence, registry, signals, tracking, tracking_store
 from soundstack.config import PROJECT, CrnnConfig, ExtractConfig
 from soundstack.errors import StoreError
 from soundstack.signals import put_off
@@ -190,21 +194,83 @@ def test_a_sign_of_life_tells_a_living_process_from_a_killed_one(tmp_path: Path)
     assert not Path(folder).exists()
 
 
-def test_a_polite_kill_waits_for_what_must_be_whole() -> None:
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a background job has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def ask_for_an_end() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.05)
+
+
+def test_a_polite_kill_waits_for_what_must_be_whole(interrupts: None) -> None:
     done = []
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has it ignored
-    try:
-        _polite_kill(done)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert done == ["whole"]
-
-
-def _polite_kill(done: list[str]) -> None:
     with pytest.raises(KeyboardInterrupt), put_off():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.05)
-        done.append("whole")
+        with put_off():
+            ask_for_an_end()
+            ask_for_an_end()  # `mlflow run` passes on what the terminal has sent
+            done.append("inner")
+        done.append("outer")
+    assert done == ["inner", "outer"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_is_not_lost_to_an_error_of_what_must_be_whole(interrupts: None) -> None:
+    with pytest.raises(KeyboardInterrupt), put_off():
+        ask_for_an_end()
+        raise ValueError
+
+
+def test_who_asks_again_later_is_obeyed_at_once(interrupts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "INSIST_SECONDS", 0.01)
+    done = []
+    with pytest.raises(KeyboardInterrupt), put_off():
+        ask_for_an_end()
+        done.append("waited")
+        ask_for_an_end()
+        done.append("went on")
+    assert done == ["waited"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_does_not_tear_a_transaction(tmp_path: Path, interrupts: None) -> None:
+    """A lock that is left behind would keep the run from being ended."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    done = []
+    with pytest.raises(KeyboardInterrupt), engine.connect() as connection:
+        connection.execute(text("CREATE TABLE x (y)"))
+        ask_for_an_end()
+        done.append("read")
+        connection.execute(text("INSERT INTO x VALUES (1)"))
+        connection.commit()
+    assert done == ["read"]
+    with sqlite3.connect(tmp_path / "x.db", timeout=0) as database:
+        assert database.execute("SELECT * FROM x").fetchall() == [(1,)]
+        database.execute("INSERT INTO x VALUES (2)")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_was_lost_in_a_library_ends_the_work_at_the_next_run(store: str, interrupts: None) -> None:
+    with signals.handled(), pytest.raises(KeyboardInterrupt), tracking.run("csv-main", ExtractConfig()) as main:
+        with contextlib.suppress(KeyboardInterrupt):
+            ask_for_an_end()
+        with tracking.run("csv-crnn", ExtractConfig()):
+            pytest.fail("went on")
+    assert MlflowClient().get_run(main.id).info.status == "KILLED"
+
+
+def test_a_connection_of_another_thread_holds_nothing(tmp_path: Path, interrupts: None) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    with ThreadPoolExecutor(1) as pool:
+        connection = pool.submit(engine.connect).result()
+        with pytest.raises(KeyboardInterrupt):
+            ask_for_an_end()
+        pool.submit(connection.close).result()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # stores and disks that fail --------------------------------------------------------------------------------------

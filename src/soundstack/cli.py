@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,12 +10,14 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
+from soundstack import signals
 from soundstack.config import Config
 from soundstack.errors import ConfigError, SoundstackError
 
 C = TypeVar("C", bound=Config)
 
 USER_ERROR = 2
+INTERRUPTED = 130
 
 
 def parse(model: type[C], arguments: Sequence[str]) -> C:
@@ -128,19 +129,15 @@ def run(model: type[C], action: Callable[[C], Any], arguments: Sequence[str] | N
 
     MLflow marks its run FAILED from the exit status; errors that are not the user's keep their traceback.
     """
-    # A polite kill ends like Ctrl-C: runs are closed, finished work is kept.
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        action(parse(model, sys.argv[1:] if arguments is None else arguments))
-    except SoundstackError as error:
-        name = model.__name__.removesuffix("Config").lower()
-        print(f"{name}: {error}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from None
-    except KeyboardInterrupt:
-        print("Interrupted. Finished work is kept; the same command continues.", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def _interrupt(number: int, frame: object) -> None:
-    # Not by way of SIGINT: a shell starts background jobs with that one ignored.
-    raise KeyboardInterrupt
+    with signals.handled():  # a polite kill ends like Ctrl-C: runs are closed, finished work is kept
+        try:
+            action(parse(model, sys.argv[1:] if arguments is None else arguments))
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) or signals.interrupted():
+                print("Interrupted. Finished work is kept; the same command continues.", file=sys.stderr)
+                raise SystemExit(INTERRUPTED) from None
+            if isinstance(error, SoundstackError):
+                name = model.__name__.removesuffix("Config").lower()
+                print(f"{name}: {error}", file=sys.stderr)
+                raise SystemExit(USER_ERROR) from None
+            raise

@@ -1,38 +1,123 @@
-"""Signals that ask for an end: what has to be whole is finished first."""
+"""Signals that ask for an end: what has to be whole is finished first, and no library makes them something else."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _POLITE = (signal.SIGINT, signal.SIGTERM)
+#: Who asks again after so many seconds is obeyed at once. Sooner means nothing: a terminal and `mlflow run` both pass
+#: on one Ctrl-C.
+INSIST_SECONDS = 5.0
+_asked = threading.Event()
+
+
+def interrupt(number: int, frame: object) -> None:
+    """End by KeyboardInterrupt: the handler of an entry point, for Ctrl-C and a polite kill."""
+    _asked.set()
+    raise KeyboardInterrupt
+
+
+def interrupted() -> bool:
+    """Tell whether an end was asked for.
+
+    An interrupt that strikes in a library's compiled code may come out as any error, or be lost there.
+    """
+    return _asked.is_set()
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Let both signals interrupt the block, where they are not ignored as in a shell's background job."""
+    before = _handlers()
+    for number in before:  # SIGTERM not by way of SIGINT: that one may be ignored
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _asked.clear()
+
+
+def _handlers() -> dict[int, Any]:
+    found = {number: signal.getsignal(number) for number in _POLITE}
+    return {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+
+
+class _Held:
+    """What keeps signals waiting now, which came meanwhile, and what they would have met."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.waiting: list[int] = []
+        self.since = 0.0
+        self.before: dict[int, Any] = {}
+
+    def note(self, number: int, frame: object) -> None:
+        if self.waiting and time.monotonic() - self.since > INSIST_SECONDS:
+            self.restore()
+            self.waiting.clear()
+            signal.raise_signal(number)
+            return
+        if not self.waiting:
+            self.since = time.monotonic()
+        self.waiting.append(number)
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before.clear()
+
+
+_held = _Held()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()  # no signal interrupts another one
+
+
+def hold() -> bool:
+    """Keep Ctrl-C and SIGTERM waiting until as many :func:`release` follow; tell whether there is one to follow.
+
+    In other threads than the main one nothing is held.
+    """
+    if not _in_main_thread():
+        return False
+    _held.depth += 1
+    if not _held.before:
+        _held.waiting.clear()
+        _held.before = _handlers()
+        for number in _held.before:
+            signal.signal(number, _held.note)
+    return True
+
+
+def release() -> None:
+    """Undo one :func:`hold`; after the last one, what waited takes effect."""
+    _held.depth -= 1
+    if _held.depth or not _in_main_thread():
+        return
+    _held.restore()
+    if _held.waiting:
+        number = _held.waiting[0]
+        _held.waiting.clear()
+        signal.raise_signal(number)
 
 
 @contextmanager
 def put_off() -> Iterator[None]:
     """Keep Ctrl-C and SIGTERM waiting until the block has ended; they then take effect.
 
-    For blocks that are short and half worse than not at all. In other threads than the main one, which no signal
-    interrupts, nothing changes.
+    For blocks that are short and half worse than not at all.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[int] = []
-    before = {
-        number: handler
-        for number in _POLITE
-        if (handler := signal.getsignal(number))
-        not in (signal.SIG_IGN, None)  # a shell's background job ignores SIGINT
-    }
-    for number in before:
-        signal.signal(number, lambda number, frame: waiting.append(number))
+    held = hold()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if waiting:
-        signal.raise_signal(waiting[0])
+        if held:
+            release()

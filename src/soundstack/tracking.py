@@ -32,7 +32,7 @@ from soundstack.config import Config
 from soundstack.datasets.corpus import Corpus
 from soundstack.evaluation import plots
 from soundstack.results import Evaluation, save_figure, write_json
-from soundstack.signals import put_off
+from soundstack.signals import interrupted, put_off
 from soundstack.tracking_store import (
     PROCESS_TAG,
     LostStoreError,
@@ -210,6 +210,8 @@ def trial(name: str, params: Mapping[str, Any]) -> Iterator[Run]:
 
 @contextmanager
 def _opened(name: str, step: str) -> Iterator[Run]:
+    if interrupted():  # the interrupt was lost in a library
+        raise KeyboardInterrupt
     connect()
     nested = mlflow.active_run() is not None
     given = not nested and "MLFLOW_RUN_ID" in os.environ
@@ -260,7 +262,7 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 
 def _end(opened: Run, error: BaseException) -> None:
     """End a run after an error with what it has; trouble with that must not hide the error."""
-    killed = isinstance(error, KeyboardInterrupt | SystemExit | optuna.TrialPruned)
+    killed = isinstance(error, KeyboardInterrupt | SystemExit | optuna.TrialPruned) or interrupted()
     lost = isinstance(error, LostStoreError)
     if not lost:
         try:

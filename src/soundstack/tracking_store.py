@@ -25,13 +25,15 @@ from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils import mlflow_tags
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from soundstack import presence
 from soundstack.config import PROJECT
 from soundstack.errors import SoundstackError, StoreError
 from soundstack.locks import exclusive
+from soundstack.signals import hold, release
 
 PROCESS_TAG = "soundstack.process"
 #: MLflow asks a server that is gone for four minutes, and one that is silent for sixteen; here it is half a minute,
@@ -41,6 +43,8 @@ _HTTP = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+#: Marks a database connection in use that keeps signals waiting.
+_HELD = "soundstack.held"
 _PAGE = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -49,6 +53,19 @@ _CONTINUES = "Finished work is kept; the same command continues."
 
 class LostStoreError(StoreError):
     """The tracking store is out of reach: nothing more can be written to it now."""
+
+
+@event.listens_for(Pool, "checkout")
+def _keep_whole(connection: object, record: ConnectionPoolEntry, proxy: object) -> None:
+    # An interrupt in the midst of a transaction can leave its lock behind, and then not even the run can be ended.
+    record.info[_HELD] = hold()
+
+
+@event.listens_for(Pool, "detach")
+@event.listens_for(Pool, "checkin")
+def _is_whole(connection: object, record: ConnectionPoolEntry) -> None:
+    if record.info.pop(_HELD, False):
+        release()
 
 
 @cache
