@@ -1,21 +1,28 @@
-"""Run all benchmarks and write ``docs/performance.md``: the table, its plot and the machine's description.
+"""Run all benchmarks and write ``docs/performance.md``: the table, its plots and the machine's description.
 
     python benchmarks/run.py [--quick] [--only NAME ...]
+    python benchmarks/run.py --only svm_path --options "--size large --folds 1"
 
 Every other script of this folder is run, in a process of its own and one after the other. Those with the parser of
 ``_common`` give rows of the table; what the others print is shown as it is. ``--quick`` does less of everything:
 minutes in place of hours. A script that fails is named, and the others go on.
+
+Results are collected in ``docs/performance.json``, each with its date, command and load: what is measured again
+replaces what was measured before, the rest of the page stays.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from _common import ROOT, Row, machine  # isort: skip
 
@@ -23,15 +30,22 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 DOCS = ROOT / "docs"
+RESULTS = DOCS / "performance.json"
+SCALE_PLOT = DOCS / "scale.png"
+#: What the loads at the start differ by from run to run.
+LOAD = "load average at the start"
 QUICK: dict[str, list[str]] = {
     "crnn_step": ["--turns", "3"],
     "logmel": ["--clips", "16", "--turns", "3"],
     "networks": ["--clips", "16", "--turns", "2"],
     "picture": ["--clips", "10"],
+    "predict": ["--clips", "100", "--hours", "0.1"],
     "scale": ["--sizes", "100", "200"],
     "startup": ["--turns", "2"],
     "svm_path": ["--size", "small"],
 }
+#: Given to a script always.
+ALWAYS = {"scale": ["--plot", str(SCALE_PLOT)]}
 
 
 def main() -> None:
@@ -39,27 +53,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, few turns")
     parser.add_argument("--only", action="append", metavar="NAME", help="a script's name without .py; may be repeated")
+    parser.add_argument("--options", default="", help="further options of the script, in quotes; with one --only")
     options = parser.parse_args()
     scripts = [path for path in sorted(Path(__file__).parent.glob("[!_]*.py")) if path.name != "run.py"]
     chosen = [path for path in scripts if not options.only or path.stem in options.only]
-    described = machine()
-    rows: list[Row] = []
-    texts: dict[str, str] = {}
+    if options.options and len(chosen) != 1:
+        parser.error("--options belongs to one script: give --only NAME")
+    known: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     failed = []
     for path in chosen:
-        print(f"--- {path.stem}", flush=True)
+        given = [*(QUICK.get(path.stem, []) if options.quick else []), *shlex.split(options.options)]
+        print(f"--- {path.stem} {shlex.join(given)}", flush=True)
+        described = machine()
         try:
-            found, text = run(path, QUICK.get(path.stem, []) if options.quick else [])
+            rows, text = run(path, [*given, *ALWAYS.get(path.stem, [])])
         except subprocess.CalledProcessError as error:
             failed.append(path.stem)
             print(f"{path.stem} ended with {error.returncode}", file=sys.stderr)
             continue
-        rows += found
-        if not found:
-            texts[path.stem] = text
+        command = shlex.join(["python", f"benchmarks/{path.name}", *given])
+        measured = {"script": path.stem, "command": command, "date": date.today().isoformat(), "machine": described}
+        if not options.options:
+            known = {name: result for name, result in known.items() if result["script"] != path.stem}
+        for row in rows:
+            known[row.stage] = measured | {"row": asdict(row)}
+        if not rows:
+            known[path.stem] = measured | {"text": text}
+        known = dict(sorted(known.items(), key=lambda item: item[1]["script"]))
+        RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    rows = [Row(**result["row"]) for result in known.values() if "row" in result]
     plot(rows)
     page = DOCS / "performance.md"
-    page.write_text(written(rows, texts, described, quick=options.quick))
+    page.write_text(written(known))
     print(f"\n{table(rows)}\n\n{page.relative_to(ROOT)}")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
@@ -126,23 +151,39 @@ def plot(rows: list[Row]) -> None:
     figure.savefig(DOCS / "performance.png", dpi=110)
 
 
-def written(rows: list[Row], texts: dict[str, str], described: dict[str, str], *, quick: bool) -> str:
-    """The page."""
+def written(known: dict[str, dict[str, Any]]) -> str:
+    """The page of all results."""
+    rows = [Row(**result["row"]) for result in known.values() if "row" in result]
+    newest = max(known.values(), key=lambda result: str(result["date"]))["machine"]
     parts = [
         "# Performance",
-        f"Written by `python benchmarks/run.py{' --quick' if quick else ''}` on {date.today().isoformat()}; "
-        "do not edit. A ratio is that of two medians of one run in which both did the same work in turns. On a busy "
-        "machine processor time tells more than the clock.",
-        "| machine | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in described.items()),
+        "Written by `python benchmarks/run.py`; do not edit. A ratio is that of two medians of one run in which both "
+        "did the same work in turns. On a busy machine processor time tells more than the clock.",
+        "| machine | |\n|---|---|\n"
+        + "\n".join(f"| {key} | {value} |" for key, value in newest.items() if key != LOAD),
     ]
     if rows:
         parts += [table(rows), "![Ratios and targets](performance.png)"]
     notes = [f"- **{row.stage}**: {row.note}." for row in rows if row.note]
     if notes:
         parts += ["## What bounds them", "\n".join(notes)]
-    for name, text in texts.items():
-        parts += [f"## {name}", f"```\n{text.rstrip()}\n```"]
+    for name, result in known.items():
+        if "text" in result:
+            parts += [f"## {name}", f"```\n{last_table(result['text'])}\n```"]
+            if name == "scale":
+                parts.append(f"![Time and memory by number of clips]({SCALE_PLOT.name})")
+    commands = {result["command"]: result for result in known.values()}
+    parts += [
+        "## How it was measured",
+        "| command | date | load at its start |\n|---|---|---|\n"
+        + "\n".join(f"| `{name}` | {of['date']} | {of['machine'].get(LOAD, '')} |" for name, of in commands.items()),
+    ]
     return "\n\n".join(parts) + "\n"
+
+
+def last_table(text: str) -> str:
+    """What a script prints in the end: its last paragraph."""
+    return text.rstrip().rpartition("\n\n")[2]
 
 
 if __name__ == "__main__":
