@@ -7,10 +7,14 @@ authors' framework had: eps 1e-3, momentum 0.99 (0.01 in torch's counting).
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+# Of the 4 x 4 kernels; the padded copy is a small part of a step, and nobody who trains can do anything about it.
+warnings.filterwarnings("ignore", message="Using padding='same' with even kernel lengths")
 
 
 @dataclass(frozen=True)
