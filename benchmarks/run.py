@@ -40,6 +40,7 @@ QUICK: dict[str, list[str]] = {
     "networks": ["--clips", "16", "--turns", "2"],
     "picture": ["--clips", "10"],
     "predict": ["--clips", "100", "--hours", "0.1"],
+    "project": ["--epochs", "3", "--seconds", "3"],
     "scale": ["--sizes", "100", "200"],
     "startup": ["--turns", "2"],
     "svm_path": ["--size", "small"],
@@ -146,7 +147,7 @@ def plot(rows: list[Row]) -> None:
     axes.invert_yaxis()
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set_xlabel("times faster than the baseline of the same run")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     DOCS.mkdir(exist_ok=True)
     figure.savefig(DOCS / "performance.png", dpi=110)
 

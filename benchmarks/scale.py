@@ -117,6 +117,8 @@ def draw(results: dict[int, dict[str, Any]], path: Path) -> None:
     memory.set(xlabel="clips", ylabel="MiB", title="Peak memory")
     memory.set_ylim(bottom=0)
     for axes in (times, memory):
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
