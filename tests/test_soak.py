@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from soundstack.audio import decode
 from soundstack.cli import parse
 from soundstack.limits import Limits
-from soundstack.soak import abuse, fuzz, hostile, kills, workplace
+from soundstack.soak import abuse, fuzz, guided, hostile, kills, outcome, workplace
 from soundstack.soak.config import SoakConfig
 from soundstack.soak.outcome import Curves, Part, write
 from soundstack.soak.workplace import Result, StoredRun, Template, Undisturbed, Workplace
@@ -114,6 +114,38 @@ def test_memory_that_grows_steadily_is_seen_and_a_plateau_is_not():
     growth, slope = abuse._growth([(n, min(500 + n, 700)) for n in range(0, 1001, 10)])
     assert growth == pytest.approx(0, abs=1e-6)
     assert slope == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "found"),
+    [
+        (0, "#2\tINITED cov: 38 ft: 38\n#512\tpulse cov: 51\nstat::number_of_executed_units: 648\n", (648, 51, [])),
+        (
+            77,
+            "#99 cov: 7\nTraceback\nAssertionError: says nothing\n==3== ERROR: libFuzzer",
+            (99, 7, ["AssertionError: says nothing"]),
+        ),
+        (-11, "==3==ERROR: libFuzzer: deadly signal\n", (0, 0, ["==3==ERROR: libFuzzer: deadly signal"])),
+        (1, "what?", (0, 0, ["status 1: what?"])),
+    ],
+)
+def test_what_the_guided_fuzzer_says_is_understood(status, said, found):
+    assert guided.read(status, said) == found
+
+
+def test_without_atheris_guided_fuzzing_is_skipped_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(guided, "available", lambda: False)
+    part = outcome.Part("fuzz")
+    guided.extend(part, fuzz.TARGETS, 1.0, 0, print)
+    assert len(part.checks) == 3
+    assert not part.failed
+    assert all("pip install atheris" in check.skipped for check in part.checks)
+
+
+@pytest.mark.skipif(not guided.available(), reason=guided.INSTALL)
+def test_guided_fuzzing_runs():
+    count, edges, failures = guided.run("parameters", 2, 0)
+    assert (count > 10, edges > 10, failures) == (True, True, [])
 
 
 def test_a_fuzzed_function_that_breaks_is_named_with_its_shrunk_example():

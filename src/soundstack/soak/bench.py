@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from soundstack import tracking_reader
-from soundstack.soak import abuse, faults, fuzz, kills, load
+from soundstack.soak import abuse, faults, fuzz, guided, kills, load
 from soundstack.soak.config import SoakConfig
 from soundstack.soak.outcome import Part
 from soundstack.soak.workplace import MODEL, Template, Undisturbed, undisturbed
@@ -17,7 +17,9 @@ from soundstack.soak.workplace import MODEL, Template, Undisturbed, undisturbed
 def run(config: SoakConfig, folder: Path) -> Iterator[Part]:
     """Yield every part that is wanted as it is done; ``folder`` is for all that they write."""
     if config.wants("fuzz"):
-        yield fuzz.run(config.fuzz_seconds, config.seed, say)
+        part = fuzz.run(config.fuzz_seconds, config.seed, say)
+        guided.extend(part, fuzz.TARGETS, config.fuzz_seconds, config.seed, say)
+        yield part
     needs_tiny = any(map(config.wants, ("kills", "requests", "faults"))) or config.model == "tiny"
     if config.what == "fuzz" or not needs_tiny:
         if config.wants("load"):

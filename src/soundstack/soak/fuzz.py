@@ -31,6 +31,7 @@ from soundstack.soak.hostile import clips
 from soundstack.soak.outcome import Part
 
 ROUND = 250
+TARGETS = ("audio", "tables", "parameters")
 #: A stranger's sound is never decoded without a bound; neither is a fuzzer's.
 MAX_SECONDS = 60.0
 
@@ -112,10 +113,11 @@ def _quiet() -> Iterator[None]:
 def targets(folder: Path) -> list[Target]:
     """The functions under test; ``folder`` is theirs to write to."""
     (folder / "a.wav").write_bytes(clips().wav)
+    audio, table, parameters = TARGETS
     return [
-        Target("audio", sound_files(), _audio),
-        Target("tables", st.one_of(tables(), st.binary(max_size=300)), lambda table: _table(folder, table)),
-        Target("parameters", command_lines(), _parameters),
+        Target(audio, sound_files(), _audio),
+        Target(table, st.one_of(tables(), st.binary(max_size=300)), lambda content: _table(folder, content)),
+        Target(parameters, command_lines(), _parameters),
     ]
 
 
