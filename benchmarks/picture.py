@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from soundstack.devices import keep_pages
 from soundstack.picture import DeepSpectrumPicture
 from toolkit_figure import draw_figure
 
@@ -67,6 +68,7 @@ def compare(rate: int, seconds: float, clips: int) -> Row:
 
 def rows(clips: int) -> Iterator[Row]:
     """Measure two kinds of clips."""
+    keep_pages()  # as every entry point does
     for rate, seconds in ((44_100, 5), (16_000, 10)):
         yield compare(rate, seconds, clips)
 
