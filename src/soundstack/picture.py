@@ -86,7 +86,7 @@ class DeepSpectrumPicture:
         self._bands = _band_of_each_row(sample_rate / 2)  # (227,)
         colours = np.rint(255 * matplotlib.colormaps[colour_map](np.arange(256))[:, :3])
         self._colours = colours.astype(np.uint8)  # (256, 3)
-        self._shades = np.pad(colours, ((0, 0), (0, 1))).astype(np.float32)  # (256, 4): a pixel is one machine word
+        self._shades = np.ascontiguousarray(colours.T, dtype=np.float32)  # (3, 256)
         weights = _resize_weights(size)  # (size, 227)
         self._across = csr_array(weights)
         self._upwards = csr_array(weights @ np.eye(BANDS, dtype=np.float32)[self._bands])  # (size, 128)
@@ -127,15 +127,11 @@ class DeepSpectrumPicture:
 
     def resized(self, db: NDArray[np.float32]) -> NDArray[np.uint8]:
         """A spectrogram (128, frames) in dB -> the resized picture uint8 (3, 224, 224), RGB."""
-        coloured = self._shades.take(_levels(db), axis=0)  # (227, 128, 4)
-        narrowed = _to_bytes(
-            self._across @ coloured.reshape(FIGURE_SIZE, -1)
-        )  # (size, 128 * 4), rounded as Pillow does
-        turned = np.ascontiguousarray(narrowed.view(np.uint32).T).view(np.uint8)  # (128, size * 4)
-        pixels = _to_bytes(self._upwards @ turned.astype(np.float32)).reshape(self.size, self.size, 4)
+        levels = _levels(db)  # (227, 128)
         picture = np.empty((3, self.size, self.size), dtype=np.uint8)
-        for number, channel in enumerate(picture):
-            channel[:] = pixels[..., number]
+        for channel, shades in zip(picture, self._shades, strict=True):
+            narrowed = _to_bytes(self._across @ shades.take(levels))  # (size, 128), rounded as Pillow does
+            channel[:] = _to_bytes(self._upwards @ narrowed.T)  # (size, size)
         return picture
 
 
@@ -146,16 +142,13 @@ def _levels(db: NDArray[np.float32]) -> NDArray[np.intp]:
     if high == low:
         return np.zeros(shown.shape, dtype=np.intp)
     # In this order and in the spectrogram's own precision, as matplotlib: else a few colours are one off.
-    shown -= low
-    shown /= high - low
-    shown *= 256
-    return np.minimum(shown, 255, out=shown).astype(np.intp)
+    return np.minimum((shown - low) / (high - low) * 256, 255).astype(np.intp)
 
 
-def _to_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Round to whole grey levels 0..255, halves up; the values are overwritten."""
-    values += 0.5
-    return np.clip(values, 0, 255.5, out=values).astype(np.uint8)
+def _to_bytes(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to whole grey levels 0..255, in place."""
+    np.rint(values, out=values)
+    return np.clip(values, 0, 255, out=values)
 
 
 def _next_power_of_two(samples: float) -> int:
