@@ -1,12 +1,14 @@
 """How time and memory grow with the number of clips: scan, log-mel extraction, and an epoch of the CRNN.
 
     python benchmarks/scale.py                          # 500, 1,000, 2,000 and 4,000 clips
-    python benchmarks/scale.py --sizes 1000 10000 73000 --folder /big/disk
+    python benchmarks/scale.py --sizes 1000 10000 73000 --no-training --folder /big/disk
 
 Clips have the shape of DCASE 2018's: 4 channels, 16 kHz, 10 s, 16 bit: FLAC files of noise, each its own.
 Each size is worked on in a process of its own, which reports the seconds of each stage and the highest memory it held
 after each. The epoch is trained twice: from spectrograms in memory, and from a file that is mapped (what is done where
-they exceed a quarter of the memory). A growth of 1 means that time is proportional to the number of clips.
+they exceed a quarter of the memory). Peak memory counts the pages of mapped files, which the system takes back when it
+needs them; "own" memory after extraction does not. A growth of 1 means that time is proportional to the number of
+clips.
 """
 
 from __future__ import annotations
@@ -63,7 +65,16 @@ def write_clips(folder: Path, count: int) -> Path:
     return table
 
 
-def measure(table: Path, cache: Path) -> dict[str, Any]:
+def own() -> float:
+    """The memory of this process now, without mapped files, in MiB; 0 where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0.0
+    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+
+
+def measure(table: Path, cache: Path, *, training: bool) -> dict[str, Any]:
     """Work on one size in this process, and return seconds and peak memory (MiB) by stage."""
     import torch
 
@@ -75,17 +86,19 @@ def measure(table: Path, cache: Path) -> dict[str, Any]:
     from soundstack.training import FoldJob, TrainingSpec, train_fold
 
     config = ExtractConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache))
-    found: dict[str, Any] = {"start": {"seconds": 0.0, "peak": peak()}}
+    found: dict[str, Any] = {}
 
     def stage(name: str, work: Any) -> Any:
         started = time.perf_counter()
         result = work()
-        found[name] = {"seconds": time.perf_counter() - started, "peak": peak()}
+        found[name] = {"seconds": time.perf_counter() - started, "peak": peak(), "own": own()}
         return result
 
     corpus = stage("scan", lambda: open_corpus(config))
     stores.MEMORY_SHARE = 0  # the store is read from a mapped file first: memory never sinks again
     mapped = stage("extract", lambda: log_mels_of(corpus, config)).values
+    if not training:
+        return found
     folds, targets = example_folds(corpus), torch.from_numpy(example_targets(corpus))
     rows = [torch.from_numpy(np.flatnonzero(part)) for part in ((folds != "1") & (folds != "test"), folds == "1")]
     spec = TrainingSpec("three_blocks", 0.001, 64, epochs=1)
@@ -110,7 +123,7 @@ def draw(results: dict[int, dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     times, memory = figure.subplots(1, 2)
     sizes = list(results)
-    for name in ("scan", "extract", "epoch, mapped", "epoch, in memory"):
+    for name in next(iter(results.values())):
         times.loglog(sizes, [results[size][name]["seconds"] for size in sizes], "o-", label=name)
         memory.semilogx(sizes, [results[size][name]["peak"] for size in sizes], "o-", label=f"up to {name}")
     times.set(xlabel="clips", ylabel="seconds", title="Time")
@@ -130,10 +143,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 1000, 2000, 4000])
     parser.add_argument("--folder", type=Path, help="where to write the clips (about 0.6 MB each); default: temporary")
     parser.add_argument("--plot", type=Path, help="draw the curves to this PNG file")
+    parser.add_argument("--no-training", action="store_true", help="scan and extraction only")
     parser.add_argument("--measure", nargs=2, metavar=("TABLE", "CACHE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(*map(Path, options.measure))))
+        print(json.dumps(measure(*map(Path, options.measure), training=not options.no_training)))
         return
     results: dict[int, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -142,13 +156,14 @@ def main() -> None:
             table = write_clips(folder, size)
             with tempfile.TemporaryDirectory() as cache:
                 command = [sys.executable, __file__, "--measure", str(table), cache]
+                command += ["--no-training"] if options.no_training else []
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[size] = json.loads(done.stdout.splitlines()[-1])
-    stages = [name for name in next(iter(results.values())) if name != "start"]
+    stages = list(next(iter(results.values())))
     print("clips   " + "".join(f"{name:>26}" for name in stages))
     for size, found in results.items():
         cells = [f"{found[name]['seconds']:8.1f} s, {found[name]['peak']:6.0f} MiB" for name in stages]
-        print(f"{size:<8}" + "".join(f"{cell:>26}" for cell in cells))
+        print(f"{size:<8}" + "".join(f"{cell:>26}" for cell in cells) + f"{found['extract']['own']:>10.0f} MiB own")
     smallest, largest = min(results), max(results)
     if smallest < largest:
         growth = [
