@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -31,7 +32,6 @@ from matplotlib.figure import Figure
 
 DOCS = ROOT / "docs"
 RESULTS = DOCS / "performance.json"
-SCALE_PLOT = DOCS / "scale.png"
 #: What the loads at the start differ by from run to run.
 LOAD = "load average at the start"
 QUICK: dict[str, list[str]] = {
@@ -45,8 +45,6 @@ QUICK: dict[str, list[str]] = {
     "startup": ["--turns", "2"],
     "svm_path": ["--size", "small"],
 }
-#: Given to a script always.
-ALWAYS = {"scale": ["--plot", str(SCALE_PLOT)]}
 
 
 def main() -> None:
@@ -66,8 +64,10 @@ def main() -> None:
         given = [*(QUICK.get(path.stem, []) if options.quick else []), *shlex.split(options.options)]
         print(f"--- {path.stem} {shlex.join(given)}", flush=True)
         described = machine()
+        title = f"{path.stem} {options.options}".strip()
+        picture = re.sub(r"[^a-z0-9]+", "-", title) + ".png" if path.stem == "scale" else ""
         try:
-            rows, text = run(path, [*given, *ALWAYS.get(path.stem, [])])
+            rows, text = run(path, [*given, *(["--plot", str(DOCS / picture)] if picture else [])])
         except subprocess.CalledProcessError as error:
             failed.append(path.stem)
             print(f"{path.stem} ended with {error.returncode}", file=sys.stderr)
@@ -79,7 +79,7 @@ def main() -> None:
         for row in rows:
             known[row.stage] = measured | {"row": asdict(row)}
         if not rows:
-            known[path.stem] = measured | {"text": text}
+            known[title] = measured | {"text": text, "picture": picture}
         known = dict(sorted(known.items(), key=lambda item: item[1]["script"]))
         RESULTS.write_text(json.dumps(known, indent=1) + "\n")
     rows = [Row(**result["row"]) for result in known.values() if "row" in result]
@@ -171,8 +171,8 @@ def written(known: dict[str, dict[str, Any]]) -> str:
     for name, result in known.items():
         if "text" in result:
             parts += [f"## {name}", f"```\n{last_table(result['text'])}\n```"]
-            if name == "scale":
-                parts.append(f"![Time and memory by number of clips]({SCALE_PLOT.name})")
+            if result["picture"]:
+                parts.append(f"![Time and memory by number of clips]({result['picture']})")
     commands = {result["command"]: result for result in known.values()}
     parts += [
         "## How it was measured",
