@@ -99,7 +99,7 @@ def run(path: Path, arguments: list[str]) -> tuple[list[Row], str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
-        if "parser(__doc__" in path.read_text():  # of _common
+        if re.search(r"parser\(\s*__doc__", path.read_text()):  # of _common
             arguments = [*arguments, "--json", str(file)]
         process = subprocess.Popen([sys.executable, str(path), *arguments], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -171,7 +171,7 @@ def written(known: dict[str, dict[str, Any]]) -> str:
     for name, result in known.items():
         if "text" in result:
             parts += [f"## {name}", f"```\n{last_table(result['text'])}\n```"]
-            if result["picture"]:
+            if result.get("picture"):
                 parts.append(f"![Time and memory by number of clips]({result['picture']})")
     commands = {result["command"]: result for result in known.values()}
     parts += [
