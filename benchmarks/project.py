@@ -9,6 +9,7 @@ pass of the fusion's members on the windows of the same clips, one clip a call, 
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from _common import ROOT, Row, parser, show  # isort: skip
 
-from soundstack.soak import load
+from soundstack.soak import bench
+from soundstack.soak.config import SoakConfig
 from soundstack.soak.workplace import plain_environment
 
 MODEL = "demo-fusion"
@@ -46,20 +48,8 @@ def main_run(folder: Path, epochs: int) -> tuple[float, list[str]]:
 
 def served(folder: Path, seconds: int) -> Row:
     """Load the served fusion, beside its floor."""
-    store = f"sqlite:///{folder / 'mlflow.db'}"
-    copy = (
-        "import mlflow, sys; "
-        f"print(mlflow.artifacts.download_artifacts(artifact_uri='models:/{MODEL}@champion', dst_path=sys.argv[1]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", copy, str(folder / "model")],
-        env=plain_environment(store),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    (recogniser,) = Path(done.stdout.splitlines()[-1]).glob("artifacts/*/recogniser.json")
-    part = load.run(f"models:/{MODEL}@champion", store, recogniser.parent, seconds, folder, lambda text: None)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    part = bench.load_registered(SoakConfig(model=MODEL, load_seconds=seconds), folder)
     if part.failed:
         raise RuntimeError("; ".join(f"{check.what}: {check.detail}" for check in part.failed))
     floor = 1000 / part.figures["floor_clips_per_second"]

@@ -34,7 +34,7 @@ from soundstack.limits import Limits
 from soundstack.recognisers import Recogniser
 from soundstack.results import SCORES, Evaluation, Trained
 from soundstack.tracking import Run
-from soundstack.tracking_store import connect, experiment_ids, first_line
+from soundstack.tracking_store import connect, experiment_ids, fetched
 
 CHAMPION = "champion"
 _ROW_TAG = "soundstack.row"
@@ -186,13 +186,13 @@ class RegisteredMember:
         Raises:
             MemberError: It is not there any more.
         """
-        try:
-            return Path(mlflow.artifacts.download_artifacts(run_id=self.run_id, artifact_path=path))
-        except (MlflowException, OSError) as error:
-            raise MemberError(
-                f"{self.name}/{self.version}: its artifact {path} cannot be fetched ({first_line(error)}). "
-                "Train it again, or name other members."
-            ) from None
+        return fetched(
+            f"{self.name}/{self.version}: its artifact {path}",
+            MemberError,
+            " Train it again, or name other members.",
+            run_id=self.run_id,
+            artifact_path=path,
+        )
 
     def recogniser_folder(self) -> Path:
         """Fetch the saved recogniser.
@@ -204,11 +204,7 @@ class RegisteredMember:
 
 
 def _fetch_recogniser(uri: str, shown: str) -> Path:
-    try:
-        model = mlflow.artifacts.download_artifacts(artifact_uri=uri)
-    except (MlflowException, OSError) as error:
-        raise MemberError(f"{shown} cannot be fetched ({first_line(error)}).") from None
-    return _recogniser_in(Path(model), shown)
+    return _recogniser_in(fetched(shown, MemberError, artifact_uri=uri), shown)
 
 
 def _recogniser_in(model: Path, shown: str) -> Path:

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from soundstack import tracking
 from soundstack.errors import StoreError
-from soundstack.tracking_store import first_line
+from soundstack.tracking_store import fetched, first_line
 
 _PAGE = 500
 
@@ -58,12 +58,8 @@ class ModelRun:
         Raises:
             StoreError: It is not there any more.
         """
-        try:
-            return Path(mlflow.artifacts.download_artifacts(run_id=self.id, artifact_path=path))
-        except (MlflowException, OSError) as error:
-            raise StoreError(
-                f"{self.name} (run {self.id[:8]}): its artifact {path} cannot be fetched ({first_line(error)})."
-            ) from None
+        what = f"{self.name} (run {self.id[:8]}): its artifact {path}"
+        return fetched(what, StoreError, run_id=self.id, artifact_path=path)
 
 
 def finished_model_runs() -> list[ModelRun]:
@@ -114,10 +110,7 @@ def recogniser_folder(model: str, to: Path) -> Path:
         StoreError: There is none of that name, or it is not a model of this project.
     """
     tracking.connect()
-    try:
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model}", dst_path=str(to)))
-    except (MlflowException, OSError) as error:
-        raise StoreError(f"model: {model} cannot be fetched ({first_line(error)}).") from None
+    folder = fetched(f"model: {model}", StoreError, artifact_uri=f"models:/{model}", dst_path=str(to))
     found = list(folder.glob("artifacts/*/recogniser.json"))
     if not found:
         raise StoreError(f"model: {model} is not a model of this project; name another.")

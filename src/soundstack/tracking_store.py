@@ -206,6 +206,18 @@ def _never_began(run: StoredRun, uri: str) -> bool:
     return True
 
 
+def fetched(what: str, failure: type[SoundstackError], remedy: str = "", **source: str) -> Path:
+    """Fetch an artifact; ``source`` is what MLflow's ``download_artifacts`` takes.
+
+    Raises:
+        failure: It is not there any more: ``what`` cannot be fetched, and the ``remedy``.
+    """
+    try:
+        return Path(mlflow.artifacts.download_artifacts(**source))
+    except (MlflowException, OSError) as error:
+        raise failure(f"{what} cannot be fetched ({first_line(error)}).{remedy}") from None
+
+
 def end(status: int, *, patient: bool = True) -> None:
     """End the active run; without patience where the store was just seen to be gone.
 
