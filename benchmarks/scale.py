@@ -1,14 +1,13 @@
 """How time and memory grow with the number of clips: scan, log-mel extraction, and an epoch of the CRNN.
 
     python benchmarks/scale.py                          # 500, 1,000, 2,000 and 4,000 clips
-    python benchmarks/scale.py --sizes 1000 10000 73000 --no-training --folder /big/disk
+    python benchmarks/scale.py --sizes 1000 10000 73000 --training mapped --folder /big/disk
 
 Clips have the shape of DCASE 2018's: 4 channels, 16 kHz, 10 s, 16 bit: FLAC files of noise, each its own.
-Each size is worked on in a process of its own, which reports the seconds of each stage and the highest memory it held
-after each. The epoch is trained twice: from spectrograms in memory, and from a file that is mapped (what is done where
-they exceed a quarter of the memory). Peak memory counts the pages of mapped files, which the system takes back when it
-needs them; "own" memory after extraction does not. A growth of 1 means that time is proportional to the number of
-clips.
+Each size is worked on in a process of its own, which reports the seconds of each stage and the highest memory in it:
+the process's own, without pages of mapped files, which the system takes back when it needs them. The epoch is trained
+twice: from a file that is mapped (what is done where spectrograms exceed a quarter of the memory), and from
+spectrograms in memory. A growth of 1 means that time is proportional to the number of clips.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import argparse
 import csv
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,8 +73,27 @@ def own() -> float:
     return int(status.partition("RssAnon:")[2].split()[0]) / 1024
 
 
-def measure(table: Path, cache: Path, *, training: bool) -> dict[str, Any]:
-    """Work on one size in this process, and return seconds and peak memory (MiB) by stage."""
+class HighestMemory:
+    """Looks at this process's own memory ten times a second, until the block ends: ``mebibytes`` is the highest."""
+
+    def __enter__(self) -> HighestMemory:
+        self.mebibytes = own()
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.1):
+            self.mebibytes = max(self.mebibytes, own())
+
+
+def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
+    """Work on one size in this process, and return seconds and highest own memory (MiB) by stage."""
     import torch
 
     from soundstack import cache as stores
@@ -90,14 +108,15 @@ def measure(table: Path, cache: Path, *, training: bool) -> dict[str, Any]:
 
     def stage(name: str, work: Any) -> Any:
         started = time.perf_counter()
-        result = work()
-        found[name] = {"seconds": time.perf_counter() - started, "peak": peak(), "own": own()}
+        with HighestMemory() as memory:
+            result = work()
+        found[name] = {"seconds": time.perf_counter() - started, "own": memory.mebibytes}
         return result
 
     corpus = stage("scan", lambda: open_corpus(config))
     stores.MEMORY_SHARE = 0  # the store is read from a mapped file first: memory never sinks again
     mapped = stage("extract", lambda: log_mels_of(corpus, config)).values
-    if not training:
+    if training == "none":
         return found
     folds, targets = example_folds(corpus), torch.from_numpy(example_targets(corpus))
     rows = [torch.from_numpy(np.flatnonzero(part)) for part in ((folds != "1") & (folds != "test"), folds == "1")]
@@ -107,13 +126,9 @@ def measure(table: Path, cache: Path, *, training: bool) -> dict[str, Any]:
         train_fold(FoldJob(inputs, targets, *rows, spec, CLASSES, fold="1", device=torch.device("cpu")))
 
     stage("epoch, mapped", lambda: train(Path(mapped.filename)))
-    stage("epoch, in memory", lambda: train(torch.from_numpy(np.array(mapped))))
+    if training == "both":
+        stage("epoch, in memory", lambda: train(torch.from_numpy(np.array(mapped))))
     return found
-
-
-def peak() -> float:
-    """The highest memory of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def draw(results: dict[int, dict[str, Any]], path: Path) -> None:
@@ -125,9 +140,9 @@ def draw(results: dict[int, dict[str, Any]], path: Path) -> None:
     sizes = list(results)
     for name in next(iter(results.values())):
         times.loglog(sizes, [results[size][name]["seconds"] for size in sizes], "o-", label=name)
-        memory.semilogx(sizes, [results[size][name]["peak"] for size in sizes], "o-", label=f"up to {name}")
+        memory.semilogx(sizes, [results[size][name]["own"] for size in sizes], "o-", label=name)
     times.set(xlabel="clips", ylabel="seconds", title="Time")
-    memory.set(xlabel="clips", ylabel="MiB", title="Peak memory")
+    memory.set(xlabel="clips", ylabel="MiB", title="Highest memory, without mapped files")
     memory.set_ylim(bottom=0)
     for axes in (times, memory):
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -143,11 +158,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 1000, 2000, 4000])
     parser.add_argument("--folder", type=Path, help="where to write the clips (about 0.6 MB each); default: temporary")
     parser.add_argument("--plot", type=Path, help="draw the curves to this PNG file")
-    parser.add_argument("--no-training", action="store_true", help="scan and extraction only")
+    parser.add_argument(
+        "--training", choices=["both", "mapped", "none"], default="both", help="which epochs (default: %(default)s)"
+    )
     parser.add_argument("--measure", nargs=2, metavar=("TABLE", "CACHE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(*map(Path, options.measure), training=not options.no_training)))
+        print(json.dumps(measure(*map(Path, options.measure), options.training)))
         return
     results: dict[int, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -155,15 +172,14 @@ def main() -> None:
         for size in sorted(options.sizes):
             table = write_clips(folder, size)
             with tempfile.TemporaryDirectory() as cache:
-                command = [sys.executable, __file__, "--measure", str(table), cache]
-                command += ["--no-training"] if options.no_training else []
+                command = [sys.executable, __file__, "--measure", str(table), cache, "--training", options.training]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[size] = json.loads(done.stdout.splitlines()[-1])
     stages = list(next(iter(results.values())))
     print("clips   " + "".join(f"{name:>26}" for name in stages))
     for size, found in results.items():
-        cells = [f"{found[name]['seconds']:8.1f} s, {found[name]['peak']:6.0f} MiB" for name in stages]
-        print(f"{size:<8}" + "".join(f"{cell:>26}" for cell in cells) + f"{found['extract']['own']:>10.0f} MiB own")
+        cells = [f"{found[name]['seconds']:8.1f} s, {found[name]['own']:6.0f} MiB" for name in stages]
+        print(f"{size:<8}" + "".join(f"{cell:>26}" for cell in cells))
     smallest, largest = min(results), max(results)
     if smallest < largest:
         growth = [
