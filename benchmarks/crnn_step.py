@@ -20,37 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from soundstack.networks.crnn import DROPOUT, FOUR_BLOCKS, HIDDEN, Crnn
+import _plain
+from soundstack.networks.crnn import FOUR_BLOCKS, Crnn
 
 FRAMES, BANDS, CLASSES, BATCH = 32, 128, 10, 16
-
-
-class AsWritten(nn.Module):
-    """Section 3.2 of the paper, line by line."""
-
-    def __init__(self, pools: list[tuple[int, int]]) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        width, previous = BANDS, 1
-        for block, pool in zip(FOUR_BLOCKS, pools, strict=True):
-            layers += [
-                nn.Conv2d(previous, block.channels, block.kernel, padding="same"),
-                nn.BatchNorm2d(block.channels, eps=1e-3, momentum=0.01),
-                nn.ELU(),
-                nn.MaxPool2d(pool, ceil_mode=True),
-                nn.Dropout(DROPOUT),
-            ]
-            width, previous = -(-width // pool[1]), block.channels
-        self.blocks = nn.Sequential(*layers)
-        self.gru = nn.GRU(previous * width, HIDDEN, num_layers=2, batch_first=True)
-        self.dropout = nn.Dropout(DROPOUT)
-        self.head = nn.Linear(HIDDEN, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(x.unsqueeze(1)).permute(0, 2, 1, 3).flatten(2)  # (B, T', C * F')
-        states, _ = self.gru(x)
-        head: Tensor = self.head(self.dropout(states[:, -1]))
-        return head
 
 
 def data(clips: int) -> tuple[Tensor, Tensor]:
@@ -58,17 +31,14 @@ def data(clips: int) -> tuple[Tensor, Tensor]:
     return torch.randn((clips, FRAMES, BANDS), generator=generator), torch.arange(clips) % CLASSES
 
 
-def step_of(model: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    loss = nn.functional.cross_entropy(model(x), y)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
+def as_written(pools: list[tuple[int, int]]) -> _plain.Crnn:
+    return _plain.Crnn(FOUR_BLOCKS, pools, BANDS, CLASSES)
 
 
 def written(clips: int, early: bool) -> Step:
     """An epoch by the DataLoader."""
     torch.set_num_threads(1)
-    model = AsWritten([block.pool if early else (2, 2) for block in FOUR_BLOCKS]).train()
+    model = as_written([block.pool if early else (2, 2) for block in FOUR_BLOCKS]).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7)
     loader = DataLoader(
         TensorDataset(*data(clips)), batch_size=BATCH, shuffle=True, num_workers=2, persistent_workers=True
@@ -76,7 +46,7 @@ def written(clips: int, early: bool) -> Step:
 
     def epoch(turn: int) -> None:
         for x, y in loader:
-            step_of(model, optimiser, x, y)
+            _plain.training_step(model, optimiser, x, y)
 
     return epoch
 
@@ -93,7 +63,7 @@ def ours(clips: int) -> Step:
 
     def epoch(turn: int) -> None:
         for batch in torch.randperm(clips).split(BATCH):
-            step_of(model, optimiser, x[batch], y[batch])
+            _plain.training_step(model, optimiser, x[batch], y[batch])
 
     return epoch
 
@@ -104,7 +74,7 @@ def largest_difference() -> float:
     In float64: in float32, rounding decides which of two nearly equal values a max-pool takes.
     """
     torch.manual_seed(0)
-    one, other = AsWritten([block.pool for block in FOUR_BLOCKS]), Crnn("four_blocks", BANDS, CLASSES)
+    one, other = as_written([block.pool for block in FOUR_BLOCKS]), Crnn("four_blocks", BANDS, CLASSES)
     x, y = data(BATCH)
     # The same layers in the same order, but for ELU and pooling, which have no weights.
     other.load_state_dict(dict(zip(other.state_dict(), one.state_dict().values(), strict=True)))

@@ -22,10 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the threads here are ours
 
 from _common import Row, cores, parser, show, take_turns  # isort: skip  (first: makes src importable)
 
-import librosa
 import numpy as np
 import soundfile
 
+import _plain
 from soundstack import audio
 from soundstack.devices import keep_pages
 from soundstack.spectrogram import LogMel, SpectrogramSpec
@@ -51,16 +51,6 @@ def recordings(folder: Path, clips: int) -> list[Path]:
     return paths
 
 
-def of_librosa(path: Path) -> Any:
-    """The clip's spectrogram (frames, bands) in dB under its maximum."""
-    wave, rate = librosa.load(path, sr=None)
-    wave = librosa.util.fix_length(wave, size=AUDIO.samples)  # as the data set has it: 5 s
-    power = librosa.feature.melspectrogram(
-        y=wave, sr=rate, n_fft=SPEC.window, hop_length=SPEC.hop, n_mels=SPEC.bands, pad_mode="reflect"
-    )
-    return librosa.power_to_db(power, ref=np.max, amin=1e-30, top_db=80).T
-
-
 def rows(clips: int, turns: int) -> Iterator[Row]:
     """Measure."""
     keep_pages()
@@ -74,7 +64,7 @@ def rows(clips: int, turns: int) -> Iterator[Row]:
         paths = recordings(Path(folder), clips)
         timings, results = take_turns(
             {
-                "librosa": lambda turn: [of_librosa(path) for path in paths],
+                "librosa": lambda turn: [_plain.log_mel(path, SPEC, AUDIO) for path in paths],
                 "one thread": lambda turn: [ours(path) for path in paths],
                 "all cores": lambda turn: list(pool.map(ours, paths)),
                 "hashing": lambda turn: [sha256(block).digest() for block in blocks],

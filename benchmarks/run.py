@@ -38,7 +38,8 @@ QUICK: dict[str, list[str]] = {
     "crnn_step": ["--turns", "3"],
     "logmel": ["--clips", "16", "--turns", "3"],
     "networks": ["--clips", "16", "--turns", "2"],
-    "picture": ["--clips", "10"],
+    "picture": ["--turns", "3"],
+    "pipeline": ["--seeds", "1", "--epochs", "3"],
     "predict": ["--clips", "100", "--hours", "0.1"],
     "project": ["--epochs", "3", "--seconds", "3"],
     "scale": ["--sizes", "100", "200"],
@@ -65,7 +66,8 @@ def main() -> None:
         print(f"--- {path.stem} {shlex.join(given)}", flush=True)
         described = machine()
         title = f"{path.stem} {options.options}".strip()
-        picture = re.sub(r"[^a-z0-9]+", "-", title) + ".png" if path.stem == "scale" else ""
+        draws = '"--plot"' in path.read_text()
+        picture = re.sub(r"[^a-z0-9]+", "-", f"{path.stem} {options.options}".strip().lower()) + ".png" if draws else ""
         try:
             rows, text = run(path, [*given, *(["--plot", str(DOCS / picture)] if picture else [])])
         except subprocess.CalledProcessError as error:
@@ -172,7 +174,7 @@ def written(known: dict[str, dict[str, Any]]) -> str:
         if "text" in result:
             parts += [f"## {name}", f"```\n{last_table(result['text'])}\n```"]
             if result.get("picture"):
-                parts.append(f"![Time and memory by number of clips]({result['picture']})")
+                parts.append(f"![{name}, drawn]({result['picture']})")
     commands = {result["command"]: result for result in known.values()}
     parts += [
         "## How it was measured",

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,10 +28,10 @@ from _common import Row, parser, show  # isort: skip  (first: makes src importab
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
 
+import _plain
 from soundstack.svm import PathProblem, Standardiser, fit_path
 
 Array = NDArray[Any]
@@ -73,12 +72,6 @@ def deep_features(size: Size, seed: int) -> tuple[Array, Array]:
     x += 0.3 * rng.normal(size=x.shape)
     x = np.maximum(x, 0) * np.exp(rng.normal(0, 0.7, size.dimensions))
     return x.astype(np.float32), y
-
-
-def linear_svc(train: Array, y: Array, cost: float) -> LinearSVC:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LinearSVC(C=cost, dual=True, random_state=0).fit(train, y)
 
 
 def objectives(coef: Array, intercept: Array, x: Array, sign: Array, cost: float) -> tuple[Array, Array]:
@@ -132,7 +125,7 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
             train, rest = standardiser.transform(x[~rows]), standardiser.transform(x[rows])
             for index, cost in enumerate(COSTS):
                 print(f"  {name}: LinearSVC, fold {number + 1}, C = {cost:g}   ", end="\r", file=sys.stderr)
-                models[number, cost] = linear_svc(train, y[~rows], cost)
+                models[number, cost] = _plain.linear_svc(train, y[~rows], cost)
                 decisions[index, rows] = models[number, cost].decision_function(rest)
         return decisions
 

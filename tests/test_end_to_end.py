@@ -72,7 +72,9 @@ class Workplace:
 
     def artifact(self, run, path: str) -> Path:
         """An artifact of a run, as a local file."""
-        return Path(self.client().download_artifacts(run.info.run_id, path))
+        fetched = self.folder / "fetched" / run.info.run_id
+        fetched.mkdir(parents=True, exist_ok=True)
+        return Path(self.client().download_artifacts(run.info.run_id, path, str(fetched)))
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,9 @@ def tuned(table: Path, cache: Path, trials: int = 4) -> dict[str, Any]:
     )
     trained = crnn_step.run(config)
     run_id = MlflowClient().get_model_version(trained.name, trained.version).run_id
-    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="tuning/trials.csv")
+    path = mlflow.artifacts.download_artifacts(
+        run_id=run_id, artifact_path="tuning/trials.csv", dst_path=str(cache / run_id)
+    )
     rows = [line.split(",") for line in Path(path).read_text().splitlines()]
     state, value = rows[0].index("state"), rows[0].index("value")
     parameters = [rows[0].index("params_learning_rate"), rows[0].index("params_batch_size")]

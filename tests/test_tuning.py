@@ -8,7 +8,7 @@ from soundstack.config import PAPER_COSTS
 from soundstack.errors import ConfigError
 from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
 from soundstack.svm import PathProblem
-from soundstack.tuning import has_fallen, nested_decisions, nested_scores, search_cost
+from soundstack.tuning import SearchSpec, has_fallen, nested_decisions, nested_scores, search_cost
 
 TRUTH = np.tile([0, 1, 2], 20)
 FOLDS = np.repeat(["1", "2", "3", "4"], 15)
@@ -32,7 +32,7 @@ class Oracle:
 
 
 def search(oracle, trials=0, seed=0):
-    return search_cost(oracle, TRUTH, FOLDS, 3, trials=trials, seed=seed)
+    return search_cost(oracle, TRUTH, FOLDS, 3, SearchSpec(trials, seed))
 
 
 def test_by_default_the_papers_ten_values_are_tried_together_and_once():
@@ -80,7 +80,7 @@ def test_the_choice_is_by_macro_f1_averaged_over_folds_not_by_accuracy():
     def decide(costs):
         return np.stack([balanced if cost == 1e-2 else majority for cost in costs])
 
-    found = search_cost(decide, truth, folds, 2, trials=0, seed=0)
+    found = search_cost(decide, truth, folds, 2, SearchSpec())
     assert found.chosen == 1e-2
     assert found.fold_accuracy[7].mean() < found.fold_accuracy[0].mean()
 
@@ -121,7 +121,7 @@ class Peak(Oracle):
 @pytest.mark.parametrize("best", [1e-7, 1e-5])
 def test_on_request_the_path_ends_where_the_score_has_clearly_fallen_and_chooses_the_same(best):
     short, whole = Peak(best), Peak(best)
-    found = search_cost(short, TRUTH, FOLDS, 3, trials=0, seed=0, stop_early=True)
+    found = search_cost(short, TRUTH, FOLDS, 3, SearchSpec(stop_early=True))
     assert found.chosen == search(whole).chosen
     assert found.costs == PAPER_COSTS[: len(found.costs)]
     assert best < found.costs[-1] < PAPER_COSTS[-1]
@@ -132,7 +132,7 @@ def test_on_request_the_path_ends_where_the_score_has_clearly_fallen_and_chooses
 def test_a_score_that_never_falls_clearly_is_followed_to_the_end():
     flat, late = Oracle(), Oracle(1.0)
     for oracle in (flat, late):
-        assert search_cost(oracle, TRUTH, FOLDS, 3, trials=0, seed=0, stop_early=True).costs == PAPER_COSTS
+        assert search_cost(oracle, TRUTH, FOLDS, 3, SearchSpec(stop_early=True)).costs == PAPER_COSTS
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def features(seed=0):
 
 
 def nested(x, truth=TRUTH, folds=FOLDS):
-    return nested_decisions(x, truth, folds, n_classes=3, clip=10.0, trials=0, seed=0)
+    return nested_decisions(x, truth, folds, 3, SearchSpec())
 
 
 def test_a_nested_score_never_sees_the_labels_or_the_features_it_is_judged_on():
@@ -205,7 +205,7 @@ def test_a_nested_decision_is_that_of_a_search_on_the_other_folds():
     x = features()
     held_out = FOLDS == "2"
     inner = PathProblem(x[~held_out], TRUTH[~held_out], FOLDS[~held_out], n_classes=3, clip=10.0, seed=0)
-    found = search_cost(inner.decide, TRUTH[~held_out], FOLDS[~held_out], 3, trials=0, seed=0)
+    found = search_cost(inner.decide, TRUTH[~held_out], FOLDS[~held_out], 3, SearchSpec())
     expected = inner.refit(found.chosen).decision(x[held_out])
     np.testing.assert_allclose(nested(x)[held_out], expected, rtol=1e-6)
 

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import quote
@@ -217,26 +218,37 @@ def _recogniser_in(model: Path, shown: str) -> Path:
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model to predict with: its name, its name with the version, and the folder of its recogniser."""
+    """A model to predict with: its name, its name with the version, and its URI or folder."""
 
     name: str
     shown: str
-    folder: Path
+    uri: str
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of its recogniser, fetched at first use: a run keeps what it fetches in its own temporary folder.
+
+        Raises:
+            MemberError: It is not there any more, or it is not one of this project.
+        """
+        if Path(self.uri).is_absolute():
+            return _recogniser_in(Path(self.uri), self.shown)
+        return _fetch_recogniser(self.uri, self.shown)
 
 
 def find_model(wanted: str) -> FoundModel:
     """Find a model by name (its champion), ``name/version``, ``name@alias``, ``models:/`` URI or folder.
 
     Raises:
-        MemberError: There is none, or it is not one of this project; the message lists what there is.
+        MemberError: There is none, and what there is; or the folder holds no model of this project.
     """
     connect()
     if Path(wanted).is_absolute():
-        place = Path(wanted)
-        return FoundModel(place.name, str(place), _recogniser_in(place, str(place)))
+        _recogniser_in(Path(wanted), wanted)
+        return FoundModel(Path(wanted).name, wanted, wanted)
     word = wanted.removeprefix("models:/")
     if re.fullmatch(r"m-[0-9a-f]{32}", word):  # a logged model that need not be registered
-        return FoundModel(word, word, _fetch_recogniser(f"models:/{word}", word))
+        return FoundModel(word, word, f"models:/{word}")
     client = MlflowClient()
     name, version = _split_version(word)
     registered = _registered(client, "%")
@@ -252,7 +264,7 @@ def find_model(wanted: str) -> FoundModel:
         raise MemberError(
             f"model: {name} has no version {version.lstrip('/@')!r}. There are: {', '.join(given) or 'none'}."
         ) from None
-    return FoundModel(name, f"{name}/{member.version}", member.recogniser_folder())
+    return FoundModel(name, f"{name}/{member.version}", f"models:/{name}/{member.version}")
 
 
 def _registered(client: MlflowClient, pattern: str) -> list[str]:

@@ -99,24 +99,6 @@ def store() -> str:
     return str(mlflow.get_tracking_uri())
 
 
-def recogniser_folder(model: str, to: Path) -> Path:
-    """Fetch the saved recogniser of a registered model.
-
-    Args:
-        model: ``NAME/VERSION`` or ``NAME@ALIAS``.
-        to: Where the model's files go.
-
-    Raises:
-        StoreError: There is none of that name, or it is not a model of this project.
-    """
-    tracking.connect()
-    folder = fetched(f"model: {model}", StoreError, artifact_uri=f"models:/{model}", dst_path=str(to))
-    found = list(folder.glob("artifacts/*/recogniser.json"))
-    if not found:
-        raise StoreError(f"model: {model} is not a model of this project; name another.")
-    return found[0].parent
-
-
 def _scored(metrics: Mapping[str, float]) -> bool:
     return "devel_accuracy" in metrics or "devel_macro_f1" in metrics
 

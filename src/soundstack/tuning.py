@@ -14,10 +14,10 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from soundstack.config import PAPER_COSTS
+from soundstack.config import PAPER_COSTS, DeepSpectrumConfig, FuseConfig
 from soundstack.errors import ConfigError
 from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
-from soundstack.svm import PathProblem
+from soundstack.svm import CLIP, PathProblem
 
 #: Costs -> out-of-fold decision values (len(costs), N, K).
 Decide = Callable[[list[float]], NDArray[np.float64]]
@@ -37,6 +37,29 @@ def _fold_confusions(
 
 
 @dataclass(frozen=True)
+class SearchSpec:
+    """How C is searched.
+
+    Attributes:
+        trials: 0 for the paper's ten values, else the number of Optuna samples between 1e-9 and 1.
+        seed: Of the sampler.
+        stop_early: Leave out the larger ones of the paper's values once the score has clearly fallen.
+        clip: The bound of standardised features; None: the paper's plain standardisation.
+    """
+
+    trials: int = 0
+    seed: int = 0
+    stop_early: bool = False
+    clip: float | None = CLIP
+
+    @classmethod
+    def of(cls, config: DeepSpectrumConfig | FuseConfig) -> SearchSpec:
+        """As a step's parameters say."""
+        clip = None if config.clip_features == "none" else config.clip_features
+        return cls(config.trials, config.seed, config.cost_path == "rising", clip)
+
+
+@dataclass(frozen=True)
 class CostSearch:
     """The searched costs in ascending order, their scores by fold, and the choice."""
 
@@ -52,10 +75,7 @@ def search_cost(
     truth: NDArray[np.intp],
     folds: NDArray[np.str_],
     n_classes: int,
-    *,
-    trials: int,
-    seed: int,
-    stop_early: bool = False,
+    spec: SearchSpec,
 ) -> CostSearch:
     """Choose C by the mean macro-F1 over the held-out folds; of equals, the smallest (the simplest model).
 
@@ -64,9 +84,7 @@ def search_cost(
         truth: Class indices (N,).
         folds: Fold of each row (N,).
         n_classes: Number of classes.
-        trials: 0 for the paper's ten values, else the number of Optuna samples between 1e-9 and 1.
-        seed: Of the sampler.
-        stop_early: Leave out the larger ones of the paper's values once the score has clearly fallen.
+        spec: How C is searched.
     """
     found: dict[float, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = {}
 
@@ -75,19 +93,19 @@ def search_cost(
             confusions = _fold_confusions(decisions, truth, folds, n_classes)
             found[cost] = accuracy(confusions), macro_f1(confusions), decisions
 
-    if not trials and not stop_early:
+    if not spec.trials and not spec.stop_early:
         score(list(PAPER_COSTS))  # all at once: the solver shares its work along the path
-    elif not trials:
+    elif not spec.trials:
         for cost in PAPER_COSTS:
             score([cost])
             if has_fallen(np.stack([macro for _, macro, _ in found.values()])):
                 break
     grid = tuple(found)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=spec.seed))
     for cost in grid:
         study.enqueue_trial({"C": cost})
-    for _ in range(trials or len(grid)):
+    for _ in range(spec.trials or len(grid)):
         trial = study.ask()
         cost = trial.suggest_float("C", PAPER_COSTS[0], PAPER_COSTS[-1], log=True)
         if cost not in found:
@@ -122,12 +140,8 @@ def nested_decisions(
     x: NDArray[Any],
     truth: NDArray[np.integer],
     folds: NDArray[np.str_],
-    *,
     n_classes: int,
-    clip: float | None,
-    trials: int,
-    seed: int,
-    stop_early: bool = False,
+    spec: SearchSpec,
 ) -> NDArray[np.float64]:
     """Decision values (N, K) by nested cross-validation: C is chosen anew for each fold, on the other folds alone.
 
@@ -144,10 +158,8 @@ def nested_decisions(
     for name in names:
         held_out = folds == name
         rest = ~held_out
-        inner = PathProblem(x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=clip, seed=seed)
-        found = search_cost(
-            inner.decide, truth[rest], folds[rest], n_classes, trials=trials, seed=seed, stop_early=stop_early
-        )
+        inner = PathProblem(x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, seed=spec.seed)
+        found = search_cost(inner.decide, truth[rest], folds[rest], n_classes, spec)
         decisions[held_out] = inner.refit(found.chosen).decision(x[held_out])
     return decisions
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from soundstack import tracking_reader
+from soundstack import registry, tracking_reader
 from soundstack.soak import abuse, faults, fuzz, guided, kills, load
 from soundstack.soak.config import SoakConfig
 from soundstack.soak.outcome import Part
@@ -47,9 +47,8 @@ def load_tiny(reference: Undisturbed, seconds: float) -> Part:
 
 def load_registered(config: SoakConfig, folder: Path) -> Part:
     """Load a registered model of the project's own store."""
-    model = config.model if {"@", "/"} & set(config.model) else f"{config.model}@champion"
-    recogniser = tracking_reader.recogniser_folder(model, folder)
-    return load.run(f"models:/{model}", tracking_reader.store(), recogniser, config.load_seconds, folder, say)
+    found = registry.find_model(config.model)
+    return load.run(found.uri, tracking_reader.store(), found.folder, config.load_seconds, folder, say)
 
 
 def say(text: str) -> None:

@@ -24,7 +24,7 @@ from soundstack.results import Evaluation
 from soundstack.svm import PathProblem
 from soundstack.systems.common import evaluate
 from soundstack.systems.crnn import clip_targets, example_folds, example_targets
-from soundstack.tuning import CostSearch, nested_decisions, nested_scores, search_cost
+from soundstack.tuning import CostSearch, SearchSpec, nested_decisions, nested_scores, search_cost
 
 #: Modules whose code decides what a feature is, by family.
 _CODE = {
@@ -106,10 +106,9 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     folds, targets = example_folds(corpus), example_targets(corpus)
     classes = len(corpus.dataset.labels)
     devel = folds != "test"
-    clip = None if config.clip_features == "none" else config.clip_features
-    problem = PathProblem(
-        features.values[devel], targets[devel], folds[devel], n_classes=classes, clip=clip, seed=config.seed
-    )
+    spec = SearchSpec.of(config)
+    x, y = features.values[devel], targets[devel]
+    problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, seed=spec.seed)
     devel_clips = len(corpus.dataset.devel)
     truth = clip_targets(corpus)[:devel_clips]
     clip_folds = np.array([clip.fold for clip in corpus.dataset.devel])
@@ -121,8 +120,7 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
             [clip_means(corpus, np.concatenate([scores, padding]))[:devel_clips] for scores in problem.decide(costs)]
         )
 
-    rising = config.cost_path == "rising"
-    search = search_cost(decide, truth, clip_folds, classes, trials=config.trials, seed=config.seed, stop_early=rising)
+    search = search_cost(decide, truth, clip_folds, classes, spec)
     svms = problem.fold_models(search.chosen) if config.test_model == "folds" else [problem.refit(search.chosen)]
     recogniser = SvmRecogniser(
         labels=corpus.dataset.labels, audio=features.spec.audio, embedder=features.embedder(), svms=svms
@@ -134,17 +132,7 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     clip_scores[:devel_clips] = search.decisions
     nested = {}
     if config.nested == "yes":
-        x, y = features.values[devel], targets[devel]
-        decisions = nested_decisions(
-            x,
-            y,
-            folds[devel],
-            n_classes=classes,
-            clip=clip,
-            trials=config.trials,
-            seed=config.seed,
-            stop_early=rising,
-        )
+        decisions = nested_decisions(x, y, folds[devel], classes, spec)
         by_clip = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
         nested = nested_scores(by_clip, truth, clip_folds, classes)
     return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser), search, nested)

@@ -22,7 +22,7 @@ from soundstack.results import Evaluation
 from soundstack.scores import ScoreTable
 from soundstack.svm import LinearSvm, PathProblem
 from soundstack.systems.common import known_and_unknown
-from soundstack.tuning import CostSearch, nested_decisions, nested_scores, search_cost
+from soundstack.tuning import CostSearch, SearchSpec, nested_decisions, nested_scores, search_cost
 
 _KIND = recognisers.FusionRecogniser.kind
 
@@ -136,17 +136,7 @@ def _nested(members: Sequence[Member], config: FuseConfig) -> dict[str, float]:
     devel, _ = stacked_features(members, log_probabilities=config.crnn_scores == "log")
     first = members[0].devel
     folds, classes = np.array(first.folds), len(first.classes)
-    clip = None if config.clip_features == "none" else config.clip_features
-    decisions = nested_decisions(
-        devel,
-        first.truth,
-        folds,
-        n_classes=classes,
-        clip=clip,
-        trials=config.trials,
-        seed=config.seed,
-        stop_early=config.cost_path == "rising",
-    )
+    decisions = nested_decisions(devel, first.truth, folds, classes, SearchSpec.of(config))
     return nested_scores(decisions, first.truth, folds, classes)
 
 
@@ -154,18 +144,9 @@ def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, 
     devel, _ = stacked_features(members, log_probabilities=config.crnn_scores == "log")
     first = members[0].devel
     folds = np.array(first.folds)
-    clip = None if config.clip_features == "none" else config.clip_features
-    problem = PathProblem(devel, first.truth, folds, n_classes=len(first.classes), clip=clip, seed=config.seed)
-    search = search_cost(
-        problem.decide,
-        first.truth,
-        folds,
-        len(first.classes),
-        trials=config.trials,
-        seed=config.seed,
-        stop_early=config.cost_path == "rising",
-    )
-    return search, problem
+    classes, spec = len(first.classes), SearchSpec.of(config)
+    problem = PathProblem(devel, first.truth, folds, n_classes=classes, clip=spec.clip, seed=spec.seed)
+    return search_cost(problem.decide, first.truth, folds, classes, spec), problem
 
 
 def _table(like: ScoreTable, scores: NDArray[np.float64]) -> ScoreTable:
