@@ -1,7 +1,7 @@
 """The paper's pipeline from sound files to the fusion, stage by stage: as one would write it, and the project's.
 
     python benchmarks/pipeline.py                                               # demo
-    python benchmarks/pipeline.py --dataset esc10 --data_dir PATH [--seeds 3] [--plot FILE]
+    python benchmarks/pipeline.py --dataset esc10 [--data_dir PATH] [--seeds 3] [--plot FILE]
 
 Both train a CRNN, SVMs on features of two image networks (EfficientNet-Lite0 with its published weights, DenseNet121
 with random ones), and their fusion; with the same folds, seeds, settings and choice of C. Before: librosa, matplotlib
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -262,12 +263,13 @@ def main() -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=["demo", "esc10", "esc50"], default="demo")
-    parser.add_argument("--data_dir", default="auto", help="folder of the data set; not for demo")
+    parser.add_argument("--data_dir", help="folder of the data set, not for demo; default: SOUNDSTACK_ESC10, if set")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=0, help="of the CRNN; 0: the paper's")
     parser.add_argument("--plot", type=Path, help="draw the seconds to this PNG file")
     options = parser.parse_args()
-    given = {"dataset": options.dataset, "data_dir": options.data_dir, "epochs": options.epochs}
+    folder = options.data_dir or (options.dataset != "demo" and os.environ.get("SOUNDSTACK_ESC10")) or "auto"
+    given = {"dataset": options.dataset, "data_dir": folder, "epochs": options.epochs}
     with contextlib.ExitStack() as stack:
         contenders: dict[str, Step | Rival] = {
             name: stack.enter_context(Rival(side, given)) for name, side in (("before", before), ("after", after))

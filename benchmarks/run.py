@@ -2,6 +2,7 @@
 
     python benchmarks/run.py [--quick] [--only NAME ...]
     python benchmarks/run.py --only svm_path --options "--size large --folds 1"
+    python benchmarks/run.py --page                  # write the page of what was measured, measure nothing
 
 Every other script of this folder is run, in a process of its own and one after the other. Those with the parser of
 ``_common`` give rows of the table; what the others print is shown as it is. ``--quick`` does less of everything:
@@ -14,6 +15,7 @@ replaces what was measured before, the rest of the page stays.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import shlex
@@ -54,9 +56,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, few turns")
     parser.add_argument("--only", action="append", metavar="NAME", help="a script's name without .py; may be repeated")
     parser.add_argument("--options", default="", help="further options of the script, in quotes; with one --only")
+    parser.add_argument("--page", action="store_true", help="only write the page of what has been measured")
     options = parser.parse_args()
     scripts = [path for path in sorted(Path(__file__).parent.glob("[!_]*.py")) if path.name != "run.py"]
-    chosen = [path for path in scripts if not options.only or path.stem in options.only]
+    if unknown := set(options.only or ()) - {path.stem for path in scripts}:
+        parser.error(f"no script {', '.join(sorted(unknown))}; there are: {', '.join(path.stem for path in scripts)}")
+    chosen = [] if options.page else [path for path in scripts if not options.only or path.stem in options.only]
     if options.options and len(chosen) != 1:
         parser.error("--options belongs to one script: give --only NAME")
     known: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -172,7 +177,7 @@ def written(known: dict[str, dict[str, Any]]) -> str:
         parts += ["## What bounds them", "\n".join(notes)]
     for name, result in known.items():
         if "text" in result:
-            parts += [f"## {name}", f"```\n{last_table(result['text'])}\n```"]
+            parts += [f"## {name}", about(result["script"]), f"```\n{last_table(result['text'])}\n```"]
             if result.get("picture"):
                 parts.append(f"![{name}, drawn]({result['picture']})")
     commands = {result["command"]: result for result in known.values()}
@@ -182,6 +187,12 @@ def written(known: dict[str, dict[str, Any]]) -> str:
         + "\n".join(f"| `{name}` | {of['date']} | {of['machine'].get(LOAD, '')} |" for name, of in commands.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def about(script: str) -> str:
+    """What a script says it measures: its first paragraph, and what follows its commands."""
+    text = ast.get_docstring(ast.parse((Path(__file__).parent / f"{script}.py").read_text())) or ""
+    return "\n\n".join(part for part in text.split("\n\n") if not part.startswith(" "))
 
 
 def last_table(text: str) -> str:

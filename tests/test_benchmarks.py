@@ -1,0 +1,79 @@
+"""The benchmarks: each can be started, the plain pieces are the project's equals, and the page is what was measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soundstack.config import FuseConfig
+from soundstack.networks.crnn import FOUR_BLOCKS, Crnn
+from soundstack.svm import PathProblem
+from soundstack.training import TrainingSpec
+from soundstack.tuning import SearchSpec, search_cost
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):  # some scripts set them; other tests must not notice
+        monkeypatch.setenv(name, "1" if name == "OMP_NUM_THREADS" else "PASSIVE")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_says_what_it_does_and_how_it_is_called(name: str) -> None:
+    script = importlib.import_module(name)
+    assert f"python benchmarks/{name}.py" in (script.__doc__ or "")
+
+
+def test_a_quick_round_knows_every_script() -> None:
+    run = importlib.import_module("run")
+    assert set(run.QUICK) == set(SCRIPTS) - {"run"}
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    run = importlib.import_module("run")
+    known = json.loads(run.RESULTS.read_text())
+    assert (run.DOCS / "performance.md").read_text() == run.written(known)
+    pictures = {result["picture"] for result in known.values() if result.get("picture")}
+    assert all((run.DOCS / picture).is_file() for picture in pictures)
+
+
+def _clips(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    y = np.arange(100) % 5
+    x = rng.normal(size=(100, 12)) + np.eye(5)[y] @ rng.normal(size=(5, 12))
+    return x.astype(np.float32), y, np.array(["1", "2", "3", "4", "test"])[np.arange(100) // 5 % 5]
+
+
+def test_the_pipeline_s_plain_svm_finds_what_the_project_s_finds() -> None:
+    x, y, folds = _clips(np.random.default_rng(0))
+    plain = importlib.import_module("pipeline")._svm(x, y, folds)
+    devel, spec = folds != "test", SearchSpec.of(FuseConfig())
+    problem = PathProblem(x[devel], y[devel], folds[devel], n_classes=5)
+    found = search_cost(problem.decide, y[devel], folds[devel], 5, spec)
+    np.testing.assert_allclose(plain[devel], found.decisions, atol=2e-3)
+    np.testing.assert_allclose(plain[~devel], problem.refit(found.chosen).decision(x[~devel]), atol=2e-3)
+
+
+def test_the_pipeline_s_plain_crnn_scores_every_clip_by_models_that_did_not_see_it() -> None:
+    pipeline = importlib.import_module("pipeline")
+    _, y, folds = _clips(np.random.default_rng(0))
+    mels = np.random.default_rng(1).normal(size=(100, 16, 128)).astype(np.float32)
+    spec = TrainingSpec("four_blocks", learning_rate=0.001, batch_size=16, epochs=1)
+    scores = pipeline._crnn(mels, y, folds, 5, spec)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+    of_test = folds == "test"
+    changed = np.where(of_test, (y + 1) % 5, y)  # what is true of the test clips must not matter
+    np.testing.assert_array_equal(pipeline._crnn(mels, changed, folds, 5, spec), scores)
+
+
+def test_the_plain_crnn_has_the_project_s_layers() -> None:
+    plain = importlib.import_module("_plain").Crnn(FOUR_BLOCKS, [block.pool for block in FOUR_BLOCKS], 128, 10)
+    ours = Crnn("four_blocks", 128, 10)
+    assert [tuple(p.shape) for p in plain.parameters()] == [tuple(p.shape) for p in ours.parameters()]
