@@ -1,6 +1,7 @@
-"""The image networks' faster form: the plain networks' features, with less done for them."""
+"""The networks' faster form: the plain networks' features, with less done for them."""
 
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from soundstack.audio import AudioSpec
 from soundstack.embedding import Embedder, EmbeddingSpec
 from soundstack.networks import inference, winograd
 from soundstack.networks.build import build
+from soundstack.networks.fused import BATCH
+from soundstack.networks.spec import NETWORKS
 from soundstack.networks.winograd import WinogradConv, pays
 
-LIGHT = ["efficientnet_lite0", "densenet121", "resnet50"]
-ALL = [*LIGHT, "vgg16"]  # VGG19 has more of the same layers
+AUDIO = [name for name, spec in NETWORKS.items() if spec.input == "waveform"]
+LIGHT = ["efficientnet_lite0", "densenet121", "resnet50", "panns_cnn10", "openl3_mel256_env_512"]
+ALL = [name for name in NETWORKS if name != "vgg19"]  # VGG19 has more of VGG16's layers
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -26,17 +30,29 @@ def lively(name):
     net = build(name, "none", seed=3)
     generator = torch.Generator().manual_seed(3)
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
             module.weight.data.normal_(1, 0.3, generator=generator)
             module.bias.data.normal_(0, 0.1, generator=generator)
-            module.weight.data[0], module.weight.data[1] = -1.0, 0.0
+            if module.num_features > 1:
+                module.weight.data[0], module.weight.data[1] = -1.0, 0.0
     return net
 
 
 def pictures(count=3):
     return torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def batches(name, count=3):
+    """What the network is fed: pictures, or waveforms of two lengths, the first shorter than the pools need."""
+    if name not in AUDIO:
+        return [pictures(count)]
+    generator = torch.Generator().manual_seed(1)
+    lengths = (3_001, 32_000)
+    if name.startswith("openl3"):
+        lengths, count = (12_000, 28_800), min(count, 2)  # 1 and 2 windows, each of which takes long
+    return [0.1 * torch.randn((count, length), generator=generator) for length in lengths]
 
 
 def run(forward, batch):
@@ -70,32 +86,35 @@ def both(request):
 
 
 def test_the_faster_form_gives_the_plain_networks_features(both):
-    _, net, fast = both
-    plain, found = run(net, pictures()), run(fast, pictures())
-    assert found.shape == plain.shape
-    assert found.dtype == torch.float32
-    assert F.cosine_similarity(found, plain).min() > 0.99999
-    torch.testing.assert_close(found, plain, rtol=0, atol=1e-4 * float(plain.abs().max()))
+    name, net, fast = both
+    for batch in batches(name):
+        plain, found = run(net, batch), run(fast, batch)
+        assert found.shape == plain.shape
+        assert found.dtype == torch.float32
+        assert F.cosine_similarity(found.double(), plain.double()).min() > 0.999999
+        torch.testing.assert_close(found, plain, rtol=0, atol=1e-4 * float(plain.abs().max()))
 
 
 def test_features_do_not_depend_on_the_batch_they_are_made_in(both):
-    _, _, fast = both
-    batch = pictures(3)
+    name, _, fast = both
+    batch = batches(name)[0]
     alone, together = torch.cat([run(fast, one) for one in batch.split(1)]), run(fast, batch)
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5 * float(together.abs().max()))
 
 
 def test_convolutions_do_the_work_of_batch_norms_activations_and_additions(both):
     name, net, fast = both
-    plain, found = operations(net, pictures(1)), operations(fast, pictures(1))
+    batch = batches(name, count=1)[0]
+    plain, found = operations(net, batch), operations(fast, batch)
     convolutions = found["_convolution_pointwise"] + found["_convolution_pointwise_"]
     by_winograd = sum(pays(module) for module in net.modules() if isinstance(module, nn.Conv2d))
     assert convolutions + by_winograd == plain["convolution"]
-    assert (by_winograd > 0) == (name in {"vgg16", "resnet50"})
-    # DenseNet's last batch norm has no convolution to go into.
-    assert sum(count for key, count in found.items() if "batch_norm" in key) == (name == "densenet121")
-    assert found["cat"] + found["add"] + found["hardtanh_"] == 0
-    assert found["add_"] == by_winograd  # its bias
+    assert (by_winograd > 0) == (name in {"vgg16", "resnet50", *AUDIO})
+    # DenseNet's last batch norm, and the first of audio networks, have no convolution to go into.
+    assert sum(count for key, count in found.items() if "batch_norm" in key) == (name in {"densenet121", *AUDIO})
+    if name not in AUDIO:
+        assert found["add_"] == found["bmm"]  # Winograd's biases, once for some tiles
+        assert found["cat"] + found["add"] + found["hardtanh_"] == 0
 
 
 def test_making_it_changes_nothing_in_the_network():
@@ -108,22 +127,24 @@ def test_making_it_changes_nothing_in_the_network():
 
 
 def test_networks_without_a_faster_form_and_torch_without_onednn_run_as_they_are(monkeypatch):
-    assert inference.arrange("panns_cnn10", nn.Identity()) is None
+    assert inference.arrange("crnn", nn.Identity()) is None
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert inference.arrange("resnet50", nn.Identity()) is None
+    assert inference.arrange("panns_cnn10", nn.Identity()) is None
 
 
-def spec(**options):
-    return EmbeddingSpec("efficientnet_lite0", "none", AudioSpec(16000, 1.0), **options)
+def spec(name="efficientnet_lite0", **options):
+    return EmbeddingSpec(name, "none", AudioSpec(NETWORKS[name].sample_rate or 16000, 1.0), **options)
 
 
 def waves(count=20):
     return (0.1 * np.random.default_rng(0).standard_normal((count, 16000))).astype(np.float32)
 
 
-def test_an_embedder_takes_the_faster_form_unless_it_is_switched_off():
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "panns_cnn10"])
+def test_an_embedder_takes_the_faster_form_unless_it_is_switched_off(name):
     device = torch.device("cpu")
-    fast, plain = Embedder.build(spec(), device), Embedder.build(spec(shortcuts=False), device)
+    fast, plain = Embedder.build(spec(name), device), Embedder.build(spec(name, shortcuts=False), device)
     found, expected = fast(waves(3)), plain(waves(3))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert (found != expected).any()  # another order of additions: else the switch would do nothing
@@ -143,28 +164,37 @@ def test_clips_go_through_the_network_in_batches_and_through_the_picture_once():
     forward, sizes = embedder._forward, []
     embedder._forward = lambda batch: (sizes.append(len(batch)), forward(batch))[1]
     embedder(waves(20))
-    assert sizes == [inference.BATCH, 20 - inference.BATCH]
+    assert sizes == [BATCH, 20 - BATCH]
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (1, 3), (14, 10), (56, 5)])
+def direct(x, weight, bias, activation, pool):
+    y = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    y = y.relu() if activation == "relu" else y
+    return {"none": lambda y, _: y, "mean": F.avg_pool2d, "maximum": F.max_pool2d}[pool](y, 2).float()
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (1, 3), (14, 10), (56, 5), (15, 2), (1, 2)])
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 3), (128, 160)])
 def test_winograds_convolution_is_the_direct_one(height, width, inputs, outputs, monkeypatch):
     generator = torch.Generator().manual_seed(height * width)
     x = torch.randn((3, inputs, height, width), generator=generator).to(memory_format=torch.channels_last)
     weight = torch.randn((outputs, inputs, 3, 3), generator=generator)
     bias = torch.randn(outputs, generator=generator)
-    expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1).relu().float()
-    for block in (1, 36 * (inputs + outputs) * 4, 1 << 23):  # line by line, some lines or clips, all at once
-        monkeypatch.setattr(winograd, "_BLOCK", block)
-        found = WinogradConv(weight, bias)(x)
-        assert found.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.max()))
+    for tiles in (1, 4, 40, 512):  # line by line, some lines, some clips, all at once
+        monkeypatch.setattr(winograd, "TILES_AT_ONCE", tiles)
+        for activation, pool in product(("none", "relu"), ("none", "mean", "maximum") if height > 1 else ("none",)):
+            expected = direct(x, weight, bias, activation, pool)
+            for two_wide in {False, width == 2}:
+                found = WinogradConv(weight, bias, activation, pool=pool, two_wide=two_wide)(x)
+                assert found.is_contiguous(memory_format=torch.channels_last)
+                torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
 def test_winograd_is_for_wide_3x3_convolutions_with_stride_1():
     assert pays(nn.Conv2d(128, 128, 3, padding=1))
+    assert pays(nn.Conv2d(64, 128, 3, padding=1))
     for other in (
-        nn.Conv2d(64, 128, 3, padding=1),
+        nn.Conv2d(64, 64, 3, padding=1),
         nn.Conv2d(128, 128, 3, padding=1, stride=2),
         nn.Conv2d(128, 128, 3, padding=1, groups=128),
         nn.Conv2d(128, 128, 1),

@@ -306,7 +306,7 @@ class DeepSpectrumConfig(DataConfig):
     )
     shortcuts: Literal["yes", "no"] = Field(
         "yes",
-        description="yes: image networks run on the CPU in a form arranged for speed, equal to rounding; "
+        description="yes: networks run in float32 on the CPU in a form arranged for speed, equal to rounding; "
         "no: layer by layer as published",
     )
     weights_dir: str = Field("auto", description="folder of weight files; auto: torch's hub cache")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from soundstack.audio import AudioSpec, Samples
 from soundstack.networks.build import build, restore
-from soundstack.networks.inference import BATCH, arrange
+from soundstack.networks.fused import BATCH
+from soundstack.networks.inference import arrange
 from soundstack.networks.spec import NETWORKS
 from soundstack.picture import DeepSpectrumPicture
 
@@ -26,8 +27,8 @@ from soundstack.picture import DeepSpectrumPicture
 class EmbeddingSpec:
     """Everything that changes a feature vector, be it in the last digit.
 
-    ``seed`` is that of random weights, 0 for published ones. ``shortcuts`` lets an image network run on the CPU in
-    the form that :mod:`soundstack.networks.inference` gives it.
+    ``seed`` is that of random weights, 0 for published ones. ``shortcuts`` lets a network run on the CPU in the
+    form that :mod:`soundstack.networks.inference` gives it.
     """
 
     network: str

@@ -1,6 +1,7 @@
-"""The image networks arranged for speed on a CPU: the plain networks' function, to the rounding of float32.
+"""Networks arranged for speed on a CPU: the plain networks' function, to the rounding of float32.
 
-What differs from the modules as published, which stay as they are:
+Here are the image networks; :mod:`soundstack.networks.inference_audio` has those of waveforms. What differs from the
+modules as published, which stay as they are:
 
 - a batch norm behind a convolution is folded into its weights; activation and residual addition are done by the
   convolution itself (oneDNN), whose weights are packed once in the layout that it wants;
@@ -8,7 +9,7 @@ What differs from the modules as published, which stay as they are:
   ``a max(x, -b / a) + b`` for ``a > 0``, a minimum for ``a < 0``; ``a`` and ``b`` go into the convolution;
 - DenseNet's concatenations are slices of one buffer; its transitions pool before they convolve (both are linear);
 - TensorFlow's uneven padding of EfficientNet's strided convolutions becomes zeros in the kernel;
-- 3x3 convolutions of many channels are done by Winograd's minimal filtering.
+- 3x3 convolutions of many channels are done by Winograd's minimal filtering, with the pool behind them.
 
 Everything is float32 and channels-last.
 """
@@ -16,6 +17,7 @@ Everything is float32 and channels-last.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,16 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from soundstack.networks import fused, inference_audio
+from soundstack.networks.fused import Forward, FusedConv, conv_norm, folded, spatial
 from soundstack.networks.spec import PICTURE_SIZE
-from soundstack.networks.winograd import WinogradConv, pays
+from soundstack.networks.winograd import Pool
 
-#: Pictures uint8 (N, 3, 224, 224) -> features float32 (N, dim).
-Forward = Callable[[Tensor], Tensor]
-
-BATCH = 16
-"""Pictures at once; only a hint for the packed layout, other batches are right as well."""
-
-_SCALARS: dict[str, list[float]] = {"none": [], "relu": [], "hardtanh": [0.0, 6.0]}  # hardtanh: ReLU6
 _NEVER = 1e-12  # a batch norm's factor under this hides its input: the output is constant
 
 
@@ -42,6 +39,7 @@ def arrange(name: str, network: nn.Module) -> Forward | None:
     Its weights are read once: a later change of the network is not seen.
 
     Returns:
+        A function of pictures uint8 (N, 3, 224, 224) or of waveforms float32 (N, samples): features float32 (N, dim).
         None where this network or this machine's torch has no faster form.
     """
     arrangements: dict[str, Callable[[nn.Module], Forward]] = {
@@ -50,83 +48,12 @@ def arrange(name: str, network: nn.Module) -> Forward | None:
         "resnet50": _Resnet,
         "densenet121": _Densenet,
         "efficientnet_lite0": _EfficientNetLite,
+        **inference_audio.ARRANGEMENTS,
     }
-    if name not in arrangements or not _has_fused_convolutions():
+    if name not in arrangements or not fused.available():
         return None
     with torch.inference_mode():
         return arrangements[name](network)
-
-
-def _has_fused_convolutions() -> bool:
-    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
-
-
-class FusedConv:
-    """Convolution, bias, addition and activation in one operation.
-
-    Args:
-        weight: (out, in / groups, height, width).
-        bias: (out,).
-        like: the convolution whose stride and groups hold.
-        activation: ``none``, ``relu`` or ``hardtanh`` (ReLU6).
-        size: height and width of the input, for the choice of the packed layout.
-        padding: on all sides; by default that of ``like``.
-    """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        like: nn.Conv2d,
-        activation: str = "none",
-        *,
-        size: int,
-        padding: tuple[int, ...] | None = None,
-    ) -> None:
-        self.bias = bias
-        self.activation = activation
-        if padding is None:
-            assert isinstance(like.padding, tuple)
-            padding = like.padding
-        self.geometry = (padding, like.stride, (1, 1), like.groups)
-        self.out_size = (size + 2 * padding[0] - weight.shape[2]) // like.stride[0] + 1
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-            weight.contiguous(memory_format=torch.channels_last), *self.geometry, (BATCH, like.in_channels, size, size)
-        )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Convolve (N, in, H, W) and activate."""
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, *self.geometry, self.activation, _SCALARS[self.activation], ""
-        )
-        return y
-
-    def add_to(self, target: Tensor, x: Tensor) -> Tensor:
-        """Convolve ``x``, add it to ``target`` in place, and activate there (``none`` or ``relu``)."""
-        activation = None if self.activation == "none" else self.activation
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
-            target, x, self.weight, self.bias, *self.geometry, "add", 1.0, activation, [], ""
-        )
-        return y
-
-
-def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the batch norm behind it."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    return weight.detach(), bias.detach()
-
-
-def _conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, activation: str, size: int) -> FusedConv:
-    return FusedConv(*_folded(conv, norm), conv, activation, size=size)
-
-
-def _spatial(weight: Tensor, bias: Tensor, conv: nn.Conv2d, size: int) -> FusedConv | WinogradConv:
-    """A convolution with a ReLU, by the way that is faster."""
-    return WinogradConv(weight, bias) if pays(conv) else FusedConv(weight, bias, conv, "relu", size=size)
 
 
 class _NormClamp:
@@ -197,7 +124,7 @@ class _EfficientNetLite:
 
 def _same(conv: Any, norm: nn.BatchNorm2d, activation: str, size: int, deviation: Tensor | None = None) -> FusedConv:
     """A convolution padded as TensorFlow does: at an even size and stride 2, one more at the end than at the begin."""
-    weight, bias = _folded(conv, norm)
+    weight, bias = folded(conv, norm)
     if deviation is not None:
         weight = weight / deviation
     padding = (0, 0)
@@ -212,7 +139,7 @@ class _Resnet:
     def __init__(self, network: Any) -> None:
         self.network = network
         trunk = network.trunk
-        weight, bias = _folded(trunk.conv1, trunk.bn1)
+        weight, bias = folded(trunk.conv1, trunk.bn1)
         self.stem = FusedConv(weight / network.deviation, bias, trunk.conv1, "relu", size=PICTURE_SIZE)
         self.pool = trunk.maxpool
         self.blocks = []
@@ -221,17 +148,17 @@ class _Resnet:
             for block in layer:
                 shortcut = None
                 if block.downsample is not None:
-                    shortcut = _conv_norm(block.downsample[0], block.downsample[1], "none", size)
-                narrow = _conv_norm(block.conv1, block.bn1, "relu", size)
-                spatial = _spatial(*_folded(block.conv2, block.bn2), block.conv2, size)
+                    shortcut = conv_norm(block.downsample[0], block.downsample[1], "none", size)
+                narrow = conv_norm(block.conv1, block.bn1, "relu", size)
+                middle = spatial(*folded(block.conv2, block.bn2), block.conv2, size=size)
                 size //= block.conv2.stride[0]
-                widen = _conv_norm(block.conv3, block.bn3, "relu", size)
-                self.blocks.append((shortcut, narrow, spatial, widen))
+                widen = conv_norm(block.conv3, block.bn3, "relu", size)
+                self.blocks.append((shortcut, narrow, middle, widen))
 
     def __call__(self, pictures: Tensor) -> Tensor:
         x = self.pool(self.stem(_normalised(self.network, pictures)))
-        for shortcut, narrow, spatial, widen in self.blocks:
-            y = spatial(narrow(x))
+        for shortcut, narrow, middle, widen in self.blocks:
+            y = middle(narrow(x))
             x = widen.add_to(x if shortcut is None else shortcut(x), y)
         return _mean(x)
 
@@ -240,7 +167,7 @@ class _Densenet:
     def __init__(self, network: Any) -> None:
         self.network = network
         features = network.trunk.features
-        weight, bias = _folded(features.conv0, features.norm0)
+        weight, bias = folded(features.conv0, features.norm0)
         self.stem = FusedConv(weight / network.deviation, bias, features.conv0, "relu", size=PICTURE_SIZE)
         self.pool = features.pool0
         self.blocks: list[list[tuple[_NormClamp, FusedConv, FusedConv]]] = []
@@ -286,18 +213,20 @@ GROWTH = 32
 class _Vgg:
     def __init__(self, network: Any) -> None:
         self.network = network
-        self.layers: list[FusedConv | WinogradConv | nn.Module] = []
+        self.layers: list[Forward] = []
         size = PICTURE_SIZE
-        for module in network.trunk.features:
-            if isinstance(module, nn.Conv2d):
-                weight = module.weight.detach()
-                if not self.layers:
-                    weight = weight / network.deviation
-                assert module.bias is not None
-                self.layers.append(_spatial(weight, module.bias.detach(), module, size))
-            elif isinstance(module, nn.MaxPool2d):
-                self.layers.append(module)
-                size //= 2
+        modules = [module for module in network.trunk.features if not isinstance(module, nn.ReLU)]
+        for conv, behind in pairwise([*modules, None]):
+            if not isinstance(conv, nn.Conv2d):
+                continue  # a pool, done by the convolution in front of it
+            weight = conv.weight.detach()
+            if not self.layers:
+                weight = weight / network.deviation
+            assert conv.bias is not None
+            pools = isinstance(behind, nn.MaxPool2d)
+            pool: Pool = "maximum" if pools else "none"
+            self.layers.append(spatial(weight, conv.bias.detach(), conv, size=size, pool=pool))
+            size = size // 2 if pools else size
         self.top = network.trunk.classifier
 
     def __call__(self, pictures: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ spectrogram are not needed. Written from the published description and the check
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -120,14 +120,7 @@ class OpenL3(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Waveforms float32 (N, samples), mono, -1..1, 48 kHz -> embeddings float32 (N, 512 or 6144)."""
-        windows = frame(waveforms)  # (N, W, 48000), a view
-        count = windows.shape[0] * windows.shape[1]
-        embeddings = []
-        for start in range(0, count, WINDOWS_AT_ONCE):
-            chosen = torch.arange(start, min(start + WINDOWS_AT_ONCE, count), device=waveforms.device)
-            batch = windows[chosen // windows.shape[1], chosen % windows.shape[1]]  # copies these windows only
-            embeddings.append(self.embed(self.log_mel(batch)).float())
-        return torch.cat(embeddings).unflatten(0, windows.shape[:2]).mean(dim=1)  # over the clip's windows
+        return by_windows(waveforms, lambda windows: self.embed(self.log_mel(windows)))
 
     def embed(self, spectrograms: Tensor) -> Tensor:
         """Log-mel spectrograms (N, 1, 256, 199) -> the windows' embeddings (N, 512 or 6144)."""
@@ -164,6 +157,18 @@ def frame(waveforms: Tensor) -> Tensor:
     hops = max(0, -(-(samples - WINDOW) // HOP))
     padded = F.pad(waveforms, (WINDOW // 2, WINDOW + hops * HOP - samples))
     return padded.unfold(1, WINDOW, HOP)
+
+
+def by_windows(waveforms: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+    """Embeddings (N, dim) of waveforms (N, samples): the mean of those that ``embed`` gives windows (B, 48000)."""
+    windows = frame(waveforms)  # (N, W, 48000), a view
+    count = windows.shape[0] * windows.shape[1]
+    embeddings = []
+    for start in range(0, count, WINDOWS_AT_ONCE):
+        chosen = torch.arange(start, min(start + WINDOWS_AT_ONCE, count), device=waveforms.device)
+        batch = windows[chosen // windows.shape[1], chosen % windows.shape[1]]  # copies these windows only
+        embeddings.append(embed(batch).float())
+    return torch.cat(embeddings).unflatten(0, windows.shape[:2]).mean(dim=1)  # over the clip's windows
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:

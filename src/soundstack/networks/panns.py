@@ -147,13 +147,22 @@ class Panns(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Waveforms float32 (N, samples), mono, -1..1, 32 kHz -> embeddings float32 (N, 512 or 2048)."""
-        waveforms = self._padded(waveforms)
-        x = self.log_mel(waveforms)[:, None]  # (N, 1, T, 64)
-        x = self.bn0(x.transpose(1, 3)).transpose(1, 3)  # normalised band by band
+        waveforms = self.padded(waveforms)
+        x = self.spectrograms(waveforms)
         for number in range(1, self.blocks + 1):
             x = self.get_submodule(f"conv_block{number}")(x)  # (N, C, T / 2 ** number, 64 / 2 ** number)
             if number == 1 and self.wavegram:
                 x = torch.cat([x, self._wavegram(waveforms)], dim=1)  # (N, 128, T / 2, 32)
+        return self.embedded(x)
+
+    def spectrograms(self, waveforms: Tensor) -> Tensor:
+        """Log-mel spectrograms (N, 1, T, 64) of padded waveforms, normalised band by band."""
+        x = self.log_mel(waveforms)[:, None]
+        normalised: Tensor = self.bn0(x.transpose(1, 3)).transpose(1, 3)
+        return normalised
+
+    def embedded(self, x: Tensor) -> Tensor:
+        """Embeddings of the last block's maps (N, C, T', F')."""
         x = x.float().mean(dim=3)  # over frequency: (N, C, T')
         x = x.amax(dim=2) + x.mean(dim=2)  # over time: (N, C)
         return F.relu(self.fc1(x)).float()
@@ -165,7 +174,7 @@ class Panns(nn.Module):
         x = self.pre_block4(x)  # (N, 64, samples / 640, 32)
         return x
 
-    def _padded(self, waveforms: Tensor) -> Tensor:
+    def padded(self, waveforms: Tensor) -> Tensor:
         """Zeros at the end until each pool has something to pool and, with a wavegram, its branches agree."""
         samples = waveforms.shape[1]
         pools = min(self.blocks, 5)

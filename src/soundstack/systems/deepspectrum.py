@@ -26,10 +26,11 @@ from soundstack.systems.common import evaluate
 from soundstack.systems.crnn import clip_targets, example_folds, example_targets
 from soundstack.tuning import CostSearch, SearchSpec, nested_decisions, nested_scores, search_cost
 
-#: Modules whose code decides what a feature is, by family.
+#: Modules whose code decides what a feature is: of both families, and of each.
+_SHARED = ("audio", "embedding", "networks/inference", "networks/fused", "networks/winograd")
 _CODE = {
-    "deepspectrum": ("audio", "picture", "embedding", "networks/imagenet", "networks/inference", "networks/winograd"),
-    "audioset": ("audio", "embedding", "networks/panns", "networks/openl3"),
+    "deepspectrum": (*_SHARED, "picture", "networks/imagenet"),
+    "audioset": (*_SHARED, "networks/panns", "networks/openl3", "networks/inference_audio"),
 }
 
 
