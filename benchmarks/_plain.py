@@ -50,10 +50,10 @@ def picture(db: NDArray[np.float32], rate: int, hop: int) -> tuple[NDArray[np.ui
     return figure, Image.fromarray(figure).resize((224, 224), Image.Resampling.BICUBIC)
 
 
-def features(network: nn.Module, pictures: Tensor) -> NDArray[np.float32]:
-    """Features (N, dim) of pictures uint8 (N, 3, 224, 224): float32, NCHW, one clip at a time."""
+def features(network: nn.Module, inputs: Tensor) -> NDArray[np.float32]:
+    """Features (N, dim) of pictures uint8 (N, 3, 224, 224) or waveforms: float32, NCHW, one clip at a time."""
     with torch.inference_mode():
-        return np.concatenate([network(one.contiguous()).numpy() for one in pictures.split(1)])
+        return np.concatenate([network(one.contiguous()).numpy() for one in inputs.split(1)])
 
 
 def linear_svc(train: NDArray[Any], y: NDArray[Any], cost: float) -> LinearSVC:

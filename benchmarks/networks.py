@@ -19,6 +19,7 @@ from typing import Any
 
 from _common import Rival, Row, Step, cosine, parser, show, take_turns, timed  # isort: skip
 
+import _plain
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -84,12 +85,7 @@ def plain(name: str, clips: int) -> Step:
     """One clip at a time through the network as it is."""
     net = network(name)
     batches = [torch.from_numpy(inputs(name, clips, turn)) for turn in range(2)]
-
-    def step(turn: int) -> Any:
-        with torch.inference_mode():
-            return np.concatenate([net(clip.contiguous()).numpy() for clip in batches[turn % 2].split(1)])
-
-    return step
+    return lambda turn: _plain.features(net, batches[turn % 2])
 
 
 def ours(name: str, clips: int, shortcuts: bool = True) -> Step:
