@@ -19,11 +19,12 @@ from typing import Any
 
 from _common import Rival, Row, Step, cosine, parser, show, take_turns, timed  # isort: skip
 
-import _plain
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+
+import _plain
 
 TARGETS = {
     "efficientnet_lite0": 4.0,
