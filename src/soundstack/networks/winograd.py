@@ -28,8 +28,8 @@ TILE = 4
 LEAST_PAIRS = 64 * 128
 """Of an input and an output channel: with fewer, the transforms cost what the multiplications save."""
 
-TILES_AT_ONCE = 128
-"""What stays in the cache; of many channels more, lest the kernels be fetched for too few tiles."""
+TILES_AT_ONCE = 256
+"""Fewer stay nearer in the cache; but kernels are fetched, and threads wait for one another, for every such part."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class WinogradConv:
         count, inputs, height, width = x.shape
         products, _, outputs = self._kernels.shape
         down, across = -(-height // TILE), -(-width // self._across.outputs)
-        clips, lines = _block(count, down, across, max(TILES_AT_ONCE, inputs // 2))
+        clips, lines = _block(count, down, across, TILES_AT_ONCE)
 
         step = 1 if self.pool == "none" else 2
         y = x.new_empty((count, height // step, width // step, outputs))
