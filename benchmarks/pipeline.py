@@ -9,7 +9,9 @@ figures, a ``DataLoader``, networks as published and one clip at a time, ``Linea
 an empty cache, without MLflow. Each in a process of its own, in turns, seed by seed. The two CRNNs are the same network
 with the same pooling (a written one with 2x2 pooling would take longer); random weights of the CRNNs differ.
 
-The seconds are medians over seeds; scores (devel and test accuracy) are means and deviations over seeds.
+"Pictures" after: what the networks wait for, as clips are decoded and drawn beside their work. The project's fusion
+also says what it would be without each member. The seconds are medians over seeds; scores (devel and test accuracy) are
+means and deviations over seeds.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def about(script: str) -> str:
 
 def last_table(text: str) -> str:
     """What a script prints in the end: its last paragraph."""
-    return text.rstrip().rpartition("\n\n")[2]
+    return text.rstrip().rpartition("\n\n")[2].lstrip("\n")
 
 
 if __name__ == "__main__":
