@@ -86,7 +86,7 @@ def main() -> None:
         for row in rows:
             known[row.stage] = measured | {"row": asdict(row)}
         if not rows:
-            known[title] = measured | {"text": text, "picture": picture}
+            known[title] = measured | {"text": last_table(text), "picture": picture}
         known = dict(sorted(known.items(), key=lambda item: item[1]["script"]))
         RESULTS.write_text(json.dumps(known, indent=1) + "\n")
     rows = [Row(**result["row"]) for result in known.values() if "row" in result]
@@ -177,7 +177,7 @@ def written(known: dict[str, dict[str, Any]]) -> str:
         parts += ["## What bounds them", "\n".join(notes)]
     for name, result in known.items():
         if "text" in result:
-            parts += [f"## {name}", about(result["script"]), f"```\n{last_table(result['text'])}\n```"]
+            parts += [f"## {name}", about(result["script"]), f"```\n{result['text']}\n```"]
             if result.get("picture"):
                 parts.append(f"![{name}, drawn]({result['picture']})")
     commands = {result["command"]: result for result in known.values()}
