@@ -141,8 +141,6 @@ def _crnn(mels: Any, y: Any, folds: Any, classes: int, spec: Any) -> Any:
 
 def _svm(features: Any, y: Any, folds: Any) -> Any:
     """Decision values of every clip (N, K): out-of-fold on devel at the best C, the refitted SVM's on test."""
-    from sklearn.metrics import f1_score
-
     import _plain
     from soundstack.config import PAPER_COSTS
     from soundstack.svm import Standardiser
@@ -159,11 +157,7 @@ def _svm(features: Any, y: Any, folds: Any) -> Any:
 
     for rows in held_out:
         decide(~rows & ~test, rows, dict(enumerate(PAPER_COSTS)))
-    judged = [
-        np.mean([f1_score(y[rows], scores[rows].argmax(axis=1), average="macro") for rows in held_out])
-        for scores in tried
-    ]
-    best = int(np.argmax(np.array(judged) >= max(judged) - 1e-12))  # of equals the smallest C
+    best, _ = _plain.best_cost(tried, y, held_out)
     decide(~test, test, {best: PAPER_COSTS[best]})
     return tried[best]
 

@@ -72,7 +72,7 @@ def main() -> None:
         described = machine()
         title = f"{path.stem} {options.options}".strip()
         draws = '"--plot"' in path.read_text()
-        picture = re.sub(r"[^a-z0-9]+", "-", f"{path.stem} {options.options}".strip().lower()) + ".png" if draws else ""
+        picture = re.sub(r"[^a-z0-9]+", "-", title.lower()) + ".png" if draws else ""
         try:
             rows, text = run(path, [*given, *(["--plot", str(DOCS / picture)] if picture else [])])
         except subprocess.CalledProcessError as error:

@@ -28,15 +28,15 @@ from _common import Row, parser, show  # isort: skip  (first: makes src importab
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
 
 import _plain
+from soundstack.config import PAPER_COSTS
 from soundstack.svm import PathProblem, Standardiser, fit_path
 
 Array = NDArray[Any]
 
-COSTS = [10.0**power for power in range(-9, 1)]
+COSTS = list(PAPER_COSTS)
 FOLDS = 4
 
 
@@ -82,16 +82,6 @@ def objectives(coef: Array, intercept: Array, x: Array, sign: Array, cost: float
     pull = (alpha * sign).T @ x
     dual = alpha.sum(axis=0) - 0.5 * ((pull**2).sum(axis=1) + (alpha * sign).sum(axis=0) ** 2)
     return primal, dual - (alpha**2).sum(axis=0) / (4 * cost)
-
-
-def choice(decisions: Array, y: Array, held_out: list[Array]) -> tuple[float, float]:
-    """The chosen C and its macro-F1, mean over folds; of equals the smallest, as in training."""
-    scores = [
-        np.mean([f1_score(y[rows], scores[rows].argmax(axis=1), average="macro") for rows in held_out])
-        for scores in decisions
-    ]
-    best = int(np.argmax(np.array(scores) >= max(scores) - 1e-12))
-    return COSTS[best], scores[best]
 
 
 def timed(run: Callable[[], Any], repeats: int) -> tuple[float, float, Any]:
@@ -141,8 +131,9 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
             reference, _ = objectives(other.coef_, other.intercept_, train, sign, point.cost)
             our_gap = max(our_gap, float((primal / dual - 1).max()))
             their_gap = max(their_gap, float((reference / dual - 1).max()))
-    our_cost, our_score = choice(our_decisions, y, held_out)
-    their_cost, their_score = choice(their_decisions, y, held_out)
+    (ours, our_score), (theirs, their_score) = (
+        _plain.best_cost(decisions, y, held_out) for decisions in (our_decisions, their_decisions)
+    )
     return Row(
         f"SVM path, n={len(y)}, d={size.dimensions}, {size.classes} classes, {folds} folds held out",
         "scikit-learn LinearSVC (dual=True)",
@@ -153,8 +144,8 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
         their_processor / our_processor,
         TARGETS[name],
         f"objective at most {our_gap:.1e} above the optimum (LinearSVC: {their_gap:.1e}), "
-        f"{'same' if their_cost == our_cost else 'ANOTHER'} C chosen",
-        f"C, macro-F1: LinearSVC {their_cost:.0e}, {their_score:.4f}; ours {our_cost:.0e}, {our_score:.4f}",
+        f"{'same' if theirs == ours else 'ANOTHER'} C chosen",
+        f"C, macro-F1: LinearSVC {COSTS[theirs]:.0e}, {their_score:.4f}; ours {COSTS[ours]:.0e}, {our_score:.4f}",
     )
 
 

@@ -22,8 +22,8 @@ SCRIPTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):  # some scripts set them; other tests must not notice
-        monkeypatch.setenv(name, "1" if name == "OMP_NUM_THREADS" else "PASSIVE")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # some scripts set these two; other tests must not notice
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
