@@ -38,6 +38,7 @@ RESULTS = DOCS / "performance.json"
 LOAD = "load average at the start"
 QUICK: dict[str, list[str]] = {
     "crnn_step": ["--turns", "3"],
+    "gpu": ["--clips", "128"],
     "logmel": ["--clips", "16", "--turns", "3"],
     "networks": ["--clips", "16", "--turns", "2"],
     "picture": ["--turns", "3"],

@@ -1,6 +1,5 @@
 """The networks' faster form: the plain networks' features, with less done for them."""
 
-from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from counted_operations import Operations
 from soundstack.audio import AudioSpec
 from soundstack.embedding import Embedder, EmbeddingSpec
 from soundstack.networks import inference, winograd
@@ -58,18 +57,6 @@ def batches(name, count=3):
 def run(forward, batch):
     with torch.inference_mode():
         return forward(batch)
-
-
-class Operations(TorchDispatchMode):
-    """Counts what torch is asked to do."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.counts[function.overloadpacket.__name__] += 1
-        return function(*args, **(kwargs or {}))
 
 
 def operations(forward, batch):

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
+from soundstack import svm
 from soundstack.errors import ConfigError, DataError
 from soundstack.svm import (
     CLIP,
@@ -27,7 +29,7 @@ from soundstack.svm import (
     cross_validate_path,
     fit_path,
 )
-from soundstack.svm_solver import TOLERANCE, LiblinearPath, NewtonPath, _line_search, _objective
+from soundstack.svm_solver import TOLERANCE, LiblinearPath, NewtonPath, _line_search, _objective, _solve_ridge
 
 Array = NDArray[Any]
 
@@ -140,7 +142,7 @@ def test_direct_steps_and_conjugate_gradients_lead_to_the_same_solution(
     expected = [reference(x, y, cost)[0] for cost in (1e-3, 1.0)]
     monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", pace)  # all by conjugate gradients, or all directly
     if pace < 1:
-        monkeypatch.setattr("numpy.linalg.solve", None)
+        monkeypatch.setattr("soundstack.svm_solver._solve_ridge", None)
     else:
         monkeypatch.setattr(NewtonPath, "_conjugate_gradients", None)
     for point, coef in zip(fit_path(x, y, [1e-3, 1.0], n_classes=3), expected, strict=True):
@@ -152,8 +154,8 @@ def test_a_class_whose_conjugate_gradients_take_too_long_is_solved_directly(monk
     expected = fit_path(x, y, [1.0], n_classes=3)[0].coef
     monkeypatch.setattr("soundstack.svm_solver._SOON", 0)
     monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", 20)  # patience for an iteration or two, then give up
-    direct = Mock(side_effect=np.linalg.solve)
-    monkeypatch.setattr("numpy.linalg.solve", direct)
+    direct = Mock(side_effect=_solve_ridge)
+    monkeypatch.setattr("soundstack.svm_solver._solve_ridge", direct)
     np.testing.assert_allclose(fit_path(x, y, [1.0], n_classes=3)[0].coef, expected, atol=1e-4 * np.abs(expected).max())
     assert direct.called
 
@@ -171,6 +173,45 @@ def test_the_line_search_finds_the_lowest_point_along_a_step(seed: int, power: f
     for other in (0.5, 0.9, 1.1, 2.0):
         there = _objective(w + other * length * step, margins - other * length * gain, cost)
         assert (lowest <= there * (1 + 1e-9)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(2, 60), d=st.integers(1, 60), classes=st.integers(2, 5), seed=st.integers(0, 2**16))
+def test_torch_solves_what_numpy_solves(n: int, d: int, classes: int, seed: int) -> None:
+    """What a GPU computes, computed by the processor: the same code on tensors."""
+    x, y = standardised(n, d, classes, seed=seed)
+    paths = [SvmPath(x, y, n_classes=classes, x_eval=x, device=device) for device in (None, torch.device("cpu"))]
+    for cost in (1e-9, 1e-3, 1.0):
+        ours, other = (path.decisions(cost) for path in paths)
+        assert isinstance(other, np.ndarray)
+        np.testing.assert_allclose(other, ours, atol=5e-4 * max(1, np.abs(ours).max()))
+        for mine, theirs in zip(paths[0].coefficients(cost), paths[1].coefficients(cost), strict=True):
+            np.testing.assert_allclose(theirs, mine, atol=5e-4 * max(1, np.abs(mine).max()))
+    assert max(float(gaps.max()) for gaps in paths[1]._path.gaps.values()) <= TOLERANCE  # type: ignore[union-attr]
+
+
+def test_a_gpu_takes_folds_that_are_large_enough_and_fit_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, free = torch.device("cuda"), Mock(return_value=2**30)
+    monkeypatch.setattr("soundstack.devices.free_memory", free)
+    assert svm._accelerator(gpu, np.empty((2000, 1000)), 50) == gpu
+    assert svm._accelerator(gpu, np.empty((200, 100)), 50) is None  # the way there would take longer
+    assert svm._accelerator(gpu, np.empty((20_000, 10_000)), 50) is None
+    for device in (None, torch.device("cpu")):
+        assert svm._accelerator(device, np.empty((2000, 1000)), 50) is None
+
+
+def test_cross_validation_goes_to_the_device_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = features(90, 130, 4)
+    folds = np.arange(90) % 3
+    plain = PathProblem(x, y, folds, n_classes=4)
+    monkeypatch.setattr(svm, "_accelerator", lambda device, x, classes: device)
+    solver = Mock(wraps=NewtonPath)
+    monkeypatch.setattr(svm, "NewtonPath", solver)
+    there = PathProblem(x, y, folds, n_classes=4, device=torch.device("cpu"))
+    np.testing.assert_allclose(there.decide([1e-5, 1e-1]), plain.decide([1e-5, 1e-1]), atol=5e-4)
+    np.testing.assert_allclose(there.refit(1e-3).coef, plain.refit(1e-3).coef, atol=1e-6)
+    assert sum(isinstance(call.args[0], torch.Tensor) for call in solver.call_args_list) == 4  # three folds, the refit
+    assert there.refit(1e-3).to_arrays()["coef"].flags.c_contiguous
 
 
 def test_the_order_in_which_costs_are_asked_does_not_matter() -> None:
@@ -383,4 +424,5 @@ def test_what_cannot_be_trained_is_refused() -> None:
 
 def test_the_two_solvers_offer_the_same_methods() -> None:
     for name in ("rotate", "unrotate", "solve"):
-        assert inspect.signature(getattr(NewtonPath, name)) == inspect.signature(getattr(LiblinearPath, name))
+        ours, theirs = (inspect.signature(getattr(path, name)) for path in (NewtonPath, LiblinearPath))
+        assert list(ours.parameters) == list(theirs.parameters)

@@ -7,6 +7,7 @@ import ctypes
 import os
 
 import torch
+from torch import Tensor
 
 from soundstack.errors import ConfigError
 
@@ -32,6 +33,21 @@ def choose(device: str) -> torch.device:
     if not usable:
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # float32 is what it says, so that features from a GPU and from a processor can be told apart by rounding only.
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     return torch.device("cuda")
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """Values on the device; a GPU takes them from pinned memory, while it still works on what came before."""
+    if values.device.type == device.type:
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes of a GPU that are free, or held by torch for later use."""
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

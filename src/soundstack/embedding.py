@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from soundstack.audio import AudioSpec, Samples
+from soundstack.devices import moved
 from soundstack.networks.build import build, restore
 from soundstack.networks.fused import BATCH
 from soundstack.networks.inference import arrange
@@ -102,9 +103,4 @@ class Embedder:
         ):
             # On a GPU nothing waits between batches: copies go there from pinned memory, features return at the end.
             batches = torch.from_numpy(np.ascontiguousarray(inputs)).split(BATCH)
-            return torch.cat([self._forward(self._moved(batch)) for batch in batches]).float().cpu().numpy()
-
-    def _moved(self, inputs: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return inputs
-        return inputs.pin_memory().to(self.device, non_blocking=True)
+            return torch.cat([self._forward(moved(batch, self.device)) for batch in batches]).float().cpu().numpy()

@@ -98,8 +98,7 @@ class SoundModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the recogniser and its limits from the model's own files."""
         folder = Path(context.artifacts["recogniser"])
-        devices.keep_pages()
-        self.use(load(folder), Limits.load(folder))
+        self.use(load(folder, devices.choose("auto")), Limits.load(folder))
         scoring_server.install(self)
 
     def use(self, recogniser: Recogniser, limits: Limits) -> None:

@@ -4,7 +4,8 @@ The SVM is scikit-learn's ``LinearSVC``: L2 regularisation, squared hinge, one a
 weight of a constant feature and so is regularised too. Its scores are decision values, unbounded.
 
 ``PathProblem`` is what training uses: out-of-fold decision values for any costs, and the model at the chosen one. What
-is the same for all costs, standardisation and change of basis, is done once a fold; see ``svm_solver``.
+is the same for all costs, standardisation and change of basis, is done once a fold; see ``svm_solver``. Where there is
+a GPU, and the matrices are worth the way there, they are solved on it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,9 @@ from threadpoolctl import ThreadpoolController
 
 from soundstack.errors import ConfigError, DataError
 from soundstack.svm_solver import LiblinearPath, NewtonPath
+
+if TYPE_CHECKING:
+    import torch
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -136,11 +140,14 @@ class SvmPath:
         x_eval: Array | None = None,
         solver: Solver = "auto",
         seed: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         """Prepare the training features x (N, D) with class indices y (N,), and the features x_eval (M, D) to score.
 
         Features are taken as they are: standardise them first. ``"auto"`` is Newton's method, which was the faster at
-        every size measured (``benchmarks/svm_path.py``); ``seed`` only matters to LIBLINEAR.
+        every size measured (``benchmarks/svm_path.py``); ``seed`` only matters to LIBLINEAR. Newton's method works on
+        ``device`` by torch, or without one on the processor by numpy, which there is the faster; all that comes back
+        is numpy's.
 
         Raises:
             ConfigError: if there is no such solver.
@@ -157,10 +164,11 @@ class SvmPath:
         self._mirrored = n_classes == 2 and mixed.size == 2
         self._trained = mixed[1:] if self._mirrored else mixed
         self._threads = 1 if _small(x) else None
-        design, targets = _with_constant(x), signs[:, self._trained]
+        self._device = None if solver == "liblinear" else device
+        design, targets = self._placed(_with_constant(x)), self._placed(signs[:, self._trained])
         with _blas().limit(limits=self._threads, user_api="blas"):
             self._path = LiblinearPath(design, targets, seed) if solver == "liblinear" else NewtonPath(design, targets)
-            self._eval = self._path.rotate(_with_constant(x[:0] if x_eval is None else x_eval))
+            self._eval = self._path.rotate(self._placed(_with_constant(x[:0] if x_eval is None else x_eval)))
 
     def coefficients(self, cost: float) -> tuple[Floats, Floats]:
         """Coefficients (K, D) and intercepts (K,) at ``cost``.
@@ -185,14 +193,22 @@ class SvmPath:
             self._fill(scores, self._eval @ self._path.solve(cost))
         return scores
 
+    def _placed(self, array: Floats) -> Any:
+        """The array where it is worked on."""
+        if self._device is None:
+            return array
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
     def _constant(self, cost: float) -> Floats:
         """Decision values (K,) of classes without a counterpart: of b^2 / 2 + C N (1 - |b|)^2 the minimum."""
         if not 0 < cost < np.inf:
             raise ConfigError(f"The SVM's complexity C must be a positive number; it is {cost}.")
         return np.sign(self._balance) * (2 * cost * self._rows) / (1 + 2 * cost * self._rows)
 
-    def _fill(self, columns: Floats, trained: Floats) -> None:
-        columns[:, self._trained] = trained
+    def _fill(self, columns: Floats, trained: Any) -> None:
+        columns[:, self._trained] = trained if self._device is None else trained.cpu().numpy()
         if self._mirrored:
             columns[:, 0] = -columns[:, 1]
 
@@ -244,10 +260,12 @@ class PathProblem:
         solver: Solver = "auto",
         seed: int = 0,
         keep: bool = True,
+        device: torch.device | None = None,
     ) -> None:
         """Take the development set: features x (N, D), class indices y (N,), and the fold of each row (N,).
 
         ``keep=False`` forgets a fold after use: for one call of ``decide`` on a large set, a fraction of the memory.
+        A GPU as ``device`` takes the folds that are large enough to gain by it and small enough for its memory.
 
         Raises:
             DataError: if there are fewer than two folds, or a value of x is not finite.
@@ -257,7 +275,7 @@ class PathProblem:
         if len(self.folds) < 2:
             raise DataError(f"Cross-validation needs at least two folds; the features name only {self.folds}.")
         self._n_classes, self._clip, self._solver, self._seed = n_classes, clip, solver, seed
-        self._keep = keep
+        self._keep, self._device = keep, device
         self._prepared: dict[Any, tuple[Standardiser, SvmPath]] = {}
 
     def decide(self, costs: Iterable[float], progress: Callable[[int], Any] | None = None) -> Floats:
@@ -283,7 +301,9 @@ class PathProblem:
         # Folds run side by side, each on its share of the threads: matrix products that wait for a second thread every
         # few milliseconds are slow, and many times slower when the machine has other work.
         threads = 1 if _small(self._x) else _blas_threads()
-        workers = 1 if self._solver == "liblinear" else min(len(self.folds), threads)  # its random numbers are shared
+        workers = min(len(self.folds), threads)
+        if self._solver == "liblinear" or _accelerator(self._device, self._x, self._n_classes):
+            workers = 1  # LIBLINEAR's random numbers are shared, and so is a GPU
         with _blas().limit(limits=threads // workers, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             list(pool.map(score, self.folds))
         return decisions
@@ -306,13 +326,15 @@ class PathProblem:
             return self._prepared[fold]
         held_out = np.zeros(len(self._y), dtype=bool) if fold is None else self._folds == fold
         standardiser = Standardiser.fit(self._x[~held_out], self._clip)
+        train = standardiser.transform(self._x[~held_out])
         path = SvmPath(
-            standardiser.transform(self._x[~held_out]),
+            train,
             self._y[~held_out],
             n_classes=self._n_classes,
             x_eval=standardiser.transform(self._x[held_out]),
             solver=self._solver,
             seed=self._seed,
+            device=_accelerator(self._device, train, self._n_classes),
         )
         if self._keep:
             self._prepared[fold] = standardiser, path
@@ -348,6 +370,18 @@ def _blas_threads() -> int:
 def _small(x: Array) -> bool:
     """Are the matrix products of training features x (N, D) too short for a second thread to be worth its wait?"""
     return len(x) * min(x.shape) <= 512**2
+
+
+def _accelerator(device: torch.device | None, x: Array, classes: int) -> torch.device | None:
+    """The GPU, if there is one and it is the place for the SVMs of training features x (N, D); else None."""
+    if device is None or device.type == "cpu" or _small(x):
+        return None
+    from soundstack import devices
+
+    less = min(x.shape)
+    # The design, its projection in two precisions, eigenvectors with their workspace, and some scores of all classes.
+    needed = 8 * (2.5 * x.size + 5 * less**2 + 10 * len(x) * classes)
+    return device if needed < devices.free_memory(device) else None
 
 
 def _with_constant(x: Array) -> Floats:

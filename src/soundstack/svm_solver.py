@@ -21,18 +21,26 @@ share one change of basis and then cost a few matrix products:
    1/2 |grad P(w)|^2. A class is solved when that is below ``TOLERANCE`` of P.
 
 No library at hand shares work between classes and costs; ``benchmarks/svm_path.py`` shows what that is worth.
+
+Newton's method is written for any array library that follows the Python array API standard: numpy's arrays are worked
+on by the processor, torch's where they lie, be it on a GPU.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 Floats = NDArray[np.float64]
+#: Of numpy or of torch; float64 unless told otherwise.
+Array = Any
 
 TOLERANCE = 1e-8  # certified duality gap, relative to P
 _NEWTON_STEPS = 100
@@ -46,38 +54,40 @@ class NewtonPath:
     """The problems of one design matrix (n, d) and its targets (n, K), each +1 or -1, by Newton's method.
 
     Solutions are given in principal axes: ``rotate(rows) @ solve(cost)`` are the scores of ``rows``, and
-    ``unrotate(solve(cost))`` the weights (d, K). Solved costs are kept: each further one starts from its neighbour, so
-    that ascending costs are the quickest, and every order gives the same weights within the certified gap.
+    ``unrotate(solve(cost))`` the weights (d, K); all are arrays of the design's library, on its device. Solved costs
+    are kept: each further one starts from its neighbour, so that ascending costs are the quickest, and every order
+    gives the same weights within the certified gap.
     """
 
-    def __init__(self, design: Floats, targets: Floats) -> None:
+    def __init__(self, design: Array, targets: Array) -> None:
+        xp = self._xp = array_namespace(design, targets)
         self._targets = targets
         wide = design.shape[0] <= design.shape[1]
         gram = design @ design.T if wide else design.T @ design
-        spectrum, vectors = np.linalg.eigh(gram)
+        spectrum, vectors = xp.linalg.eigh(gram)
         real = spectrum > 1e-14 * spectrum[-1]  # the others are rounding: they change P by less than C times as much
         self._spectrum, vectors = spectrum[real], vectors[:, real]
         if wide:  # V = X' U / sqrt(lambda) is left as two factors, as few rows or columns pass through it
-            root = np.sqrt(self._spectrum)
+            root = xp.sqrt(self._spectrum)
             self._axes = [design.T, vectors / root]
             self._z = vectors * root
         else:
             self._axes = [vectors]
             self._z = design @ vectors
-        self._z32 = self._z.astype(np.float32)
+        self._z32 = xp.astype(self._z, xp.float32)
         self._correlation = self._z.T @ targets  # (r, K)
-        self._solved: dict[float, Floats] = {}
-        self.gaps: dict[float, Floats] = {}
+        self._solved: dict[float, Array] = {}
+        self.gaps: dict[float, Array] = {}
 
-    def rotate(self, rows: Floats) -> Floats:
+    def rotate(self, rows: Array) -> Array:
         """Rows (N, d) in principal axes (N, r)."""
-        return np.linalg.multi_dot([rows, *self._axes])
+        return self._xp.linalg.multi_dot([rows, *self._axes])
 
-    def unrotate(self, weights: Floats) -> Floats:
+    def unrotate(self, weights: Array) -> Array:
         """Weights (r, K) of the principal axes as weights (d, K) of the design matrix."""
-        return np.linalg.multi_dot([*self._axes, weights])
+        return self._xp.linalg.multi_dot([*self._axes, weights])
 
-    def solve(self, cost: float) -> Floats:
+    def solve(self, cost: float) -> Array:
         """The weights (r, K) at ``cost``; ``gaps[cost]`` (K,) holds the certified duality gaps relative to P.
 
         Warns:
@@ -87,78 +97,75 @@ class NewtonPath:
             self._solved[cost], self.gaps[cost] = self._minimise(cost, *self._start(cost))
         return self._solved[cost]
 
-    def _start(self, cost: float) -> tuple[Floats, Floats]:
+    def _start(self, cost: float) -> tuple[Array, Array]:
         """Weights (r, K) and scores (n, K): of each class the better of the ridge solution and the nearest cost's."""
+        xp = self._xp
         weights = 2 * cost * self._correlation / (1 + 2 * cost * self._spectrum[:, None])
         scores = self._z @ weights
-        if self._solved and (self._targets * scores > 1).any():
-            nearest = min(self._solved, key=lambda solved: abs(np.log(solved / cost)))
+        if self._solved and xp.any(self._targets * scores > 1):
+            nearest = min(self._solved, key=lambda solved: abs(math.log(solved / cost)))
             kept = self._solved[nearest]
             kept_scores = self._z @ kept
             better = _objective(kept, 1 - self._targets * kept_scores, cost) < _objective(
                 weights, 1 - self._targets * scores, cost
             )
-            weights, scores = np.where(better, kept, weights), np.where(better, kept_scores, scores)
+            weights, scores = xp.where(better, kept, weights), xp.where(better, kept_scores, scores)
         return weights, scores
 
-    def _minimise(self, cost: float, weights: Floats, scores: Floats) -> tuple[Floats, Floats]:
+    def _minimise(self, cost: float, weights: Array, scores: Array) -> tuple[Array, Array]:
         """Newton steps for the classes not yet solved, until none is left; both arguments are overwritten."""
-        gaps = np.full(weights.shape[1], np.inf)
-        left = np.arange(weights.shape[1])
-        stiff = np.zeros(weights.shape[1], dtype=bool)
+        xp = self._xp
+        gaps = xp.full(weights.shape[1], xp.inf, dtype=weights.dtype, device=device(weights))
+        left = xp.arange(weights.shape[1], device=device(weights))
+        stiff = xp.zeros_like(left, dtype=xp.bool)
         for _ in range(_NEWTON_STEPS):
             w, targets = weights[:, left], self._targets[:, left]
             margins = 1 - targets * scores[:, left]  # (n, K): positive within the margin
-            gradient = w - 2 * cost * (self._z.T @ (targets * np.maximum(margins, 0)))
-            steepness = np.linalg.norm(gradient, axis=0)
+            gradient = w - 2 * cost * (self._z.T @ (targets * xp.maximum(margins, 0.0)))
+            steepness = xp.linalg.vector_norm(gradient, axis=0)
             objective = _objective(w, margins, cost)
             gaps[left] = steepness**2 / 2 / objective
             todo = gaps[left] > TOLERANCE
             left = left[todo]
-            if not left.size:
+            if not len(left):
                 return weights, gaps
             w, targets, margins, gradient = w[:, todo], targets[:, todo], margins[:, todo], gradient[:, todo]
             # The next gradient is, if A stays, the residual left here: half of what the certificate asks for will do.
-            enough = 0.5 * np.sqrt(2 * TOLERANCE * objective[todo]) / steepness[todo]
-            residual = np.maximum(enough, _FORCING)
+            enough = 0.5 * xp.sqrt(2 * TOLERANCE * objective[todo]) / steepness[todo]
+            residual = xp.maximum(enough, _FORCING)
             step, stiff[left] = self._newton_step(cost, w, targets, margins > 0, gradient, residual, stiff[left])
             score_step = self._z @ step
             length = _line_search(cost, w, step, margins, targets * score_step)
             weights[:, left] += length * step
             scores[:, left] += length * score_step
         warnings.warn(
-            f"The SVM at C = {cost:g} is solved to a relative duality gap of {gaps.max():.1e}, not {TOLERANCE:.0e}.",
+            f"The SVM at C = {cost:g} is solved to a relative duality gap of {float(xp.max(gaps)):.1e}, not "
+            f"{TOLERANCE:.0e}.",
             ConvergenceWarning,
             stacklevel=3,
         )
         return weights, gaps
 
     def _newton_step(
-        self,
-        cost: float,
-        w: Floats,
-        targets: Floats,
-        active: NDArray[np.bool_],
-        gradient: Floats,
-        residual: Floats,
-        stiff: NDArray[np.bool_],
-    ) -> tuple[Floats, NDArray[np.bool_]]:
+        self, cost: float, w: Array, targets: Array, active: Array, gradient: Array, residual: Array, stiff: Array
+    ) -> tuple[Array, Array]:
         """Steps (r, K), and which classes (K,) are stiff: a direct solve is quicker than their conjugate gradients.
 
-        Classes that come in as stiff are not tried again.
+        Classes that come in as stiff are not tried again. ``active`` (n, K) are the clips within the margin.
         """
+        xp = self._xp
         n, r = self._z.shape
-        size = active.sum(axis=0)
-        smaller = np.minimum(size, r)
-        patience = (smaller * (size * r + smaller**2 / 3) / (4 * n * r) / _DIRECT_PACE).astype(int)
+        size = xp.sum(active, axis=0)
+        smaller = xp.minimum(size, r)
+        patience = xp.astype(smaller * (size * r + smaller**2 / 3) / (4 * n * r) / _DIRECT_PACE, xp.int64)
         stiff = stiff | (patience < _SOON)
-        step = np.empty_like(w)
-        tried = np.flatnonzero(~stiff)
-        if tried.size:
+        step = xp.empty_like(w)
+        tried = xp.nonzero(~stiff)[0]
+        if len(tried):
             step[:, tried], stiff[tried] = self._conjugate_gradients(
                 cost, active[:, tried], gradient[:, tried], residual[tried], patience[tried]
             )
-        for k in np.flatnonzero(stiff):
+        for k in xp.nonzero(stiff)[0].tolist():
             rows = self._z[active[:, k]]
             if len(rows) <= r:  # in the clips: w = Z_A' alpha with (Z_A Z_A' + 1 / 2C) alpha = y_A
                 alpha = _solve_ridge(rows @ rows.T, 1 / (2 * cost), targets[active[:, k], k])
@@ -168,31 +175,32 @@ class NewtonPath:
         return step, stiff
 
     def _conjugate_gradients(
-        self, cost: float, active: NDArray[np.bool_], gradient: Floats, residual: Floats, patience: NDArray[np.int_]
-    ) -> tuple[Floats, NDArray[np.bool_]]:
+        self, cost: float, active: Array, gradient: Array, residual: Array, patience: Array
+    ) -> tuple[Array, Array]:
         """Solve (1 + 2 C Z_A' Z_A) step = -gradient for all classes, up to ``residual`` (K,) of the gradient's norm.
 
         Returns the steps (r, K), and which classes (K,) were not solved within their ``patience`` (K,) of iterations.
         """
-        z, within = self._z32, active.astype(np.float32)
-        double_cost = np.float32(2 * cost)
-        tiny = np.finfo(np.float32).tiny
-        scale = np.linalg.norm(gradient, axis=0)
-        inverse = (1 / (1 + 2 * cost * active.mean(axis=0) * self._spectrum[:, None])).astype(np.float32)
-        rest = (-gradient / scale).astype(np.float32)
-        step = np.zeros_like(rest)
+        xp = self._xp
+        z, within = self._z32, xp.astype(active, xp.float32)
+        tiny = float(xp.finfo(xp.float32).tiny)
+        scale = xp.linalg.vector_norm(gradient, axis=0)
+        share = xp.mean(xp.astype(active, xp.float64), axis=0)
+        inverse = xp.astype(1 / (1 + 2 * cost * share * self._spectrum[:, None]), xp.float32)
+        rest = xp.astype(-gradient / scale, xp.float32)
+        step = xp.zeros_like(rest)
         direction = inverse * rest
-        energy = (rest * direction).sum(axis=0)
-        iteration, unsolved = 0, np.ones(len(scale), dtype=bool)
-        while (unsolved & (iteration < patience)).any():
-            curved = direction + double_cost * (z.T @ (within * (z @ direction)))
-            length = energy / np.maximum((direction * curved).sum(axis=0), tiny)
+        energy = xp.sum(rest * direction, axis=0)
+        iteration, unsolved = 0, xp.ones_like(scale, dtype=xp.bool)
+        while xp.any(unsolved & (iteration < patience)):
+            curved = direction + 2 * cost * (z.T @ (within * (z @ direction)))
+            length = energy / xp.maximum(xp.sum(direction * curved, axis=0), tiny)
             step += length * direction
             rest -= length * curved
             steepest = inverse * rest
-            previous, energy = energy, (rest * steepest).sum(axis=0)
-            direction = steepest + energy / np.maximum(previous, tiny) * direction
-            iteration, unsolved = iteration + 1, np.linalg.norm(rest, axis=0) > residual
+            previous, energy = energy, xp.sum(rest * steepest, axis=0)
+            direction = steepest + energy / xp.maximum(previous, tiny) * direction
+            iteration, unsolved = iteration + 1, xp.linalg.vector_norm(rest, axis=0) > residual
         return step * scale, unsolved
 
 
@@ -225,38 +233,42 @@ class LiblinearPath:
         return self._solved[cost]
 
 
-def _solve_ridge(gram: Floats, ridge: float, right: Floats) -> Floats:
+def _solve_ridge(gram: Array, ridge: float, right: Array) -> Array:
     # numpy's, though scipy's would use the symmetry: numpy lets other threads, which solve other folds, run meanwhile.
-    gram.flat[:: len(gram) + 1] += ridge
-    return np.asarray(np.linalg.solve(gram, right), dtype=np.float64)
+    xp = array_namespace(gram)
+    diagonal = xp.arange(len(gram), device=device(gram))
+    gram[diagonal, diagonal] += ridge
+    return xp.linalg.solve(gram, right)
 
 
-def _objective(weights: Floats, margins: Floats, cost: float) -> Floats:
+def _objective(weights: Array, margins: Array, cost: float) -> Array:
     """P of every class (K,), from weights (r, K) and margins 1 - y w.x (n, K)."""
-    return 0.5 * (weights**2).sum(axis=0) + cost * (np.maximum(margins, 0) ** 2).sum(axis=0)
+    xp = array_namespace(weights)
+    return 0.5 * xp.sum(weights**2, axis=0) + cost * xp.sum(xp.maximum(margins, 0.0) ** 2, axis=0)
 
 
-def _line_search(cost: float, w: Floats, step: Floats, margins: Floats, gain: Floats) -> Floats:
+def _line_search(cost: float, w: Array, step: Array, margins: Array, gain: Array) -> Array:
     """Lengths (K,) that minimise P(w + length * step); ``gain`` (n, K) is what a whole step takes off the margins.
 
     The slope of P along the step is increasing and piecewise linear: Newton's method finds its zero, and a bracket
     keeps it from cycling.
     """
-    slope_w, slope_step = (w * step).sum(axis=0), (step**2).sum(axis=0)
-    start = slope_w - 2 * cost * (np.maximum(margins, 0) * gain).sum(axis=0)
-    low, high = np.zeros_like(start), np.full_like(start, np.inf)
-    length = np.ones_like(start)
+    xp = array_namespace(w)
+    slope_w, slope_step = xp.sum(w * step, axis=0), xp.sum(step**2, axis=0)
+    start = slope_w - 2 * cost * xp.sum(xp.maximum(margins, 0.0) * gain, axis=0)
+    low, high = xp.zeros_like(start), xp.full_like(start, xp.inf)
+    length = xp.ones_like(start)
     for _ in range(50):
         new = margins - length * gain
-        inside = np.where(new > 0, gain, 0)
-        slope = slope_w + length * slope_step - 2 * cost * (new * inside).sum(axis=0)
-        open_ = np.abs(slope) > _LINE_SLOPE * np.abs(start)
-        if not open_.any():
+        inside = xp.where(new > 0, gain, 0.0)
+        slope = slope_w + length * slope_step - 2 * cost * xp.sum(new * inside, axis=0)
+        open_ = xp.abs(slope) > _LINE_SLOPE * xp.abs(start)
+        if not xp.any(open_):
             break
-        curvature = slope_step + 2 * cost * (inside**2).sum(axis=0)
-        low, high = np.where(slope < 0, length, low), np.where(slope > 0, length, high)
+        curvature = slope_step + 2 * cost * xp.sum(inside**2, axis=0)
+        low, high = xp.where(slope < 0, length, low), xp.where(slope > 0, length, high)
         guess = length - slope / curvature
-        midway = np.where(np.isfinite(high), (low + high) / 2, 2 * length)
-        guess = np.where((low < guess) & (guess < high), guess, midway)
-        length = np.where(open_, guess, length)
+        midway = xp.where(xp.isfinite(high), (low + high) / 2, 2 * length)
+        guess = xp.where((low < guess) & (guess < high), guess, midway)
+        length = xp.where(open_, guess, length)
     return length

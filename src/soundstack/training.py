@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from soundstack.devices import moved
 from soundstack.files import remove_unfinished, write_atomically
 from soundstack.locks import exclusive
 from soundstack.networks.crnn import Crnn
@@ -164,12 +165,13 @@ def _train(
     truth = job.targets[job.held_out]
     if not mapped:
         values = ((values - mean) / deviation).to(device)
+    targets, held_out = job.targets.to(values.device), job.held_out.to(values.device)
 
     def examples(rows: Tensor) -> Tensor:
-        return ((values[rows] - mean) / deviation).to(device) if mapped else values[rows.to(device)]
+        return moved((values[rows] - mean) / deviation, device) if mapped else values[rows]
 
     def held_out_probabilities() -> Tensor:
-        return torch.cat([predict(model, examples(rows)) for rows in job.held_out.split(_PART)])
+        return torch.cat([predict(model, examples(rows)) for rows in held_out.split(_PART)])
 
     history: dict[str, list[float]] = {name: [] for name in _HISTORY}
     updates, first_epoch = 0, 0
@@ -183,24 +185,26 @@ def _train(
     for epoch in range(first_epoch, spec.epochs):
         torch.manual_seed(derived_seed(spec.seed, job.fold, epoch))
         model.train()
-        order = job.train[torch.randperm(len(job.train))]
-        loss_sum, correct = 0.0, 0
+        order = job.train[torch.randperm(len(job.train))].to(values.device)
+        # Summed up where they are: to ask a GPU for a number after every step would keep it waiting.
+        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        correct = torch.zeros((), dtype=torch.int64, device=device)
         for batch in order.split(spec.batch_size):
             for group in optimiser.param_groups:
                 group["lr"] = spec.learning_rate / (1 + DECAY * updates)
-            wanted = job.targets[batch].to(device)
+            wanted = moved(targets[batch], device)
             logits = model(examples(batch))
             loss = nn.functional.cross_entropy(logits, wanted)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             updates += 1
-            loss_sum += loss.item() * len(batch)
-            correct += int((logits.argmax(1) == wanted).sum())
+            loss_sum += loss.detach().double() * len(batch)
+            correct += (logits.argmax(1) == wanted).sum()
         probabilities = held_out_probabilities()
         measured = {
-            "train_loss": loss_sum / len(job.train),
-            "train_accuracy": correct / len(job.train),
+            "train_loss": loss_sum.item() / len(job.train),
+            "train_accuracy": correct.item() / len(job.train),
             "devel_loss": float(nn.functional.nll_loss(probabilities.clamp(min=1e-12).log(), truth)),
             "devel_accuracy": float((probabilities.argmax(1) == truth).float().mean()),
             "learning_rate": optimiser.param_groups[0]["lr"],
@@ -230,7 +234,7 @@ def predict(model: Crnn, inputs: Tensor, batch_size: int = 256) -> Tensor:
     """Class probabilities (N, K) of standardised spectrograms (N, T, F), on the CPU."""
     model.eval()
     with torch.inference_mode():
-        return torch.cat([model(part).softmax(dim=1).cpu() for part in inputs.split(batch_size)])
+        return torch.cat([model(part).softmax(dim=1) for part in inputs.split(batch_size)]).cpu()
 
 
 def _load(path: Path) -> dict[str, Any] | None:

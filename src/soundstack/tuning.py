@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -18,6 +18,9 @@ from soundstack.config import PAPER_COSTS, DeepSpectrumConfig, FuseConfig
 from soundstack.errors import ConfigError
 from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
 from soundstack.svm import CLIP, PathProblem
+
+if TYPE_CHECKING:
+    import torch
 
 #: Costs -> out-of-fold decision values (len(costs), N, K).
 Decide = Callable[[list[float]], NDArray[np.float64]]
@@ -142,11 +145,12 @@ def nested_decisions(
     folds: NDArray[np.str_],
     n_classes: int,
     spec: SearchSpec,
+    device: torch.device | None = None,
 ) -> NDArray[np.float64]:
     """Decision values (N, K) by nested cross-validation: C is chosen anew for each fold, on the other folds alone.
 
     The plain devel score is slightly optimistic, because C was chosen on the very folds it is reported on; this one
-    is not, at the price of a search a fold.
+    is not, at the price of a search a fold. ``device`` is that of :class:`soundstack.svm.PathProblem`.
 
     Raises:
         ConfigError: Fewer than three folds: without one, there is nothing left to choose on.
@@ -158,7 +162,9 @@ def nested_decisions(
     for name in names:
         held_out = folds == name
         rest = ~held_out
-        inner = PathProblem(x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, seed=spec.seed)
+        inner = PathProblem(
+            x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, seed=spec.seed, device=device
+        )
         found = search_cost(inner.decide, truth[rest], folds[rest], n_classes, spec)
         decisions[held_out] = inner.refit(found.chosen).decision(x[held_out])
     return decisions

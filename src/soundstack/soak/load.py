@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import requests
 
+from soundstack import devices
 from soundstack.audio import decode
 from soundstack.recognisers import Decoded, FusionRecogniser, Recogniser, load
 from soundstack.soak import hostile, server
@@ -42,7 +43,9 @@ def run(model: str, store: str, recogniser: Path, seconds: float, folder: Path, 
     rng = np.random.default_rng(0)
     encoded = [hostile.encoded(sound(CLASSES[n % len(CLASSES)], rng, SECONDS), RATE, "WAV") for n in range(CLIPS)]
     part = Part("load")
-    part.tables["Bare forward pass, one clip of 5 s a call"] = floor = _floors(load(recogniser), encoded, seconds / 2)
+    part.tables["Bare forward pass, one clip of 5 s a call"] = floor = _floors(
+        load(recogniser, devices.choose("auto")), encoded, seconds / 2
+    )
     rows: list[dict[str, float]] = []
     with server.scoring(model, store, folder, folder / "load.log") as served:
         bodies = [hostile.records(hostile.base64_of(clip)) for clip in encoded]

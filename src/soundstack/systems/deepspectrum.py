@@ -109,7 +109,7 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     devel = folds != "test"
     spec = SearchSpec.of(config)
     x, y = features.values[devel], targets[devel]
-    problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, seed=spec.seed)
+    problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, seed=spec.seed, device=device)
     devel_clips = len(corpus.dataset.devel)
     truth = clip_targets(corpus)[:devel_clips]
     clip_folds = np.array([clip.fold for clip in corpus.dataset.devel])
@@ -133,7 +133,7 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     clip_scores[:devel_clips] = search.decisions
     nested = {}
     if config.nested == "yes":
-        decisions = nested_decisions(x, y, folds[devel], classes, spec)
+        decisions = nested_decisions(x, y, folds[devel], classes, spec, device)
         by_clip = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
         nested = nested_scores(by_clip, truth, clip_folds, classes)
     return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser), search, nested)
