@@ -32,6 +32,7 @@ from sklearn.svm import LinearSVC
 
 import _plain
 from soundstack.config import PAPER_COSTS
+from soundstack.devices import keep_pages
 from soundstack.svm import PathProblem, Standardiser, fit_path
 
 Array = NDArray[Any]
@@ -151,6 +152,7 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
 
 def rows(names: list[str], folds: int, repeats: int, seed: int, *, quick: bool) -> Iterator[Row]:
     """Measure."""
+    keep_pages()  # as every entry point does
     for name in names:
         size = SIZES[name]
         if quick:
@@ -159,7 +161,7 @@ def rows(names: list[str], folds: int, repeats: int, seed: int, *, quick: bool) 
 
 
 if __name__ == "__main__":
-    command = parser(__doc__, repeats=(3, "runs of which the median counts"), seed=(0, "of the features"))
+    command = parser(__doc__, repeats=(5, "runs of which the median counts"), seed=(0, "of the features"))
     command.add_argument("--size", choices=SIZES, action="append", help="may be given several times; default: all")
     command.add_argument("--folds", type=int, choices=range(1, FOLDS + 1), default=FOLDS, help="held out, of the four")
     command.add_argument("--quick", action="store_true", help="a tenth of the clips of the larger sizes, one run")

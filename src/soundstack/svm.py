@@ -386,8 +386,8 @@ def _accelerator(device: torch.device | None, x: Array, classes: int) -> torch.d
 
 def _with_constant(x: Array) -> Floats:
     """Append the constant feature whose weight is the bias."""
-    design = np.ones((len(x), x.shape[1] + 1))
-    design[:, :-1] = x
+    design = np.empty((len(x), x.shape[1] + 1))
+    design[:, :-1], design[:, -1] = x, 1
     return design
 
 
