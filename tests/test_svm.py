@@ -140,6 +140,7 @@ def test_direct_steps_and_conjugate_gradients_lead_to_the_same_solution(
 ) -> None:
     x, y = standardised(n, d, 3)
     expected = [reference(x, y, cost)[0] for cost in (1e-3, 1.0)]
+    monkeypatch.setattr("soundstack.svm_solver._FEW", -1)
     monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", pace)  # all by conjugate gradients, or all directly
     if pace < 1:
         monkeypatch.setattr("soundstack.svm_solver._solve_ridge", None)
@@ -152,12 +153,25 @@ def test_direct_steps_and_conjugate_gradients_lead_to_the_same_solution(
 def test_a_class_whose_conjugate_gradients_take_too_long_is_solved_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = standardised(300, 40, 3)
     expected = fit_path(x, y, [1.0], n_classes=3)[0].coef
+    monkeypatch.setattr("soundstack.svm_solver._FEW", -1)
     monkeypatch.setattr("soundstack.svm_solver._SOON", 0)
     monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", 20)  # patience for an iteration or two, then give up
     direct = Mock(side_effect=_solve_ridge)
     monkeypatch.setattr("soundstack.svm_solver._solve_ridge", direct)
     np.testing.assert_allclose(fit_path(x, y, [1.0], n_classes=3)[0].coef, expected, atol=1e-4 * np.abs(expected).max())
     assert direct.called
+
+
+@given(n=st.integers(2, 40), d=st.integers(1, 40), power=st.floats(-6, 2), seed=st.integers(0, 2**16))
+def test_the_step_past_few_clips_is_that_of_the_whole_hessian(n: int, d: int, power: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    path, cost = NewtonPath(rng.normal(size=(n, d)), np.ones((n, 3))), 10**power
+    active, gradient = rng.random((n, 3)) < [0.5, 0.9, 1.0], rng.normal(size=(path._z.shape[1], 3))
+    found = path._exact_step(cost, active, gradient)
+    for k in range(3):
+        within = path._z[active[:, k]]
+        hessian = np.eye(len(gradient)) + 2 * cost * within.T @ within
+        np.testing.assert_allclose(hessian @ found[:, k], -gradient[:, k], atol=1e-6 * np.linalg.norm(gradient[:, k]))
 
 
 @given(seed=st.integers(0, 2**16), power=st.floats(-4, 2), stretch=st.floats(-2, 2))

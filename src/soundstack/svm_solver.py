@@ -15,8 +15,9 @@ share one change of basis and then cost a few matrix products:
 3. *Newton.* Otherwise P is piecewise quadratic: its Hessian is 1 + 2 C Z_A' Z_A, with A the clips within the margin
    (Mangasarian 2002; Keerthi & DeCoste 2005; Chapelle 2007). The steps of all classes come from one block of
    conjugate gradients, which needs little precision (float32) and few iterations, because the principal axes give its
-   preconditioner, 1 + 2 C (|A| / n) lambda, for nothing. A class for which a direct solution over A is quicker, as
-   happens at large C, gets that instead. An exact line search makes every step safe.
+   preconditioner, 1 + 2 C (|A| / n) lambda, for nothing. A class gets an exact step instead where that is quicker:
+   over the clips beyond the margin where they are few, as the Hessian then is a diagonal less a low rank; over A where
+   iterations are many, as happens at large C. An exact line search makes every step safe.
 4. *Certificate.* alpha = 2 C max(0, 1 - y w.x) is feasible for the dual problem and leaves a duality gap of exactly
    1/2 |grad P(w)|^2. A class is solved when that is below ``TOLERANCE`` of P.
 
@@ -47,6 +48,7 @@ _NEWTON_STEPS = 100
 _FORCING = 0.1  # residual at which conjugate gradients stop, relative to the gradient: more is wasted far from the end
 _DIRECT_PACE = 3  # operations of a direct solve for one of conjugate gradients, whose narrow blocks are slow
 _SOON = 4  # iterations for which conjugate gradients are not worth a try
+_FEW = 8  # the square of the clips beyond the margin, relative to all clips, up to which they are solved for exactly
 _LINE_SLOPE = 1e-3  # slope left by the line search, relative to the slope at its start
 
 
@@ -158,14 +160,18 @@ class NewtonPath:
         size = xp.sum(active, axis=0)
         smaller = xp.minimum(size, r)
         patience = xp.astype(smaller * (size * r + smaller**2 / 3) / (4 * n * r) / _DIRECT_PACE, xp.int64)
-        stiff = stiff | (patience < _SOON)
         step = xp.empty_like(w)
-        tried = xp.nonzero(~stiff)[0]
+        near = (n - size) ** 2 <= _FEW * n
+        if xp.any(near):
+            chosen = xp.nonzero(near)[0]
+            step[:, chosen] = self._exact_step(cost, active[:, chosen], gradient[:, chosen])
+        stiff = stiff | (patience < _SOON)
+        tried = xp.nonzero(~stiff & ~near)[0]
         if len(tried):
             step[:, tried], stiff[tried] = self._conjugate_gradients(
                 cost, active[:, tried], gradient[:, tried], residual[tried], patience[tried]
             )
-        for k in xp.nonzero(stiff)[0].tolist():
+        for k in xp.nonzero(stiff & ~near)[0].tolist():
             rows = self._z[active[:, k]]
             if len(rows) <= r:  # in the clips: w = Z_A' alpha with (Z_A Z_A' + 1 / 2C) alpha = y_A
                 alpha = _solve_ridge(rows @ rows.T, 1 / (2 * cost), targets[active[:, k], k])
@@ -173,6 +179,22 @@ class NewtonPath:
             else:
                 step[:, k] = _solve_ridge(rows.T @ rows, 1 / (2 * cost), -gradient[:, k] / (2 * cost))
         return step, stiff
+
+    def _exact_step(self, cost: float, active: Array, gradient: Array) -> Array:
+        """Steps (r, K) of classes with few clips beyond the margin, B: the Hessian is 1 + 2 C lambda - 2 C Z_B' Z_B.
+
+        The first part is diagonal and the second of low rank, so that what is left to solve has the size of B
+        (Woodbury). All classes go at once; those with a smaller B are filled up with zeros.
+        """
+        xp = self._xp
+        most = int(xp.max(xp.sum(~active, axis=0)))
+        beyond = xp.argsort(xp.astype(active, xp.int64), axis=0)[:most].T  # (K, B)
+        rows = self._z[beyond] * xp.astype(~active.T, self._z.dtype)[xp.arange(len(beyond))[:, None], beyond][..., None]
+        diagonal = 1 + 2 * cost * self._spectrum
+        scaled = rows / diagonal  # (K, B, r)
+        start = -gradient / diagonal[:, None]
+        inner = xp.eye(most, dtype=rows.dtype, device=device(rows)) / (2 * cost) - scaled @ rows.mT
+        return start + (scaled.mT @ xp.linalg.solve(inner, rows @ start.T[..., None]))[..., 0].T
 
     def _conjugate_gradients(
         self, cost: float, active: Array, gradient: Array, residual: Array, patience: Array
