@@ -192,7 +192,7 @@ def after(given: dict[str, Any]) -> Step:
             for network in networks:
                 with clock("networks"):
                     features = deepspectrum.features_of(corpus, network, device)
-                waited = features.report.seconds["decode (waited)"]  # for pictures, drawn beside the network's work
+                waited = features.report.waited  # for pictures, drawn beside the network's work
                 clock.seconds["networks"] -= waited
                 clock.seconds["pictures"] += waited
                 with clock("SVMs"):

@@ -29,6 +29,7 @@ def run(config: CrnnConfig) -> Trained:
         opened.corpus(corpus)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
             spectrograms = log_mels_of(corpus, config, advance)
+        opened.parts["extract"] = spectrograms.report.seconds
         with opened.stage("train"):
             if config.trials > 1:
                 spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened)

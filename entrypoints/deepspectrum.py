@@ -27,6 +27,7 @@ def run(config: DeepSpectrumConfig) -> Trained:
         opened.corpus(corpus)
         with opened.stage("extract"), bar(config.network, len(corpus.clips), "clips") as advance:
             features = deepspectrum.features_of(corpus, config, device, advance)
+        opened.parts["extract"] = features.report.seconds
         with opened.stage("fit"):
             trained = deepspectrum.train(corpus, features, config, device)
         opened.settings(config, features.spec.to_json() | {"C": trained.search.chosen, "device": device.type})

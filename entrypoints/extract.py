@@ -29,7 +29,7 @@ def run(config: ExtractConfig) -> Corpus:
             made = log_mels_of(corpus, config, advance)
         opened.settings(config, {"spectrogram": made.spec.to_json(), "audio": corpus.audio.to_json()})
         opened.metrics({"examples_made": made.report.made, "examples_reused": made.report.reused})
-        opened.metrics({f"seconds/extract_{name.split()[0]}": spent for name, spent in made.report.seconds.items()})
+        opened.parts["extract"] = made.report.seconds
         described = statistics(made.values)
         opened.metrics(described)
         with opened.stage("preview"):

@@ -86,7 +86,10 @@ def test_a_clip_is_decoded_once_whatever_its_channels_and_taken_through_the_firs
         return spectrum(doubled / 2)
 
     store = FeatureStore(tmp_path / "cache", "spectrum", {"bins": BINS})
-    extract(corpus, store, lambda: Stages(clip_stage, batch_stage), corpus.audio, jobs=2)
+    stages = Stages(clip_stage, batch_stage, names=("double", "sum"))
+    report = extract(corpus, store, lambda: stages, corpus.audio, jobs=2)
+    assert list(report.seconds) == ["decode", "double", "sum", "store"]
+    assert min(report.seconds.values()) > 0
     assert sorted(decoded) == sorted(clip.path for clip in corpus.clips)
     assert first == [2] * 15
     assert second == [8, 8, 8, 6]

@@ -305,6 +305,20 @@ def test_the_time_budget_states_times_shares_and_a_fitting_unit() -> None:
     assert "minutes" in texts(plots.time_budget_figure({"extract": 600.0}))
 
 
+def test_the_parts_of_a_stage_stand_below_it_and_count_for_nothing_in_all() -> None:
+    figure = plots.time_budget_figure({"extract": 60.0, "fit": 60.0}, {"extract": {"decode": 90.0, "forward": 30.0}})
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "extract",
+        "· decode",
+        "· forward",
+        "fit",
+    ]
+    shown = texts(figure)
+    assert {"Time budget: 2 min 00 s in all", "1 min 00 s  (50 %)", "1 min 30 s", "30 s"} <= set(shown)
+    colours = [bar.get_facecolor() for bar in bars(figure.axes[0])]
+    assert colours[0] == colours[3] != colours[1] == colours[2]
+
+
 def test_drawing_needs_neither_pyplot_nor_torch_nor_mlflow() -> None:
     code = (
         "import sys, soundstack.evaluation.plots as plots; plots.time_budget_figure({'a': 1.0});"

@@ -7,7 +7,7 @@ slice, in the same batches as an uninterrupted one would have used, and its feat
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,19 +36,34 @@ class Stages:
     Attributes:
         clip: Waveforms of one clip (E, samples) to what the second part takes (E, ...); runs in the decoding threads.
         batch: The clips of a slice (B, ...) to features (B, ...); runs in the calling thread.
+        names: What the two parts are called in the time budget; one that does nothing has none.
     """
 
     clip: Callable[[Samples], NDArray[Any]]
     batch: Callable[[NDArray[Any]], NDArray[np.float32]]
+    names: tuple[str, str] = ("prepare", "transform")
 
 
 @dataclass
 class ExtractionReport:
-    """What an extraction did: examples made and taken over, and seconds per stage."""
+    """What an extraction did.
+
+    Attributes:
+        made: Examples made.
+        reused: Examples taken over from the cache.
+        seconds: By part, of all threads together: decoding, the two parts of the transform, the store.
+        waited: Seconds in which the calling thread had nothing to do but wait for clips.
+    """
 
     made: int = 0
     reused: int = 0
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[str, float] = field(default_factory=dict)
+    waited: float = 0.0
+
+    def spent(self, part: str, seconds: float) -> None:
+        """Count time for a part; for none, if that has no name."""
+        if part:
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
 
 def extract(
@@ -92,7 +107,7 @@ def extract(
         stages = made if isinstance(made, Stages) else Stages(lambda waves: waves, made)
         with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
 
-            def submit(part: list[Example]) -> list[Future[NDArray[Any]]]:
+            def submit(part: list[Example]) -> list[Future[tuple[NDArray[Any], float, float]]]:
                 by_clip = groupby(part, key=lambda example: example.clip)
                 return [pool.submit(_decode, corpus, list(examples), spec, stages.clip) for _, examples in by_clip]
 
@@ -100,16 +115,19 @@ def extract(
             ahead = deque(submit(part) for part in slices[:2])
             for position, part in enumerate(slices):
                 started = time.perf_counter()
-                inputs = np.concatenate([clip.result() for clip in ahead.popleft()])
+                clips = [clip.result() for clip in ahead.popleft()]
+                report.waited += time.perf_counter() - started
+                report.spent("decode", sum(seconds for _, seconds, _ in clips))
+                report.spent(stages.names[0], sum(seconds for _, _, seconds in clips))
+                inputs = np.concatenate([values for values, _, _ in clips])
                 if position + 2 < len(slices):
                     ahead.append(submit(slices[position + 2]))
-                decoded = time.perf_counter()
+                begun = time.perf_counter()
                 features = stages.batch(inputs)
                 transformed = time.perf_counter()
                 store.add([example.key for example in part], features)
-                report.seconds["decode (waited)"] += decoded - started
-                report.seconds["transform"] += transformed - decoded
-                report.seconds["store"] += time.perf_counter() - transformed
+                report.spent(stages.names[1], transformed - begun)
+                report.spent("store", time.perf_counter() - transformed)
                 progress(len({example.clip for example in part}))
     return report
 
@@ -133,14 +151,17 @@ def _slices(corpus: Corpus, store: FeatureStore) -> Iterator[list[Example]]:
 
 def _decode(
     corpus: Corpus, examples: list[Example], spec: AudioSpec, clip_stage: Callable[[Samples], NDArray[Any]]
-) -> NDArray[Any]:
-    """Decode examples of one clip and take them through the first stage, (examples, ...)."""
+) -> tuple[NDArray[Any], float, float]:
+    """Decode examples of one clip and take them through the first stage, (examples, ...); and the seconds of both."""
     clip = corpus.clips[examples[0].clip]
+    started = time.perf_counter()
     try:
         channels = audio.load(clip.path, spec)
     except AudioError as error:
         raise DataError(f"{clip.path}: {error} (it was sound when it was scanned; run again)") from None
-    return clip_stage(channels[[example.channel for example in examples]])
+    decoded = time.perf_counter()
+    values = clip_stage(channels[[example.channel for example in examples]])
+    return values, decoded - started, time.perf_counter() - decoded
 
 
 def clip_means(corpus: Corpus, scores: NDArray[Any]) -> NDArray[Any]:

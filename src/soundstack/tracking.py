@@ -51,12 +51,16 @@ _LONGEST_PARAM = 6000
 
 @dataclass
 class Run:
-    """An open MLflow run."""
+    """An open MLflow run.
+
+    Its time budget: ``stages`` follow one another; ``parts`` of a stage are what its threads did side by side.
+    """
 
     id: str
     name: str
     folder: Path
     stages: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
     _metrics: list[Metric] = field(default_factory=list)
     _sent: set[tuple[Path, int]] = field(default_factory=set)
 
@@ -183,8 +187,10 @@ class Run:
         """Send what is left: time budget, metrics, artifacts."""
         if self.stages:
             self.metrics({f"seconds/{name.replace(' ', '_')}": seconds for name, seconds in self.stages.items()})
-            write_json(self.folder / "time.json", self.stages)
-            save_figure(plots.time_budget_figure(self.stages), self.folder / "time.png")
+            for stage, parts in self.parts.items():
+                self.metrics({f"seconds/{stage}_{part}": seconds for part, seconds in parts.items()})
+            write_json(self.folder / "time.json", {"stages": self.stages, "parts": self.parts})
+            save_figure(plots.time_budget_figure(self.stages, self.parts), self.folder / "time.png")
         self.send()
 
 

@@ -25,6 +25,8 @@ from soundstack.evaluation.tables import SystemScores
 Floats = NDArray[np.float64]
 
 BLUE, ORANGE, RED, GREY, PALE = "#0072B2", "#E08A00", "#D55E00", "#707070", "#D9D9D9"
+#: A part of what a blue bar shows.
+_PART = "#A6CDE3"
 TRAIN, DEVEL, TEST = GREY, BLUE, ORANGE
 #: One colour a class, in the order of Okabe and Ito's palette.
 _QUALITATIVE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", RED, "#F0E442", "#000000")
@@ -291,24 +293,32 @@ def reliability_figure(probabilities: ArrayLike, truth: ArrayLike) -> Figure:
     return figure
 
 
-def time_budget_figure(stages: Mapping[str, float]) -> Figure:
-    """Where the time of a run went: seconds by stage, in the order of the stages."""
-    seconds = np.array(list(stages.values()), dtype=np.float64)
-    total = float(seconds.sum())
+def time_budget_figure(stages: Mapping[str, float], parts: Mapping[str, Mapping[str, float]] | None = None) -> Figure:
+    """Where the time of a run went: seconds by stage, in the order of the stages.
+
+    The ``parts`` of a stage are drawn below it, paler; threads work at them side by side, so that together they may be
+    longer than their stage.
+    """
+    lines: list[tuple[str, float, bool]] = []
+    for stage, spent in stages.items():
+        lines.append((_shown(stage), spent, False))
+        lines += [(f"· {_shown(part)}", of_part, True) for part, of_part in (parts or {}).get(stage, {}).items()]
+    seconds = np.array([spent for _, spent, _ in lines], dtype=np.float64)
+    total = float(sum(stages.values()))
     unit, length = next((u for u in _UNITS if seconds.max(initial=0) >= 2 * u[1]), _UNITS[-1])
-    figure = _figure(8, 1.2 + 0.36 * len(stages))
+    figure = _figure(8, 1.2 + 0.36 * len(lines))
     axes = figure.subplots()
-    places = np.arange(len(stages))
-    axes.barh(places, seconds / length, color=BLUE, height=0.66)
-    for place, spent in enumerate(seconds):
+    places = np.arange(len(lines))
+    axes.barh(places, seconds / length, color=[_PART if is_part else BLUE for _, _, is_part in lines], height=0.66)
+    for place, (_, spent, is_part) in enumerate(lines):
         share = 100 * spent / total if total else 0.0
-        percent = "< 1 %" if 0 < share < 0.5 else f"{share:.0f} %"
-        _beside_bar(axes, place, spent / length, f"{duration(spent)}  ({percent})")
-    axes.set_yticks(places, [_shown(stage) for stage in stages])
-    axes.set_ylim(len(stages) - 0.5, -0.5)
+        percent = "" if is_part else "  (< 1 %)" if 0 < share < 0.5 else f"  ({share:.0f} %)"
+        _beside_bar(axes, place, spent / length, duration(spent) + percent)
+    axes.set_yticks(places, [name for name, _, _ in lines])
+    axes.set_ylim(len(lines) - 0.5, -0.5)
     _tidy(axes, f"Time budget: {duration(total)} in all", grid="x")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(unit)
+    axes.set_xlabel(f"{unit} (pale: parts of a stage, of all threads)" if parts else unit)
     axes.margins(x=0.2)
     axes.set_xlim(left=0)
     return figure

@@ -92,7 +92,8 @@ def features_of(
         return built[0]
 
     def make_transform() -> Stages:
-        return Stages(embedder().inputs, embedder().features)
+        prepares = "picture" if NETWORKS[config.network].input == "picture" else "wave"
+        return Stages(embedder().inputs, embedder().features, names=(prepares, "forward"))
 
     code = provenance.code_fingerprint(*_CODE[NETWORKS[config.network].family])
     store = FeatureStore(

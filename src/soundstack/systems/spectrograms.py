@@ -51,7 +51,7 @@ def log_mels_of(
     report = extract(
         corpus,
         store,
-        lambda: Stages(LogMel(spec), lambda finished: finished),
+        lambda: Stages(LogMel(spec), lambda finished: finished, names=("mel", "")),
         corpus.audio,
         jobs=config.workers,
         progress=progress,
