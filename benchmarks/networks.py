@@ -8,15 +8,19 @@ turns; both may use all cores. Weights are random where the published ones do no
 given statistics and factors, so that folding them is no empty exercise.
 
 The note gives two bounds, at the speed of a large float32 matrix product: the operations of convolutions and linear
-layers done directly, and those that our form does, with Winograd's filtering and its transforms.
+layers done directly, and those that our form does, with Winograd's filtering and its transforms; and a profile of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would remark on GPUs
 
 from _common import Rival, Row, Step, cosine, parser, show, take_turns, timed  # isort: skip
 
@@ -129,10 +133,38 @@ def operations(name: str) -> float:
     return total / 1e9
 
 
-def arranged_operations(name: str) -> float:
-    """The same for a clip of a batch in the project's form; what is no convolution and no product counts nothing."""
+def arranged(name: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """The project's form, and a batch for it."""
     from soundstack.networks.fused import BATCH
     from soundstack.networks.inference import arrange
+
+    forward, clips = arrange(name, network(name)), 1 if name.startswith("openl3") else BATCH
+    assert forward is not None
+    return forward, torch.from_numpy(inputs(name, clips, 0))
+
+
+def profile_of(name: str) -> str:
+    """Where the time of the project's form goes, in per cent."""
+    kinds = {
+        "mkldnn::_convolution_pointwise": "direct convolutions",
+        "mkldnn::_convolution_pointwise_": "direct convolutions",
+        "aten::bmm": "Winograd's products",
+        "aten::mm": "Winograd's transforms",
+        "aten::addmm": "linear layers",
+    }
+    forward, batch = arranged(name)
+    with torch.inference_mode():
+        forward(batch)
+        with torch.autograd.profiler.profile() as profile:
+            forward(batch)
+    shares: Counter[str] = Counter()
+    for event in profile.key_averages():
+        shares[kinds.get(event.key, "all else")] += event.self_cpu_time_total
+    return ", ".join(f"{kind} {spent / shares.total():.0%}" for kind, spent in shares.most_common())
+
+
+def arranged_operations(name: str) -> float:
+    """The same for a clip of a batch in the project's form; what is no convolution and no product counts nothing."""
 
     def convolution(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return 2 * math.prod(weight[1:]) * math.prod(out_shape)
@@ -140,13 +172,12 @@ def arranged_operations(name: str) -> float:
     def added_convolution(target: Any, x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return convolution(x, weight, out_shape=out_shape)
 
-    forward, clips = arrange(name, network(name)), 1 if name.startswith("openl3") else BATCH
-    assert forward is not None
+    forward, batch = arranged(name)
     oned = torch.ops.mkldnn
     mapping = {oned._convolution_pointwise: convolution, oned._convolution_pointwise_: added_convolution}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        forward(torch.from_numpy(inputs(name, clips, 0)))
-    return counter.get_total_flops() / clips / 1e9
+        forward(batch)
+    return counter.get_total_flops() / len(batch) / 1e9
 
 
 def rows(names: list[str], clips: int, turns: int) -> Iterator[Row]:
@@ -174,7 +205,8 @@ def rows(names: list[str], clips: int, turns: int) -> Iterator[Row]:
             f"cosine at least {min(map(cosine, results['plain'], results['ours'])):.7f}",
             f"{mine[1]:.0f} ms of processor time a clip; at the {best:.0f} G/s of a large matrix product, {work:.2f} G "
             f"operations, done directly, take {work / best * 1000:.0f} ms, and the {done:.2f} G of our form "
-            f"{done / best * 1000:.0f} ms: {theirs[1] / (done / best * 1000):.1f}x at most",
+            f"{done / best * 1000:.0f} ms: {theirs[1] / (done / best * 1000):.1f}x at most. "
+            f"Profile: {profile_of(name)}",
         )
 
 
