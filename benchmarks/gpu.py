@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from _common import cosine  # isort: skip  (first: makes src importable)
@@ -65,20 +66,21 @@ def peaks(device: torch.device) -> dict[str, float]:
     return {name: peak(dtype) for name, dtype in PRECISIONS.items()}
 
 
-def network(name: str, precision: str, clips: int, device: torch.device, peak: float) -> Line:
-    """Features of all clips by one network."""
+def network(name: str, clips: int, device: torch.device, peak: dict[str, float]) -> Iterator[Line]:
+    """Features of all clips by one network, in each precision."""
     rate = NETWORKS[name].sample_rate
-    audio = AudioSpec(rate or 16_000, networks.SECONDS)
-    spec = EmbeddingSpec(name, "none", audio, precision=precision)
-    embedder = Embedder(spec, networks.network(name), device)
+    spec = EmbeddingSpec(name, "none", AudioSpec(rate or 16_000, networks.SECONDS))
     part = networks.inputs(name, min(SLICE, clips), 0)
     slices = [part[: min(SLICE, clips - first)] for first in range(0, clips, SLICE)]
-    embedder.features(part)
-    seconds = seconds_of(lambda: [embedder.features(one) for one in slices], device)
-    few = part[: min(COMPARED, networks.SLOW if name.startswith("openl3") else COMPARED)]
-    plain = Embedder(EmbeddingSpec(name, "none", audio), networks.network(name), torch.device("cpu"))
-    equal = f"{cosine(plain.features(few), embedder.features(few)):.6f}"
-    return f"features of {name}", precision, seconds, clips * networks.operations(name) * 1e9 / peak, equal
+    few = part[: networks.SLOW if name.startswith("openl3") else COMPARED]
+    plain = Embedder(spec, networks.network(name), torch.device("cpu")).features(few)
+    operations = clips * networks.operations(name) * 1e9
+    for precision in PRECISIONS:
+        embedder = Embedder(replace(spec, precision=precision), networks.network(name), device)
+        embedder.features(part)
+        seconds = seconds_of(lambda features=embedder.features: [features(one) for one in slices], device)  # type: ignore[misc]
+        equal = f"{cosine(plain, embedder.features(few)):.6f}"
+        yield f"features of {name}", precision, seconds, operations / peak[precision], equal
 
 
 def crnn(precision: str, clips: int, device: torch.device, peak: float) -> Line:
@@ -131,8 +133,7 @@ def lines(names: list[str], clips: int, device: torch.device) -> Iterator[Line]:
     """Measure."""
     peak = peaks(device)
     for name in names:
-        for precision in PRECISIONS:
-            yield network(name, precision, clips, device, peak[precision])
+        yield from network(name, clips, device, peak)
     for precision in PRECISIONS:
         yield crnn(precision, clips, device, peak[precision])
     yield from svms(clips, device)

@@ -43,6 +43,7 @@ TARGETS = {
     "panns_wavegram_logmel_cnn14": None,
     "openl3_mel256_env_512": None,
 }
+Forward = Callable[[torch.Tensor], torch.Tensor]
 SECONDS = 5.0
 """Of a waveform."""
 SLOW = 2
@@ -133,7 +134,7 @@ def operations(name: str) -> float:
     return total / 1e9
 
 
-def arranged(name: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+def arranged(name: str) -> tuple[Forward, torch.Tensor]:
     """The project's form, and a batch for it."""
     from soundstack.networks.fused import BATCH
     from soundstack.networks.inference import arrange
@@ -143,7 +144,7 @@ def arranged(name: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.T
     return forward, torch.from_numpy(inputs(name, clips, 0))
 
 
-def profile_of(name: str) -> str:
+def profile_of(forward: Forward, batch: torch.Tensor) -> str:
     """Where the time of the project's form goes, in per cent."""
     kinds = {
         "mkldnn::_convolution_pointwise": "direct convolutions",
@@ -152,7 +153,6 @@ def profile_of(name: str) -> str:
         "aten::mm": "Winograd's transforms",
         "aten::addmm": "linear layers",
     }
-    forward, batch = arranged(name)
     with torch.inference_mode():
         forward(batch)
         with torch.autograd.profiler.profile() as profile:
@@ -163,8 +163,8 @@ def profile_of(name: str) -> str:
     return ", ".join(f"{kind} {spent / shares.total():.0%}" for kind, spent in shares.most_common())
 
 
-def arranged_operations(name: str) -> float:
-    """The same for a clip of a batch in the project's form; what is no convolution and no product counts nothing."""
+def arranged_operations(forward: Forward, batch: torch.Tensor) -> float:
+    """Billions of operations a clip in the project's form; what is no convolution and no product counts nothing."""
 
     def convolution(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return 2 * math.prod(weight[1:]) * math.prod(out_shape)
@@ -172,7 +172,6 @@ def arranged_operations(name: str) -> float:
     def added_convolution(target: Any, x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return convolution(x, weight, out_shape=out_shape)
 
-    forward, batch = arranged(name)
     oned = torch.ops.mkldnn
     mapping = {oned._convolution_pointwise: convolution, oned._convolution_pointwise_: added_convolution}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
@@ -192,7 +191,8 @@ def rows(names: list[str], clips: int, turns: int) -> Iterator[Row]:
             }
             timings, results = take_turns(contenders, turns)
         theirs, mine = (np.array(timings[key].median) / count * 1000 for key in ("plain", "ours"))
-        work, done = operations(name), arranged_operations(name)
+        form = arranged(name)
+        work, done = operations(name), arranged_operations(*form)
         yield Row(
             f"features of {name}",
             "float32, NCHW, one clip at a time",
@@ -206,7 +206,7 @@ def rows(names: list[str], clips: int, turns: int) -> Iterator[Row]:
             f"{mine[1]:.0f} ms of processor time a clip; at the {best:.0f} G/s of a large matrix product, {work:.2f} G "
             f"operations, done directly, take {work / best * 1000:.0f} ms, and the {done:.2f} G of our form "
             f"{done / best * 1000:.0f} ms: {theirs[1] / (done / best * 1000):.1f}x at most. "
-            f"Profile: {profile_of(name)}",
+            f"Profile: {profile_of(*form)}",
         )
 
 

@@ -317,6 +317,8 @@ def test_the_parts_of_a_stage_stand_below_it_and_count_for_nothing_in_all() -> N
     assert {"Time budget: 2 min 00 s in all", "1 min 00 s  (50 %)", "1 min 30 s", "30 s"} <= set(shown)
     colours = [bar.get_facecolor() for bar in bars(figure.axes[0])]
     assert colours[0] == colours[3] != colours[1] == colours[2]
+    cached = plots.time_budget_figure({"extract": 60.0}, {"extract": {}})  # nothing pale, nothing to explain
+    assert cached.axes[0].get_xlabel() == "seconds"
 
 
 def test_drawing_needs_neither_pyplot_nor_torch_nor_mlflow() -> None:

@@ -90,15 +90,15 @@ def test_a_spectrogram_is_faster_than_librosas() -> None:
     assert ratio(plain, lambda: transform(waves)) > 2
 
 
-@pytest.mark.parametrize(("height", "width", "two_wide", "share"), [(56, 56, False, 0.4), (62, 2, True, 0.4)])
-def test_winograds_convolution_multiplies_less(height: int, width: int, two_wide: bool, share: float) -> None:
+@pytest.mark.parametrize(("height", "width", "two_wide"), [(56, 56, False), (62, 2, True)])
+def test_winograds_convolution_multiplies_less(height: int, width: int, two_wide: bool) -> None:
     weight, bias, x = torch.randn(256, 256, 3, 3), torch.zeros(256), torch.randn(2, 256, height, width)
     fast = WinogradConv(weight, bias, two_wide=two_wide)
     with torch.inference_mode(), FlopCounterMode(display=False) as direct:
         nn.functional.conv2d(x, weight, bias, padding=1)
     with torch.inference_mode(), FlopCounterMode(display=False) as ours:
         fast(x.contiguous(memory_format=torch.channels_last))
-    assert ours.get_total_flops() < share * direct.get_total_flops()
+    assert ours.get_total_flops() < 0.4 * direct.get_total_flops()
 
 
 @pytest.mark.parametrize("layout", ["three_blocks", "four_blocks"])

@@ -162,8 +162,8 @@ class NewtonPath:
         patience = xp.astype(smaller * (size * r + smaller**2 / 3) / (4 * n * r) / _DIRECT_PACE, xp.int64)
         step = xp.empty_like(w)
         near = (n - size) ** 2 <= _FEW * n
-        if xp.any(near):
-            chosen = xp.nonzero(near)[0]
+        chosen = xp.nonzero(near)[0]
+        if len(chosen):
             step[:, chosen] = self._exact_step(cost, active[:, chosen], gradient[:, chosen])
         stiff = stiff | (patience < _SOON)
         tried = xp.nonzero(~stiff & ~near)[0]
@@ -187,9 +187,11 @@ class NewtonPath:
         (Woodbury). All classes go at once; those with a smaller B are filled up with zeros.
         """
         xp = self._xp
-        most = int(xp.max(xp.sum(~active, axis=0)))
-        beyond = xp.argsort(xp.astype(active, xp.int64), axis=0)[:most].T  # (K, B)
-        rows = self._z[beyond] * xp.astype(~active.T, self._z.dtype)[xp.arange(len(beyond))[:, None], beyond][..., None]
+        size = xp.sum(~active, axis=0)
+        most = int(xp.max(size))
+        beyond = xp.argsort(xp.astype(active, xp.int64), axis=0)[:most].T  # (K, B): those of B come first
+        filled = xp.arange(most, device=device(active)) < size[:, None]
+        rows = self._z[beyond] * filled[..., None]
         diagonal = 1 + 2 * cost * self._spectrum
         scaled = rows / diagonal  # (K, B, r)
         start = -gradient / diagonal[:, None]

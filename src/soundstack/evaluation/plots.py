@@ -318,7 +318,7 @@ def time_budget_figure(stages: Mapping[str, float], parts: Mapping[str, Mapping[
     axes.set_ylim(len(lines) - 0.5, -0.5)
     _tidy(axes, f"Time budget: {duration(total)} in all", grid="x")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"{unit} (pale: parts of a stage, of all threads)" if parts else unit)
+    axes.set_xlabel(f"{unit} (pale: parts of a stage, of all threads)" if len(lines) > len(stages) else unit)
     axes.margins(x=0.2)
     axes.set_xlim(left=0)
     return figure

@@ -92,7 +92,7 @@ def features_of(
         return built[0]
 
     def make_transform() -> Stages:
-        prepares = "picture" if NETWORKS[config.network].input == "picture" else "wave"
+        prepares = "picture" if NETWORKS[config.network].input == "picture" else ""
         return Stages(embedder().inputs, embedder().features, names=(prepares, "forward"))
 
     code = provenance.code_fingerprint(*_CODE[NETWORKS[config.network].family])
