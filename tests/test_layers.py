@@ -16,6 +16,7 @@ SOURCE = PROJECT / "src"
 #: package holds and no line names by itself.
 LAYERS = [
     ["errors", "markdown", "limits"],
+    ["containers", "decoder"],
     ["sound_files", "files", "locks", "presence", "signals"],
     ["networks.spec", "presets", "progress", "provenance", "devices", "remote", "archives", "suites", "svm_solver"],
     ["config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],

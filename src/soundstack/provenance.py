@@ -17,7 +17,7 @@ import soundstack
 _PACKAGE = Path(__file__).parent
 _PACKAGES = (
     "mlflow", "torch", "torchvision", "torchaudio", "librosa", "scikit-learn", "numpy", "scipy", "pandas",
-    "matplotlib", "optuna", "soundfile", "soxr", "safetensors",
+    "matplotlib", "optuna", "av", "soxr", "safetensors",
 )  # fmt: skip
 
 

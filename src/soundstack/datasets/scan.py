@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soundstack import audio
+from soundstack.decoder import opened
 from soundstack.errors import AudioError, StoreError
 from soundstack.locks import exclusive
 
@@ -51,9 +52,10 @@ class _Damaged(sqlite3.DatabaseError):
 def scan_file(path: Path) -> Scan:
     """Decode one file and describe it; a file that cannot be used is described by its problem."""
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        return Scan("", 0, 0, 0, False, f"cannot be read ({error.strerror})")
+        with opened(path) as file:
+            raw = file.read()
+    except AudioError as error:
+        return Scan("", 0, 0, 0, False, str(error))
     content = hashlib.sha256(raw).hexdigest()[:32]
     try:
         samples, rate = audio.decode(raw)
