@@ -38,6 +38,7 @@ SHOWN = "WAV, FLAC, OGG, MP3, M4A, WebM or WMA"
 
 #: Streaming writers put this or more in a WAV's size fields when the length is not known (sox; ffmpeg: 0xFFFFFFFF).
 _UNKNOWN_SIZE = 0x7FFFF000
+_PIPED = 0xFFFFFFFF
 #: A hostile file may consist of empty chunks; real ones, of one a second or so.
 _MOST_CHUNKS = 100_000
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -182,8 +183,10 @@ def _walk(file: BinaryIO, start: int, size: int, layout: Chunks) -> tuple[int, b
         if layout.form == ">I4s" and length == 1 and len(raw) >= 16:
             (length,) = struct.unpack_from(">Q", raw, 8)
         of_sound = bool(layout.sound) and name[:4] == layout.sound
+        if of_sound and length in (0, layout.counted, _PIPED):
+            _require_sound(position + header, size)
         if of_sound and layout.align == 2 and layout.sound == b"data":
-            length = long_size if length == 0xFFFFFFFF and long_size else length
+            length = long_size if length == _PIPED and long_size else length
             if length == 0 or (length >= _UNKNOWN_SIZE and length != long_size):
                 return 0, False
         if length < layout.counted:  # to the end of the file, or nonsense
