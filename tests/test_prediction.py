@@ -340,7 +340,7 @@ def test_a_timeline_picture_is_drawn_once_and_again_for_another_model(tmp_path: 
 
 @pytest.mark.parametrize("name", ["/abs/olute/a.wav", "../../a.wav", "deep/../../../a.wav"])
 def test_pictures_stay_in_their_folder(name: str, tmp_path: Path) -> None:
-    path = prediction_timelines.picture_path(tmp_path, sound_files.SoundFile(name, Path("/abs/olute/a.wav")))
+    (path,) = prediction_timelines.picture_paths(tmp_path, [sound_files.SoundFile(name, Path("/abs/olute/a.wav"))])
     assert path.resolve().is_relative_to(tmp_path / "timelines")
 
 
