@@ -8,7 +8,7 @@ recording, a location, a session, a source on Freesound.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,16 @@ def fold_order(folds: Iterable[Fold]) -> list[Fold]:
     ['1', '2', '10', 'test']
     """
     return sorted(set(folds), key=lambda fold: (fold == TEST, len(str(fold)), str(fold)))
+
+
+def ungrouped(clips: Sequence[str], of: int, what: str) -> list[str]:
+    """A note on the clips, out of ``of``, whose group (``what``: their recording, say) nothing tells; none if none."""
+    if not clips:
+        return []
+    return [
+        f"{what} is not known of {len(clips):,} of {of:,} clips (first: {clips[0]}): each counts as a group of its "
+        "own, and intervals are too narrow where several belong together."
+    ]
 
 
 @dataclass(frozen=True)
