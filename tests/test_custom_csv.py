@@ -325,3 +325,14 @@ def test_any_bytes_as_a_table_are_refused_in_one_line(files, content):
     path = files / "clips.csv"
     path.write_bytes(b"filename,label\n" + content)
     assert refusal(path)
+
+
+@pytest.mark.parametrize(("column", "alone"), [("", 20), (",group", 3), (",group", 0)])
+def test_clips_without_a_group_are_their_own_and_the_reader_is_told(folder, column, alone):
+    rows = plain_rows()
+    if column:
+        rows = [f"{row},{'' if number < alone else f'day {number}'}" for number, row in enumerate(rows)]
+    dataset = custom.load(table_of(folder, rows, f"filename,label{column}"), seed=0)
+    assert sum(clip.group == clip.id for clip in dataset.clips) == alone
+    notes = [note for note in dataset.notes if note.startswith(f"The group is not known of {alone} of 20 clips")]
+    assert len(notes) == len(dataset.notes) - 1 == (alone > 0)  # and that the folds are drawn

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
+from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits, ungrouped
 from soundstack.errors import DataError
 
 REQUIRED = ("filename", "label")
@@ -66,7 +66,9 @@ def load(table: Path, *, seed: int) -> DataSet:
                 group=values.get("group") or name,
             )
         )
+    alone = [clip.id for clip, group in zip(clips, frame.get("group", [""] * len(clips)), strict=True) if not group]
     clips = _complete(clips, seed, notes, first_row, table.name)
+    notes += ungrouped(alone, len(clips), "The group")
     _check_labels(clips, first_row, table.name)
     _check_groups(clips, first_row, table.name)
     check_splits(clips)
