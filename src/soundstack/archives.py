@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tqdm import tqdm
 
+from soundstack import signals
 from soundstack.errors import DataError
 from soundstack.locks import exclusive
 from soundstack.remote import ELSEWHERE, digest, human, require_space
@@ -211,6 +212,8 @@ class _Meter:
         self._bar.close()
 
     def count(self, received: int) -> None:
+        if signals.interrupted():  # of a thread that unpacks, Ctrl-C reaches the main one alone
+            raise KeyboardInterrupt
         self._unpacked += received
         self._check(self._unpacked)
         self._bar.update(received)
