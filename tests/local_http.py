@@ -41,7 +41,7 @@ class Served:
     retry_after: str | None = None
     redirect: str | None = None
     hold: threading.Event | None = None
-    """Until it is set the server is silent, from ``hold_at`` on: before the ``headers``, or half-way in the ``body``."""
+    """Until it is set the server is silent from ``hold_at`` on: before the ``headers``, or half-way in the ``body``."""
     hold_at: str = "headers"
     declared_length: int | None = None
     """A ``Content-Length`` that is not true."""
