@@ -7,6 +7,7 @@ recording, a location, a session, a source on Freesound.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,11 @@ class Clip:
     fold: str
     group: str
     tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
+
+    def __post_init__(self) -> None:
+        # What looks the same is the same: "é" may be one character (NFC) or two (NFD).
+        for name in ("label", "group"):
+            object.__setattr__(self, name, unicodedata.normalize("NFC", getattr(self, name)))
 
 
 @dataclass(frozen=True)
