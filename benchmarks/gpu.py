@@ -32,9 +32,9 @@ import svm_path
 from soundstack import devices
 from soundstack.audio import AudioSpec
 from soundstack.embedding import Embedder, EmbeddingSpec
-from soundstack.features import SLICE
 from soundstack.networks.crnn import Crnn
 from soundstack.networks.spec import NETWORKS
+from soundstack.slices import SLICE
 from soundstack.svm import PathProblem, Standardiser
 from soundstack.training import FoldJob, TrainingSpec, train_fold
 

@@ -76,7 +76,7 @@ def before(given: dict[str, Any]) -> Step:
         clock = Clock("before", seed)
         with tempfile.TemporaryDirectory() as cache:
             corpus, config, networks = settings(given, cache, seed)
-            paths, spec = [clip.path for clip in corpus.clips], spectrogram_spec(config, corpus)
+            paths, spec = [clip.path for clip in corpus.clips], spectrogram_spec(config, corpus.audio)
             folds, y = np.array([clip.fold for clip in corpus.clips]), clip_targets(corpus)
             with clock("spectrograms"):
                 mels = np.stack([_plain.log_mel(path, spec, corpus.audio) for path in paths])

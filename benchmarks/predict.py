@@ -61,7 +61,8 @@ def measured(work: str, model: str, source: Path, output: Path) -> tuple[float, 
 
 def _measure(work: str, model: str, source: Path, output: Path) -> tuple[float, float, Any]:
     seconds, result = {"predict": _predict, "forward": _forward}[work](model, source, output)
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, result
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, else KiB
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, result
 
 
 def _predict(model: str, source: Path, output: Path) -> tuple[float, Any]:

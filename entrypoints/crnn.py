@@ -20,15 +20,17 @@ def run(config: CrnnConfig) -> Trained:
     from soundstack.progress import bar
     from soundstack.results import save_figure
     from soundstack.systems import crnn, crnn_tuning
-    from soundstack.systems.spectrograms import log_mels_of
+    from soundstack.systems.spectrograms import extraction, log_mels_of
 
     device = devices.choose(config.device)
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("scan"):
-            corpus = open_corpus(config)
+            begun = extraction(config)
+            corpus = open_corpus(config, begun)
         opened.corpus(corpus)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
-            spectrograms = log_mels_of(corpus, config, advance)
+            spectrograms = log_mels_of(corpus, config, advance, begun)
+        opened.parts["scan"] = begun.report.seconds
         opened.parts["extract"] = spectrograms.report.seconds
         with opened.stage("train"):
             if config.trials > 1:

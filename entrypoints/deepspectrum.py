@@ -23,10 +23,12 @@ def run(config: DeepSpectrumConfig) -> Trained:
     device = devices.choose(config.device)
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("scan"):
-            corpus = open_corpus(config)
+            begun = deepspectrum.extraction(config, device)
+            corpus = open_corpus(config, begun)
         opened.corpus(corpus)
         with opened.stage("extract"), bar(config.network, len(corpus.clips), "clips") as advance:
-            features = deepspectrum.features_of(corpus, config, device, advance)
+            features = deepspectrum.features_of(corpus, config, device, advance, begun)
+        opened.parts["scan"] = begun.report.seconds
         opened.parts["extract"] = features.report.seconds
         with opened.stage("fit"):
             trained = deepspectrum.train(corpus, features, config, device)

@@ -19,16 +19,18 @@ def run(config: ExtractConfig) -> Corpus:
     from soundstack.evaluation import plots
     from soundstack.progress import bar
     from soundstack.results import save_figure, write_json
-    from soundstack.systems.spectrograms import log_mels_of, preview, statistics
+    from soundstack.systems.spectrograms import extraction, log_mels_of, preview, statistics
 
     with tracking.run(f"{config.dataset}-extract", config) as opened:
         with opened.stage("scan"):
-            corpus = open_corpus(config)
+            begun = extraction(config)
+            corpus = open_corpus(config, begun)
         opened.corpus(corpus)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
-            made = log_mels_of(corpus, config, advance)
+            made = log_mels_of(corpus, config, advance, begun)
         opened.settings(config, {"spectrogram": made.spec.to_json(), "audio": corpus.audio.to_json()})
         opened.metrics({"examples_made": made.report.made, "examples_reused": made.report.reused})
+        opened.parts["scan"] = begun.report.seconds
         opened.parts["extract"] = made.report.seconds
         described = statistics(made.values)
         opened.metrics(described)

@@ -40,6 +40,9 @@ class Served:
     """The next answers are these errors."""
     retry_after: str | None = None
     redirect: str | None = None
+    hold: threading.Event | None = None
+    """Until it is set the server is silent from ``hold_at`` on: before the ``headers``, or half-way in the ``body``."""
+    hold_at: str = "headers"
     declared_length: int | None = None
     """A ``Content-Length`` that is not true."""
 
@@ -74,6 +77,8 @@ class LocalServer:
         """Bytes of bodies that were sent in all."""
         self._running = 0
         self._lock = threading.Lock()
+        self.asked = threading.Event()
+        """Set as soon as there was a request."""
         for path, file in (files or {}).items():
             self.add(path, file)
         self._server = _QuietServer(("127.0.0.1", 0), _handler(self))
@@ -105,6 +110,7 @@ class LocalServer:
             self.requests.append(request)
             self._running += 1
             self.busiest = max(self.busiest, self._running)
+        self.asked.set()
 
     def leave(self) -> None:
         with self._lock:
@@ -142,6 +148,8 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             if file is None:
                 self._refuse(404)
                 return
+            if file.hold is not None and file.hold_at == "headers":
+                file.hold.wait()
             if file.statuses:
                 self._refuse(file.statuses.pop(0), file.retry_after)
                 return
@@ -186,6 +194,11 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             cut = file.cuts.pop(0) if file.cuts else file.always_cut
             sent = body if cut is None else body[:cut]
+            if file.hold is not None:
+                half = len(sent) // 2
+                self.wfile.write(sent[:half])
+                file.hold.wait()
+                sent = sent[half:]
             for _ in range(file.repeat):
                 time.sleep(file.delay)
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(sent), sent) if file.chunked and sent else sent)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import signal
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundstack import archives
+from soundstack import archives, signals
 from soundstack.archives import Limits, extract_zip, is_unpacked
 from soundstack.errors import DataError, DownloadError
 from soundstack.remote import digest
 
 
 def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             # Through ZipInfo.filename, since the constructor tidies a name up.
@@ -121,26 +128,107 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path, folder: Path
     assert not leftover.exists()
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from soundstack.archives import extract_zip
+
+move = Path.replace
+
+def killed_at_3(source, target):
+    if target.name == "3" and ".unpacked" not in target.parts:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return move(source, target)
+
+Path.replace = killed_at_3
+extract_zip(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
 def test_a_process_killed_while_moving_leaves_whole_files_and_the_next_one_ends_the_work(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path
 ) -> None:
     content = {f"root/{n}": bytes([n]) * 1000 for n in range(5)}
     archive = make_zip(tmp_path / "x.zip", content)
-    move = Path.replace
-
-    def killed_at_3(source: Path, target: Path) -> Path:
-        if target.name == "3":
-            raise KeyboardInterrupt
-        return move(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed_at_3)
-        with pytest.raises(KeyboardInterrupt):
-            extract_zip(archive, folder)
+    (folder / "root").mkdir(parents=True)
+    (folder / "root" / "3").write_bytes(b"of the user")
+    command = [sys.executable, "-c", KILLED, str(archive), str(folder)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == -signal.SIGKILL
     assert everything(folder) == {name: content[name] for name in list(content)[:3]}
     assert not is_unpacked(folder, "x.zip")
+    refused = make_zip(tmp_path / "again" / "x.zip", {"root/a": b"1", "../b": b"2"})
+    with pytest.raises(DataError, match="is refused"):
+        extract_zip(refused, folder)
+    assert everything(folder)["root/3"] == b"of the user", "what was moved away is put back"
     extract_zip(archive, folder)
     assert everything(folder) == content
+    assert sorted(path.name for path in (folder / ".unpacked").iterdir()) == ["x.zip.json", "x.zip.lock"]
+
+
+def a_folder_in_the_way(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / "root" / "new" / "4").mkdir(parents=True)
+
+
+def a_file_in_the_way(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / "root" / "new").write_bytes(b"a file")
+
+
+def _fails_at(name: str, error: BaseException, patch: pytest.MonkeyPatch) -> None:
+    move = Path.replace
+
+    def failing(source: Path, target: Path) -> Path:
+        if target.name == name and source.parent.name != "root":
+            raise error
+        return move(source, target)
+
+    patch.setattr(Path, "replace", failing)
+
+
+def a_disk_that_fails(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    _fails_at("4", OSError(errno.EIO, "Input/output error"), patch)
+
+
+def ctrl_c(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    _fails_at("4", KeyboardInterrupt(), patch)
+
+
+def a_marker_that_cannot_be_written(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    _fails_at("x.zip.json", OSError(errno.ENOSPC, "No space left on device"), patch)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [a_folder_in_the_way, a_file_in_the_way, a_disk_that_fails, ctrl_c, a_marker_that_cannot_be_written],
+)
+def test_an_archive_whose_files_cannot_all_be_moved_leaves_the_folder_as_it_was(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[Path, pytest.MonkeyPatch], None]
+) -> None:
+    archive = make_zip(tmp_path / "x.zip", {"root/1": b"1", "root/2": b"2", "other/3": b"3", "root/new/4": b"4"})
+    (folder / "root").mkdir(parents=True)
+    (folder / "root" / "2").write_bytes(b"of the user")
+    with monkeypatch.context() as patch:
+        trouble(folder, patch)
+        before = {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
+        with pytest.raises((DataError, KeyboardInterrupt)):
+            extract_zip(archive, folder)
+    state = folder / ".unpacked"
+    after = {
+        path: path.is_dir() or path.read_bytes() for path in folder.rglob("*") if state not in (path, *path.parents)
+    }
+    assert after == before
+    assert not is_unpacked(folder, "x.zip")
+    assert not {"x.zip.tmp", "x.zip.old"} & {path.name for path in state.iterdir()}
+
+
+def test_who_asks_for_an_end_need_not_wait_for_an_archive_that_another_thread_unpacks(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "interrupted", lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        extract_zip(make_zip(tmp_path / "x.zip", {"root/a": b"1"}), folder)
+    assert everything(folder) == {}
+    assert not (folder / ".unpacked" / "x.zip.tmp").exists()
 
 
 # --- malicious -------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -74,11 +76,40 @@ def test_missing_names_the_positions_of_what_is_not_there(tmp_path):
     assert store_in(tmp_path).missing(KEYS) == []
 
 
-def test_shards_are_read_from_disk_not_held_in_memory(tmp_path):
-    filled(tmp_path)
-    arrays = store_in(tmp_path)._arrays.values()
-    assert len(arrays) == 2
-    assert all(isinstance(array, np.memmap) for array in arrays)
+def test_files_that_are_open_do_not_become_more_with_the_data(tmp_path):
+    # A process may have 64 files open, and there are 300 shards to write, to find again, and to read.
+    script = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+import numpy as np
+from soundstack import cache
+folder, keys = Path(sys.argv[1]), [f"key{number}" for number in range(300)]
+store = cache.FeatureStore(folder, "logmel", {})
+with store.lock():
+    for number, key in enumerate(keys):
+        store.add([key], np.full((1, 2), number, np.float32))
+again = cache.FeatureStore(folder, "logmel", {})
+assert again.missing(keys) == [], len(again.missing(keys))
+assert again.read(keys)[:, 0].tolist() == list(range(300))
+cache.MEMORY_SHARE = 0
+assert again.read(keys[::-1])[:, 0].tolist() == list(range(300))[::-1]
+"""
+    pytest.importorskip("resource", reason="the system has no limits to set")
+    environment = os.environ | {"PYTHONPATH": str(Path(cache.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_shard_that_is_removed_while_it_is_in_use_is_said_in_one_line(tmp_path):
+    store = filled(tmp_path)
+    for shard in store.folder.glob("*.npy"):
+        shard.unlink()
+    with pytest.raises(StoreError, match="makes it anew") as caught:
+        store.read(KEYS)
+    one_line(caught)
 
 
 def test_the_folder_tells_its_reader_the_configuration(tmp_path):

@@ -267,3 +267,21 @@ def test_a_configuration_survives_json(model):
 
 def test_the_project_is_the_checkout():
     assert Path(__file__).resolve().parents[1] == PROJECT
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (CrnnConfig(), True),
+        (DeepSpectrumConfig(), False),
+        (DeepSpectrumConfig(pretraining="none"), True),
+        (DeepSpectrumConfig(trials=1), True),
+        (DeepSpectrumConfig(cost_path="rising", nested="yes", test_model="folds"), False),
+        (DeepSpectrumConfig(dataset="csv", data_dir=__file__), True),
+        (DeepSpectrumConfig(dataset="csv", data_dir=__file__, split_seed=0), False),
+        (FuseConfig(), False),
+        (FuseConfig(trials=1), True),
+    ],
+)
+def test_a_setting_is_random_if_another_seed_may_give_another_result(config, expected):
+    assert config.is_random is expected

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from soundstack import slices
 from soundstack.config import DataConfig
 from soundstack.datasets import scan
 from soundstack.datasets.clips import TEST, Clip, check_splits
@@ -276,7 +277,7 @@ def test_a_killed_scan_continues(table, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(path)
 
-    monkeypatch.setattr(scan, "_COMMIT_EVERY", 4)
+    monkeypatch.setattr(slices, "SLICE", 4)
     monkeypatch.setattr(scan, "scan_file", killed)
     with pytest.raises(KeyboardInterrupt):
         scan_files(paths, tmp_path / "cache", jobs=2)

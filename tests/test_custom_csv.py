@@ -1,5 +1,6 @@
 """The user's own table: every mistake is told with its row, and splits that are drawn are stratified and grouped."""
 
+import unicodedata
 from collections import Counter, defaultdict
 
 import pytest
@@ -97,6 +98,39 @@ def test_a_group_left_empty_is_the_clip_itself(folder):
     assert all(clip.group == clip.id for clip in dataset.clips)
 
 
+def test_two_spellings_of_a_label_that_look_the_same_are_one_class_and_the_reader_is_told(folder):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    rows = [f"{name},{(composed, apart)[number % 2] if name[0] == 'a' else 'b'}" for number, name in enumerate(NAMES)]
+    dataset = custom.load(table_of(folder, rows), seed=0)
+    assert dataset.labels == ("b", composed)
+    (note,) = [note for note in dataset.notes if "Unicode" in note]
+    assert repr(composed) in note
+    assert custom.load(table_of(folder, [f"{name},{apart if name[0] == 'a' else 'b'}" for name in NAMES]), seed=0)
+    one_spelling = custom.load(
+        table_of(folder, [f"{name},{composed[: 3 + (name[0] == 'a')]}" for name in NAMES]), seed=0
+    )
+    assert not [note for note in one_spelling.notes if "Unicode" in note]
+
+
+def test_a_group_in_two_spellings_is_not_torn_apart(folder):
+    groups = {"a0.wav": "caf\u00e9", "a1.wav": "cafe\u0301"}
+    rows = [f"{row},{groups.get(row.split(',')[0], '')}" for row in folded_rows()]
+    assert "crosses folds" in refusal(table_of(folder, rows, "filename,label,fold,group"))
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+def test_a_file_is_found_whatever_unicode_form_its_name_and_folder_have_on_the_disk(folder, on_disk, in_table):
+    name = "Ger\u00e4usche/T\u00fcr.wav"
+    place = folder / unicodedata.normalize(on_disk, name)
+    place.parent.mkdir()
+    place.touch()
+    rows = [f"{unicodedata.normalize(in_table, name)},a", *plain_rows(NAMES[1:])]
+    first = custom.load(table_of(folder, rows), seed=0).clips[0]
+    assert first.path.samefile(place)
+    assert first.id == unicodedata.normalize(in_table, name)
+
+
 # mistakes, with their row ------------------------------------------------------------------------------------------
 
 
@@ -123,6 +157,32 @@ def test_a_mistake_is_told_with_its_row(folder, bad, row, tells):
     assert tells in message
     assert f"row {row}" in message
     assert "clips.csv" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "again"),
+    [
+        ("a0.wav", "./a0.wav"),
+        ("a0.wav", "sub/../a0.wav"),
+        ("a0.wav", "link/a0.wav"),
+        ("sub/x.wav", "sub//x.wav"),
+        ("sub/x.wav", "{folder}/sub/x.wav"),
+        ("sub/T\u00fcr.wav", "sub/Tu\u0308r.wav"),
+    ],
+)
+def test_two_ways_to_write_one_file_are_refused_with_both_rows(folder, file, again):
+    (folder / "sub").mkdir()
+    (folder / "link").symlink_to(folder)
+    (folder / file).touch()
+    again = again.format(folder=folder)
+    rows = [f"{file},a", *plain_rows(NAMES[1:]), f"{again},a"]
+    message = refusal(table_of(folder, rows))
+    assert f"row {len(rows) + 1}: {again!r} stands in row 2 already, as {file!r}." in message
+
+
+def test_a_file_and_a_link_to_it_are_two_clips_as_copies_are(folder):
+    (folder / "a0-again.wav").symlink_to(folder / "a0.wav")
+    assert len(custom.load(table_of(folder, [*plain_rows(), "a0-again.wav,a"]), seed=0).clips) == len(NAMES) + 1
 
 
 def test_rows_are_counted_as_a_spreadsheet_counts_them_blank_lines_too(folder):
@@ -325,3 +385,14 @@ def test_any_bytes_as_a_table_are_refused_in_one_line(files, content):
     path = files / "clips.csv"
     path.write_bytes(b"filename,label\n" + content)
     assert refusal(path)
+
+
+@pytest.mark.parametrize(("column", "alone"), [("", 20), (",group", 3), (",group", 0)])
+def test_clips_without_a_group_are_their_own_and_the_reader_is_told(folder, column, alone):
+    rows = plain_rows()
+    if column:
+        rows = [f"{row},{'' if number < alone else f'day {number}'}" for number, row in enumerate(rows)]
+    dataset = custom.load(table_of(folder, rows, f"filename,label{column}"), seed=0)
+    assert sum(clip.group == clip.id for clip in dataset.clips) == alone
+    notes = [note for note in dataset.notes if note.startswith(f"The group is not known of {alone} of 20 clips")]
+    assert len(notes) == len(dataset.notes) - 1 == (alone > 0)  # and that the folds are drawn

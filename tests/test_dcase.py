@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -220,6 +221,108 @@ def test_2018_a_development_clip_of_unknown_node_is_refused(folder2018: Path) ->
     (root / "audio" / "DevNode1_ex10_1.wav").rename(root / "audio" / "first.wav")
     with pytest.raises(DataError, match=r"'first\.wav' in .*fold1_evaluate\.txt row 1 is not named DevNode"):
         dcase2018.load(folder2018)
+
+
+# --- both: groups ----------------------------------------------------------------------------------
+
+#: How a list can be: with the third column, without it, or not there.
+FORMS = ("three columns", "two columns", "absent")
+#: Those of meta.txt and of the evaluate list, one of which must be there for the labels.
+LISTS = pytest.mark.parametrize(("in_meta", "in_list"), [*product(FORMS, FORMS)][:-1])
+
+
+def shape(path: Path, form: str, thirds: dict[str, str]) -> None:
+    """Bring a list of files and labels into one of the forms, with these third cells."""
+    lines = [line.split("\t")[:2] for line in path.read_text().splitlines()]
+    path.unlink()
+    if form != "absent":
+        more = [[thirds[file]] if form == "three columns" else [] for file, _ in lines]
+        path.write_text("".join("\t".join([*line, *third]) + "\n" for line, third in zip(lines, more, strict=True)))
+
+
+@pytest.mark.parametrize("in_map", ["session", "node", "absent"])
+@LISTS
+@pytest.mark.parametrize("word", ["ex", ""])
+def test_2018_the_session_of_a_test_clip_is_taken_from_wherever_it_stands(
+    folder2018: Path, in_map: str, in_list: str, in_meta: str, word: str
+) -> None:
+    root = evaluation("2018", folder2018)
+    files = [line.split("\t")[0] for line in (root / "evaluation_setup" / "test.txt").read_text().splitlines()]
+    sessions = {file: f"{word}{90 + n % 4}" for n, file in enumerate(files)}
+    shape(root / "evaluation_setup" / "evaluation.txt", in_list, sessions)
+    shape(root / "meta.txt", in_meta, sessions)
+    pairs = root / "evaluation_setup" / "map.txt"
+    if in_map == "absent":
+        pairs.unlink()
+    elif in_map == "node":
+        nodes = [f"{file}\taudio/EvalNode{n // 4 + 1}.wav\n" for n, file in enumerate(files)]
+        pairs.write_text("".join(nodes))
+
+    data = dcase2018.load(folder2018)
+
+    told = in_map == "session" or "three columns" in (in_list, in_meta)
+    expected = {f"ex{90 + n}" for n in range(4)} if told else {str(n + 1) for n in range(28)}
+    assert {clip.group for clip in data.test} == {f"evaluation/{group}" for group in expected}
+    notes = [note for note in data.notes if note.startswith("The session of evaluation clips is not known of 28 of 28")]
+    assert len(notes) == (not told)
+
+
+@pytest.mark.parametrize("in_map", ["recording", "other", "absent"])
+@LISTS
+@pytest.mark.parametrize("in_test_list", [True, False])
+def test_2017_the_recording_of_a_test_clip_is_taken_from_wherever_it_stands(
+    folder2017: Path, in_map: str, in_list: str, in_meta: str, in_test_list: bool
+) -> None:
+    root = evaluation("2017", folder2017)
+    files = [line.split("\t")[0] for line in (root / "evaluation_setup" / "test.txt").read_text().splitlines()]
+    recordings = {file: f"e00{n % 3}" for n, file in enumerate(files)}  # two clips each
+    shape(root / "evaluation_setup" / "evaluate.txt", in_list, recordings)
+    shape(root / "meta.txt", in_meta, recordings)
+    names = {"recording": "audio/{}_{}_9{}.wav", "other": "audio/{}-{}-{}.wav"}
+    pairs = root / "evaluation_setup" / "map.txt"
+    pairs.unlink()
+    if in_map in names:
+        lines = [f"{file}\t{names[in_map].format(recordings[file], n, n)}\n" for n, file in enumerate(files)]
+        pairs.write_text("".join(lines))
+    if in_test_list:
+        rows = [f"{file}\t\t{recordings[file]}\n" for file in files]
+        (root / "evaluation_setup" / "test.txt").write_text("".join(rows))
+
+    data = dcase2017.load(folder2017)
+
+    told = in_map == "recording" or "three columns" in (in_list, in_meta) or in_test_list
+    expected = set(recordings.values()) if told else {str(n) for n in range(6)}
+    assert {clip.group for clip in data.test} == {f"evaluation/{group}" for group in expected}
+    notes = [note for note in data.notes if note.startswith("The recording of evaluation clips is not known of 6 of 6")]
+    assert len(notes) == (not told)
+
+
+@pytest.mark.parametrize("told_in", ["meta", "a fold's list", "nothing"])
+def test_2017_the_recording_of_a_renamed_development_clip_is_taken_from_a_list_or_noted(
+    folder2017: Path, told_in: str
+) -> None:
+    root = development("2017", folder2017)
+    renamed = {f"b010_{start}_{start + 10}": f"take-{start}" for start in (0, 90)}
+    for old, new in renamed.items():
+        (root / "audio" / f"{old}.wav").rename(root / "audio" / f"{new}.wav")
+        for path in root.rglob("*.txt"):
+            path.write_text(path.read_text().replace(old, new))
+    if told_in != "meta":
+        edit(root / "meta.txt", lambda lines: lines.__setitem__(slice(None), [x.rsplit("\t", 1)[0] for x in lines]))
+    if told_in == "a fold's list":
+        train = root / "evaluation_setup" / "fold2_train.txt"
+        edit(train, lambda lines: lines.__setitem__(slice(None), [f"{x}\tb010" if "take" in x else x for x in lines]))
+
+    data = dcase2017.load(folder2017)
+
+    groups = {clip.group for clip in data.devel if "take" in clip.id}
+    notes = [note for note in data.notes if "recording of development clips is not known of 2 of 24 clips" in note]
+    if told_in == "nothing":
+        assert groups == {"development/take-0", "development/take-90"}
+        assert tuple(notes) == data.notes[:1]
+    else:
+        assert groups == {"development/b010"}
+        assert not notes
 
 
 # --- both: tolerated -------------------------------------------------------------------------------

@@ -1,19 +1,23 @@
 """Extraction into the cache: nothing is done twice, and an interrupted run ends where a whole one would have."""
 
 import csv
+import hashlib
+import json
 import multiprocessing
+import os
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 import soundfile
 
-from soundstack import features
+from soundstack import audio, features, slices
 from soundstack.cache import FeatureStore
 from soundstack.config import DataConfig
 from soundstack.datasets.corpus import open_corpus
 from soundstack.errors import DataError
-from soundstack.features import Stages, clip_means, extract
+from soundstack.features import Extraction, Recipe, Stages, clip_means, extract
 
 BINS = 16
 
@@ -38,7 +42,7 @@ def keys_of(corpus):
 
 @pytest.fixture
 def small_slices(monkeypatch):
-    monkeypatch.setattr(features, "SLICE", 4)
+    monkeypatch.setattr(slices, "SLICE", 4)
 
 
 @pytest.fixture
@@ -95,6 +99,142 @@ def test_a_clip_is_decoded_once_whatever_its_channels_and_taken_through_the_firs
     assert second == [8, 8, 8, 6]
     _, plain = run(corpus, tmp_path / "plain")
     np.testing.assert_allclose(store.read(keys_of(corpus)), plain.read(keys_of(corpus)), rtol=1e-6)
+
+
+# with the scan ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The number of times that sound was decoded, by its content."""
+    counted, decode = Counter(), audio.decode
+
+    def count(source, **options):
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        counted[hashlib.sha256(content).hexdigest()[:32]] += 1
+        return decode(source, **options)
+
+    monkeypatch.setattr(audio, "decode", count)
+    return counted
+
+
+def with_the_scan(table, cache, transform=spectrum, **options):
+    """Scan and extract in one; the corpus, what was made, and the store."""
+
+    def plan(spec):
+        store = FeatureStore(cache, "spectrum", {"bins": BINS, "audio": spec.to_json()})
+        return Recipe(store, lambda: Stages(lambda waves: waves, transform), spec)
+
+    begun = Extraction(plan, jobs=2)
+    config = DataConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache), jobs=2, **options)
+    corpus = open_corpus(config, begun)
+    return corpus, begun.finish(corpus), begun.recipe(corpus.audio).store
+
+
+@pytest.mark.parametrize("given", [{}, {"clip_seconds": 0.5, "sample_rate": 8000}], ids=["auto", "given"])
+@pytest.mark.parametrize("channels", ["mean", "each"])
+def test_a_new_file_is_decoded_once_and_its_features_are_those_of_a_later_extraction(
+    tmp_path, tiny_csv, small_slices, decoded, given, channels
+):
+    table = tiny_csv(tmp_path / "data", channels=2)
+    corpus, report, store = with_the_scan(table, tmp_path / "cache", channels=channels, **given)
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == 15
+    count = len(corpus.examples)
+    assert (report.made, report.reused) == (count, 0)
+    later = corpus_of(table, tmp_path / "later", channels=channels)
+    _, expected = run(later, tmp_path / "later")
+    assert store.read(keys_of(corpus)).tobytes() == expected.read(keys_of(later)).tobytes()
+    assert [len(json.loads(path.read_text())) for path in sorted(store.folder.glob("[0-9a-f]*.json"))] == [
+        len(json.loads(path.read_text())) for path in sorted(expected.folder.glob("[0-9a-f]*.json"))
+    ]
+
+
+def test_the_run_after_that_decodes_and_builds_nothing(table, tmp_path, decoded):
+    with_the_scan(table, tmp_path / "cache")
+    decoded.clear()
+    _, report, _ = with_the_scan(table, tmp_path / "cache", transform=never)
+    assert (report.made, report.reused, sum(decoded.values())) == (0, 15, 0)
+
+
+def test_files_that_were_touched_are_looked_at_again_but_no_network_is_built(table, tmp_path):
+    with_the_scan(table, tmp_path / "cache")
+    for path in table.parent.glob("*.wav"):
+        os.utime(path, (1, 1))
+    _, report, _ = with_the_scan(table, tmp_path / "cache", transform=never)
+    assert (report.made, report.reused) == (0, 15)
+
+
+def test_what_cannot_be_held_back_is_decoded_again_and_no_feature_differs(
+    table, tmp_path, small_slices, decoded, monkeypatch
+):
+    monkeypatch.setattr(features, "HELD_BYTES", 5 * 4000 * 4)  # 5 clips: of the second slice, some
+    corpus, report, store = with_the_scan(table, tmp_path / "cache")
+    assert (report.made, report.reused) == (15, 0)
+    assert 0 < list(decoded.values()).count(2) < 15
+    _, expected = run(corpus, tmp_path / "later")
+    assert store.read(keys_of(corpus)).tobytes() == expected.read(keys_of(corpus)).tobytes()
+
+
+def test_a_clip_that_is_longer_than_the_first_ones_makes_all_anew(table, tmp_path, small_slices, monkeypatch):
+    monkeypatch.setattr(features, "HELD_BYTES", 5 * 4000 * 4)
+    soundfile.write(table.parent / "pitch2-test-0.wav", np.linspace(-0.5, 0.5, 8000), 8000)  # the last one
+    corpus, report, store = with_the_scan(table, tmp_path / "cache")
+    assert corpus.audio.seconds == 1.0
+    assert (report.made, report.reused) == (15, 0)
+    _, expected = run(corpus, tmp_path / "later")
+    assert store.read(keys_of(corpus)).tobytes() == expected.read(keys_of(corpus)).tobytes()
+
+
+@pytest.mark.parametrize("killed_at", [1, 3])
+def test_killed_with_the_scan_it_ends_where_a_whole_run_does_bit_for_bit(table, tmp_path, small_slices, killed_at):
+    given = {"clip_seconds": 0.5, "sample_rate": 8000, "on_error": "skip"}
+    (table.parent / "pitch1-1-0.wav").write_bytes(b"damaged")  # slices are cut as if it were there
+    calls = []
+
+    def transform(waves):
+        calls.append(len(waves))
+        return spectrum(waves)
+
+    def killed(waves):
+        if len(calls) == killed_at:
+            raise KeyboardInterrupt
+        return transform(waves)
+
+    _, _, whole = with_the_scan(table, tmp_path / "whole", transform, **given)
+    sizes = calls.copy()
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        with_the_scan(table, tmp_path / "killed", killed, **given)
+    corpus, report, resumed = with_the_scan(table, tmp_path / "killed", transform, **given)
+    assert sum(sizes) == 14
+    assert calls == sizes
+    assert report.reused == sum(sizes[:killed_at])
+    assert resumed.read(keys_of(corpus)).tobytes() == whole.read(keys_of(corpus)).tobytes()
+    calls.clear()
+    run(corpus, tmp_path / "later", transform)
+    assert calls == sizes
+
+
+def test_a_damaged_file_ends_the_run_and_what_was_made_before_it_is_kept(table, tmp_path, small_slices):
+    given = {"clip_seconds": 0.5, "sample_rate": 8000}
+    damaged = table.parent / "pitch2-1-0.wav"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(b"damaged")
+    with pytest.raises(DataError, match="pitch2-1-0"):
+        with_the_scan(table, tmp_path / "cache", **given)
+    damaged.write_bytes(whole)
+    _, report, _ = with_the_scan(table, tmp_path / "cache", **given)
+    assert (report.made, report.reused) == (7, 8)
+
+
+def test_a_sound_that_occurs_twice_is_made_once_with_the_scan_too(table, tmp_path):
+    shutil.copy(table.parent / "pitch0-1-0.wav", table.parent / "copy.wav")
+    with table.open("a") as file:
+        file.write("copy.wav,pitch0,1\n")
+    corpus, report, store = with_the_scan(table, tmp_path / "cache")
+    assert (report.made, report.reused) == (15, 1)
+    assert len(store.read(keys_of(corpus))) == 16
 
 
 def test_progress_ends_at_the_number_of_clips(table, tmp_path, small_slices):

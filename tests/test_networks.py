@@ -202,6 +202,8 @@ def test_every_network_is_described_in_full() -> None:
         "panns_cnn10",
         "openl3_mel256_env_512",
         "openl3_mel256_env_6144",
+        "openl3_mel128_env_512",
+        "openl3_mel128_env_6144",
     ]
     for name, spec in NETWORKS.items():
         assert spec.name == name

@@ -20,7 +20,7 @@ from soundstack.networks.build import build, restore
 # Librosa tells that the lowest bands are narrower than an FFT bin: so they are in openl3.
 pytestmark = pytest.mark.filterwarnings("ignore:Empty filters detected")
 
-NAMES = ("openl3_mel256_env_512", "openl3_mel256_env_6144")
+NAMES = ("openl3_mel256_env_512", "openl3_mel256_env_6144", "openl3_mel128_env_512", "openl3_mel128_env_6144")
 
 
 def noise(samples: int, seed: int = 0) -> NDArray[np.float32]:
@@ -38,35 +38,47 @@ def small() -> openl3.OpenL3:
 # --- the front end --------------------------------------------------------------------------------
 
 
-def test_the_mel_filters_are_librosas_with_the_htk_scale_and_area_norm() -> None:
+@pytest.mark.parametrize("bands", [256, 128])
+def test_the_mel_filters_are_librosas_with_the_htk_scale_and_area_norm(bands: int) -> None:
     expected = librosa.filters.mel(
-        sr=48_000, n_fft=2048, n_mels=256, fmin=0, fmax=24_000, htk=True, norm="slaney", dtype=np.float64
+        sr=48_000, n_fft=2048, n_mels=bands, fmin=0, fmax=24_000, htk=True, norm="slaney", dtype=np.float64
     )
 
-    np.testing.assert_allclose(openl3.mel_filters(48_000, 2048, 256), expected, atol=1e-12)
+    np.testing.assert_allclose(openl3.mel_filters(48_000, 2048, bands), expected, atol=1e-12)
 
 
-def test_log_mel_is_that_of_a_plain_fourier_transform() -> None:
+@pytest.mark.parametrize(
+    ("length", "window", "hop", "padding"),
+    [(48_000, 2048, 242, (982, 982)), (48_000, 2049, 242, (982, 983)), (8, 2, 4, (0, 0)), (1, 5, 3, (2, 2))],
+)
+def test_a_window_is_padded_as_keras_does(length: int, window: int, hop: int, padding: tuple[int, int]) -> None:
+    assert openl3.same_padding(length, window, hop) == padding
+    framed = (length + sum(padding) - window) // hop + 1
+    assert framed == -(-length // hop)
+
+
+@pytest.mark.parametrize("bands", [256, 128])
+def test_log_mel_is_that_of_a_plain_fourier_transform(bands: int) -> None:
     half_silent = np.concatenate([np.zeros(24_000, dtype=np.float32), noise(24_000)])  # as every clip's first window
     windows = np.stack([noise(48_000, seed=1), half_silent])
-    padded = np.pad(windows.astype(np.float64), ((0, 0), (983, 983)))
+    padded = np.pad(windows.astype(np.float64), ((0, 0), (982, 982)))
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2048) / 2048)
     frames = np.lib.stride_tricks.sliding_window_view(padded, 2048, axis=1)[:, ::242] * hann
-    filters = librosa.filters.mel(sr=48_000, n_fft=2048, n_mels=256, htk=True, norm="slaney", dtype=np.float64)
+    filters = librosa.filters.mel(sr=48_000, n_fft=2048, n_mels=bands, htk=True, norm="slaney", dtype=np.float64)
     mel = np.sqrt(filters @ (np.abs(np.fft.rfft(frames)) ** 2).transpose(0, 2, 1))
     expected = 10 * np.log10(np.maximum(mel, 1e-10))
     expected = np.maximum(expected - expected.max(axis=(1, 2), keepdims=True), -80)
 
-    found = openl3.LogMel()(torch.from_numpy(windows))[:, 0].numpy()
+    found = openl3.LogMel(bands)(torch.from_numpy(windows))[:, 0].numpy()
 
-    assert found.shape == (2, 256, 199)
+    assert found.shape == (2, bands, 199)
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_each_window_is_relative_to_its_own_maximum_and_a_silent_one_is_flat() -> None:
     windows = torch.stack([torch.from_numpy(noise(48_000)), torch.zeros(48_000)])
 
-    found = openl3.LogMel()(torch.cat([windows, windows / 4]))
+    found = openl3.LogMel(256)(torch.cat([windows, windows / 4]))
 
     assert torch.allclose(found[0], found[2], atol=1e-3)
     assert found[0].max() == 0
@@ -152,16 +164,18 @@ def test_a_spectrogram_has_the_embedding_of_the_torch_port(name: str, expected: 
     assert float(found.sum()) == pytest.approx(total, rel=1e-4)
 
 
-def test_the_large_embedding_is_in_the_order_of_bands_frames_and_channels() -> None:
+@pytest.mark.parametrize(("bands", "pool"), [(256, (8, 8)), (128, (4, 8))])
+def test_the_large_embedding_is_in_the_order_of_bands_frames_and_channels(bands: int, pool: tuple[int, int]) -> None:
     with torch.device("meta"):
-        net: Any = openl3.create("openl3_mel256_env_6144")
+        net: Any = openl3.create(f"openl3_mel{bands}_env_6144")
     shapes: dict[str, tuple[int, ...]] = {}
     net.audio_embedding_layer.register_forward_hook(lambda _, given, out: shapes.update(out=tuple(out.shape)))
 
-    embedding = net.to("meta").embed(torch.zeros(1, 1, 256, 199, device="meta"))
+    embedding = net.to("meta").embed(torch.zeros(1, 1, bands, 199, device="meta"))
 
-    assert shapes["out"] == (1, 512, 32, 24)
-    assert embedding.shape == (1, 32 // 8 * (24 // 8) * 512)
+    assert net.pool == pool
+    assert shapes["out"] == (1, 512, bands // 8, 24)
+    assert embedding.shape == (1, 4 * 3 * 512)
 
 
 def test_random_weights_are_hes_cut_normal_distribution(small: Any) -> None:
@@ -187,12 +201,16 @@ def test_a_checkpoint_with_the_published_keys_is_loaded(
     assert (net.conv2d_3.weight == 0.01).all()
 
 
-def test_the_checkpoint_for_128_bands_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = NAMES[0]
-    state = hollow_state(published_shapes(name) | {"speclayer.mel_basis": (128, 1025)})
+@pytest.mark.parametrize(("bands", "other"), [(256, 128), (128, 256)])
+def test_the_checkpoint_for_other_bands_is_refused(
+    bands: int, other: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"openl3_mel{bands}_env_512"
+    state = hollow_state(published_shapes(f"openl3_mel{other}_env_512"))
     torch.save(state, tmp_path / without_checksum(name, monkeypatch))
 
-    with pytest.raises(WeightsError, match=r"'speclayer\.mel_basis' has shape \(128, 1025\) where \(256, 1025\)"):
+    shapes = rf"'speclayer\.mel_basis' has shape \({other}, 1025\) where \({bands}, 1025\)"
+    with pytest.raises(WeightsError, match=shapes):
         build(name, "audioset", seed=0, weights_dir=tmp_path)
 
 

@@ -369,6 +369,13 @@ def test_a_glob_a_file_and_a_table_name_files(folder: Path) -> None:
     assert [file.problem for file in found] == ["", "", "cannot be read (No such file or directory)"]
 
 
+def test_a_table_finds_files_whose_names_have_another_unicode_form_on_the_disk_and_each_once(tmp_path: Path) -> None:
+    (tmp_path / "Tu\u0308r.wav").touch()
+    (tmp_path / "files.csv").write_text("filename\nT\u00fcr.wav\n./T\u00fcr.wav\nTu\u0308r.wav\n", encoding="utf-8")
+    (found,) = sound_files.find(str(tmp_path / "files.csv"))
+    assert (found.name, found.problem) == ("T\u00fcr.wav", "")
+
+
 def test_a_file_that_is_not_there_is_an_error_in_the_table_and_not_fatal(folder: Path, tmp_path: Path) -> None:
     (folder / "list.csv").write_text("filename\nshort.wav\ngone.wav\n")
     parts = Parts(tmp_path / "parts")

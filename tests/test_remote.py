@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,10 @@ import pytest
 from urllib3.util import Retry
 
 from local_http import LocalServer, Served
-from soundstack import remote
+from soundstack import cli, remote
 from soundstack.errors import DataError, DownloadError
 from soundstack.remote import RemoteFile, fetch, fetch_all, require_space
+from waiting import PATIENCE, until
 
 CONTENT = np.random.default_rng(7).bytes(1_000_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -305,7 +308,7 @@ def test_pauses_grow_and_a_server_that_names_one_is_obeyed(
     server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("urllib3.util.retry.time", SimpleNamespace(sleep=pauses.append, time=time.time))
+    monkeypatch.setattr(remote, "_pause", lambda stop, seconds: pauses.append(seconds))
     monkeypatch.setattr(remote, "RETRY", remote.RETRY.new(backoff_factor=0.5))
     server.add("x.bin", Served(CONTENT, statuses=[503, 503, 503]))
     fetch(server.url_of("x.bin"), tmp_path / "x.bin")
@@ -447,7 +450,7 @@ def test_enough_space_is_no_reason_to_complain(tmp_path: Path) -> None:
 
 
 def test_several_files_are_fetched_at_a_time_and_returned_in_order(server: LocalServer, tmp_path: Path) -> None:
-    meeting = threading.Barrier(3, timeout=20)
+    meeting = threading.Barrier(3, timeout=PATIENCE)
 
     def meet_others() -> None:
         meeting.wait()
@@ -489,8 +492,7 @@ def test_ctrl_c_ends_the_running_downloads_and_they_can_be_resumed(server: Local
     files = [RemoteFile(server.url_of(name), name) for name in ("quick.bin", "slow.bin", "later.bin")]
 
     def interrupt(file: RemoteFile, path: Path) -> None:
-        while not (tmp_path / "slow.bin.part").exists():
-            time.sleep(0.001)
+        until((tmp_path / "slow.bin.part").exists)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -504,21 +506,74 @@ def test_ctrl_c_ends_the_running_downloads_and_they_can_be_resumed(server: Local
     assert {path.read_bytes() == CONTENT for path in tmp_path.glob("*.bin")} == {True}
 
 
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from soundstack import cli, remote
+from soundstack.config import DownloadConfig
+
+url, folder, single = sys.argv[1:]
+
+def download(config):
+    if single == "single":
+        remote.fetch(url, Path(folder, "x.bin"))
+    else:
+        remote.fetch_all([remote.RemoteFile(f"{url}?{n}", f"{n}.bin") for n in range(3)], Path(folder), jobs=2)
+
+cli.run(DownloadConfig, download, [])
+"""
+
+
+@pytest.mark.parametrize("single", ["single", "several"])
+@pytest.mark.parametrize(
+    "served",
+    [
+        pytest.param({"statuses": [503] * 100, "retry_after": "120"}, id="in the pause before the next attempt"),
+        pytest.param({"hold_at": "headers"}, id="before a silent server answers"),
+        pytest.param({"hold_at": "body"}, id="in the middle of an answer that goes no further"),
+    ],
+)
+def test_ctrl_c_ends_a_download_that_waits_for_a_server(
+    server: LocalServer, tmp_path: Path, served: dict[str, Any], single: str
+) -> None:
+    hold = None if "statuses" in served else threading.Event()
+    for name in ("x.bin", *(f"x.bin?{n}" for n in range(3))):
+        server.add(name, Served(CONTENT, hold=hold, **served))
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, server.url_of("x.bin"), str(tmp_path), single],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.asked.wait(PATIENCE)
+        if served.get("hold_at") == "body":
+            until(lambda: any(part.stat().st_size for part in tmp_path.glob("*.part")))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=50)  # less than any of its waits, and far more than it needs
+        assert process.returncode == cli.INTERRUPTED
+        assert "Traceback" not in said
+    finally:
+        process.kill()
+        process.communicate()
+        if hold is not None:
+            hold.set()
+
+
 def _fetch_in_process(url: str, target: Path) -> None:
     fetch(url, target, progress=False)
 
 
 def test_two_processes_fetch_the_same_file_once(server: LocalServer, tmp_path: Path) -> None:
     server.add("x.bin", Served(CONTENT, delay=0.5))
-    # Forked: the server's threads stay here, and no interpreter has to start.
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork with threads is not safe everywhere
     workers = [
         context.Process(target=_fetch_in_process, args=(server.url_of("x.bin"), tmp_path / "x.bin")) for _ in range(2)
     ]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(timeout=60)
+        worker.join(PATIENCE)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert (tmp_path / "x.bin").read_bytes() == CONTENT
     assert server.counts["x.bin"] == 1

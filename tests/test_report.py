@@ -6,6 +6,7 @@ import contextlib
 import csv
 import doctest
 import io
+import json
 import re
 import signal
 import tempfile
@@ -139,6 +140,8 @@ def log_run(
                 writer = csv.writer(file)
                 writer.writerow(["filename", "label", "fold", "group"])
                 writer.writerows(row for part in scores for row in data.clips(part))
+            notes = [f"Note {number} on {name}." for number in range(7 if name.startswith("esc50") else 0)]
+            (Path(folder) / "data" / "data.json").write_text(json.dumps({"notes": notes}))
             client.log_artifacts(run, folder)
     client.set_terminated(run, status, end_time=start + 1000)
     return run
@@ -257,6 +260,16 @@ def reported(empty_store: Path, refused: str) -> Reported:
     assert len(finished) == 1
     ids["report"] = finished[0].info.run_id
     return Reported(output, printed.getvalue(), ids)
+
+
+def test_notes_on_the_data_are_told_and_of_many_the_first(reported: Reported) -> None:
+    for name in ("report.md", "report.html"):
+        text = re.sub(r"\\(.)", r"\1", reported.text(name))
+        assert text.count("Notes on the data") == 1  # the runs of the other data sets have none
+        assert [int(number) for number in re.findall(r"Note (\d) on esc50-fusion-crnn_deepspectrum\.", text)] == [
+            *range(5)
+        ]
+        assert "2 more notes in data/data.json of the newest run." in text
 
 
 # the paper's figures ---------------------------------------------------------------------------------------------

@@ -185,6 +185,29 @@ def test_seeds_repeat_only_what_is_random() -> None:
     assert {config.drawn_with for config in log if isinstance(config, CrnnConfig)} == {4}
 
 
+@pytest.mark.usefixtures("nothing_done")
+def test_seeds_repeat_a_sampled_search_and_the_fusions_that_it_is_in_and_no_fusion_of_fixed_rows(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "rows:\n"
+        "- deepspectrum: {network: efficientnet_lite0}\n"
+        "- deepspectrum: {network: efficientnet_lite0, colour_map: hot, suffix: hot}\n"
+        "- deepspectrum: {network: efficientnet_lite0, trials: 5, suffix: sampled}\n"
+        "fusions:\n"
+        "- {suffix: grid, members: 'efficientnet_lite0-imagenet, *-hot'}\n"
+        "- {suffix: all, members: '*'}\n"
+        "- {suffix: sampled, members: 'efficientnet_lite0-imagenet, *-hot', parameters: {trials: 5}}\n"
+    )
+    log: list[Any] = []
+    outcomes = runner.run_suite(MainConfig(suite=str(file), seeds=2), fake_steps(log), "data")
+    seeds = {name: [config.seed for config in log if config.model_name == name] for name in {o.name for o in outcomes}}
+    repeated = {name for name, its_seeds in seeds.items() if its_seeds == [0, 1]}
+    assert repeated == {"demo-efficientnet_lite0-imagenet-sampled", "demo-fusion-all", "demo-fusion-sampled"}
+    assert [seeds[name] for name in seeds.keys() - repeated] == [[0]] * 3
+
+
 def test_what_is_done_is_taken_over_unless_a_rerun_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "find_done", lambda config, fingerprint: trained(config.model_name, "7"))
     log: list[Any] = []

@@ -17,6 +17,7 @@ from soundstack.errors import DataError, MemberError, StoreError
 from soundstack.limits import Limits
 from soundstack.results import Evaluation, Trained
 from soundstack.scores import ScoreTable
+from soundstack.tuning import SearchSpec, search_cost
 from test_recognisers import LABELS, crnn
 
 
@@ -56,6 +57,27 @@ def test_chosen_limits_go_into_the_registered_model(store: str) -> None:
     assert Limits.load(stored.parent).max_clips == 7
     defaults = {param.name: param.default for param in mlflow.models.get_model_info(str(model)).signature.params}
     assert (defaults["max_clips"], defaults["max_seconds"]) == (7, Limits().max_seconds)
+
+
+def test_scores_of_more_than_ten_folds_are_logged_under_the_folds_own_numbers(store: str) -> None:
+    folds = tuple(str(number) for number in (1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12))  # there need be no fold 4
+    labels = tuple(LABELS[row % 3] for row in range(6)) * len(folds)
+    owner = np.repeat(folds, 6)
+    truth = np.array([LABELS.index(label) for label in labels])
+    scores = np.eye(3)[np.where(owner == "10", (truth + 1) % 3, truth)]
+    clips = tuple(map(str, range(len(labels))))
+    devel = ScoreTable(clips, labels, tuple(owner.tolist()), scores, LABELS, "decision")
+    test = ScoreTable(clips, labels, ("test",) * len(labels), scores, LABELS, "decision")
+    with tracking.run("csv-crnn", ExtractConfig()) as run:
+        run.evaluation(Evaluation(devel, test, {clip: clip for clip in clips}, scores, scores))
+        run.cost_search(search_cost(lambda costs: np.stack([scores] * len(costs)), truth, owner, 3, SearchSpec()))
+    client = MlflowClient()
+    history = client.get_metric_history(run.id, "fold_accuracy")
+    assert {metric.step: metric.value for metric in history} == {int(fold): float(fold != "10") for fold in folds}
+    found = client.get_run(run.id).data.metrics
+    for measure in ("accuracy", "macro_f1"):
+        logged = {name: value for name, value in found.items() if name.startswith(f"path/{measure}_fold_")}
+        assert logged == {f"path/{measure}_fold_{fold}": float(fold != "10") for fold in folds}
 
 
 def test_a_finished_run_has_its_artifacts_and_an_end(store: str) -> None:

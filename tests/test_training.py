@@ -1,5 +1,8 @@
 """The CRNN and its training: what the held-out fold may not touch, and that a killed run ends like a whole one."""
 
+import multiprocessing.queues
+import queue
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -339,10 +342,23 @@ def test_rows_of_a_batch_do_not_influence_each_other_at_prediction():
     torch.testing.assert_close(training.predict(model, inputs, batch_size=2), together, atol=1e-5, rtol=0)
 
 
-def test_folds_side_by_side_equal_folds_one_after_the_other(tmp_path):
+def _unknown(messages):
+    raise NotImplementedError  # as on macOS
+
+
+def _late(messages, timeout):
+    time.sleep(timeout)
+    raise queue.Empty
+
+
+@pytest.mark.parametrize(("method", "fault"), [("qsize", _unknown), ("get", _late)])
+def test_folds_side_by_side_equal_folds_one_after_the_other_whatever_a_queue_does_not_tell(
+    tmp_path, monkeypatch, method, fault
+):
     """Two processes with one thread each, against this process with one thread."""
     from soundstack.workers import train_side_by_side
 
+    monkeypatch.setattr(multiprocessing.queues.Queue, method, fault)
     inputs, targets = torch.randn(24, 12, 128), torch.arange(24) % 3
     jobs = {
         fold: FoldJob(
@@ -364,12 +380,12 @@ def test_folds_side_by_side_equal_folds_one_after_the_other(tmp_path):
         alone = {fold: train_fold(replace(job, checkpoint=None)) for fold, job in jobs.items()}
     finally:
         torch.set_num_threads(threads)
-    epochs, finished = [], []
-    together = train_side_by_side(
-        jobs, lambda fold, epoch, values: epochs.append((fold, epoch)), lambda fold, model: finished.append(fold)
-    )
+    told, finished = [], []
+    together = train_side_by_side(jobs, lambda *values: told.append(values), lambda fold, model: finished.append(fold))
     assert finished == ["1", "2"]
-    assert sorted(epochs) == [("1", 1), ("1", 2), ("2", 1), ("2", 2)]
+    for fold, model in together.items():
+        assert [values[1:] for values in told if values[0] == fold] == list(training.epochs(model.history))
+        assert len(model.history["train_loss"]) == 2
     for fold, model in together.items():
         np.testing.assert_allclose(model.scores, alone[fold].scores, atol=1e-5)
     again = train_side_by_side(jobs, lambda *values: None, lambda fold, model: None)

@@ -71,6 +71,17 @@ def test_scores_are_those_of_each_held_out_fold_and_decisions_those_of_the_choic
             assert found.fold_macro_f1[row, column] == macro_f1(confusion)
 
 
+def test_of_more_than_ten_folds_each_has_the_scores_of_its_own_name():
+    folds = np.array([str(1 + row % 12) for row in range(len(TRUTH))])
+    wrong_in_two = np.eye(3)[np.where(folds == "2", (TRUTH + 1) % 3, TRUTH)]
+
+    found = search_cost(lambda costs: np.stack([wrong_in_two] * len(costs)), TRUTH, folds, 3, SearchSpec())
+
+    assert found.folds == tuple(str(number) for number in range(1, 13))
+    np.testing.assert_array_equal(found.fold_accuracy[0], [1, 0, *[1] * 10])
+    np.testing.assert_array_equal(found.fold_macro_f1[0], [1, 0, *[1] * 10])
+
+
 def test_the_choice_is_by_macro_f1_averaged_over_folds_not_by_accuracy():
     truth = np.array([0] * 8 + [1] * 2 + [0] * 8 + [1] * 2)
     folds = np.repeat(["1", "2"], 10)

@@ -3,8 +3,9 @@
 What is on disk while and after ``x.zip`` is unpacked into ``folder``:
 
 - ``folder/.unpacked/x.zip.tmp/`` gets the members first. Only when all are there and their CRCs are right are
-  they moved into ``folder``, file by file with ``os.replace``. If unpacking fails, the temporary folder is
-  removed and ``folder`` is as it was; what a killed process left is removed by the next one.
+  they moved into ``folder``, file by file with ``os.replace``; what a killed process left is removed by the next one.
+- ``folder/.unpacked/x.zip.old/`` keeps the files that they replace until all are moved. If anything fails before,
+  ``folder`` is as it was; of a process that was killed, the next one puts them back, and unpacks again.
 - ``folder/.unpacked/x.zip.json`` is written last: it names the archive's checksum and every file with its
   size. An archive whose marker is there and whose files all are is skipped, also when the archive is gone.
 
@@ -13,17 +14,22 @@ The size an archive unpacks to is counted while it is unpacked: what its headers
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tqdm import tqdm
 
+from soundstack import signals
 from soundstack.errors import DataError
 from soundstack.locks import exclusive
 from soundstack.remote import ELSEWHERE, digest, human, require_space
@@ -81,18 +87,19 @@ def extract_zip(
     if md5 is None:
         md5 = digest(path, "md5")
     state = folder / _STATE
-    temporary = state / f"{path.name}.tmp"
+    temporary, old = state / f"{path.name}.tmp", state / f"{path.name}.old"
     try:
         state.mkdir(parents=True, exist_ok=True)
         with exclusive(state / f"{path.name}.lock", f"unpacking {path}", ELSEWHERE):
             if not is_unpacked(folder, path.name, md5):
                 shutil.rmtree(temporary, ignore_errors=True)
+                _put_back(old, folder)
                 try:
                     names = _unpack(path, folder, temporary, limits, progress=progress)
-                    files = _move(names, temporary, folder, path)
+                    with _all_or_nothing(folder, old) as place:
+                        _write_marker(folder, path.name, md5, _move(names, temporary, folder, path, place))
                 finally:
                     shutil.rmtree(temporary, ignore_errors=True)
-                _write_marker(folder, path.name, md5, files)
     except OSError as error:
         raise DataError(
             f"Archive {path} cannot be unpacked into {folder}: {error}. Choose a folder that is writable and has space."
@@ -211,6 +218,8 @@ class _Meter:
         self._bar.close()
 
     def count(self, received: int) -> None:
+        if signals.interrupted():  # of a thread that unpacks, Ctrl-C reaches the main one alone
+            raise KeyboardInterrupt
         self._unpacked += received
         self._check(self._unpacked)
         self._bar.update(received)
@@ -220,22 +229,68 @@ class _Meter:
             raise _refused(self._path, f"it unpacks to more than {human(self._most)}, as archive bombs do")
 
 
-def _move(names: Iterable[PurePosixPath], temporary: Path, folder: Path, path: Path) -> list[tuple[str, int]]:
-    """Move the unpacked files into ``folder``; the names and sizes of what was moved."""
+def _move(
+    names: Iterable[PurePosixPath],
+    temporary: Path,
+    folder: Path,
+    path: Path,
+    place: Callable[[Path, PurePosixPath], object],
+) -> list[tuple[str, int]]:
+    """Move the unpacked files into ``folder`` by ``place``; the names and sizes of what was moved."""
     names = tuple(names)
-    parents = {folder / name.parent for name in names}
     inside = folder.resolve()
-    for parent in parents:
+    for parent in {folder / name.parent for name in names}:
         # A link that lies in the folder already, not one of the archive's: those were refused.
         if not parent.resolve().is_relative_to(inside):
             raise _refused(path, f"{parent} is a link that leads out of {folder}")
-    for parent in parents:
-        parent.mkdir(parents=True, exist_ok=True)
     moved = []
     for name in names:
         moved.append((str(name), (temporary / name).stat().st_size))
-        (temporary / name).replace(folder / name)
+        place(temporary / name, name)
     return moved
+
+
+@contextmanager
+def _all_or_nothing(folder: Path, old: Path) -> Iterator[Callable[[Path, PurePosixPath], object]]:
+    """Yield what puts a file into ``folder`` under a name; if the block fails, ``folder`` is left as it was."""
+    made: list[Path] = []
+    placed: list[Path] = []
+
+    def place(source: Path, name: PurePosixPath) -> None:
+        target = folder / name
+        for parent in reversed([*takewhile(lambda parent: not parent.exists(), target.parents)]):
+            parent.mkdir()
+            made.append(parent)
+        if target.is_dir() and not target.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if os.path.lexists(target):
+            (old / name).parent.mkdir(parents=True, exist_ok=True)
+            target.replace(old / name)
+        placed.append(target)
+        source.replace(target)
+
+    try:
+        yield place
+    except BaseException:
+        with signals.put_off():
+            for target in placed:
+                with suppress(OSError):
+                    target.unlink()
+            _put_back(old, folder)
+            for parent in reversed(made):
+                with suppress(OSError):
+                    parent.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    for path in list(old.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            target = folder / path.relative_to(old)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _refused(path: Path, why: str) -> DataError:

@@ -3,7 +3,7 @@
 A store holds the features of one configuration, ``<cache>/features/<kind>-<fingerprint>/``::
 
     spec.json            the configuration, for the reader
-    <shard>.npy          features of up to a few hundred examples, memory-mapped when read
+    <shard>.npy          features of up to a few hundred examples; open only while it is looked at
     <shard>.json         their keys, in row order; written last: a shard with this file is complete
     gathered/<keys>.npy  the rows of one data set in order, only where they are too many for the memory
 
@@ -46,7 +46,6 @@ class FeatureStore:
         self.folder = cache / "features" / f"{kind}-{fingerprint(spec)}"
         self._spec = spec
         self._rows: dict[str, tuple[str, int]] = {}
-        self._arrays: dict[str, NDArray[Any]] = {}
         self.refresh()
 
     @contextmanager
@@ -61,19 +60,21 @@ class FeatureStore:
     def refresh(self) -> None:
         """Read the list of finished shards; a damaged one counts as missing and is made anew."""
         self._rows.clear()
-        self._arrays.clear()
         for index in sorted(self.folder.glob("*.json")):
             if index.name == "spec.json":
                 continue
             try:
                 keys = json.loads(index.read_text())
-                array = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-                if len(array) != len(keys):
+                if len(self._shard(index.stem)) != len(keys):
                     raise ValueError("row count")
             except (OSError, ValueError, EOFError):
                 continue
-            self._arrays[index.stem] = array
             self._rows.update({key: (index.stem, row) for row, key in enumerate(keys)})
+
+    def _shard(self, name: str) -> NDArray[Any]:
+        """Map a shard; whoever keeps the array keeps the file open, and there are as many as the data set is large."""
+        mapped: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return mapped
 
     def missing(self, keys: Sequence[str]) -> list[int]:
         """Return the positions of the keys that are not stored yet."""
@@ -83,14 +84,13 @@ class FeatureStore:
         """Store features (len(keys), ...) as one shard: all of it or nothing."""
         if len(keys) != len(features):
             raise ValueError(f"{len(keys)} keys for {len(features)} rows")
-        if not self._arrays:
+        if not self._rows:
             write_atomically(self.folder / "spec.json", json.dumps(self._spec, indent=1, default=str))
         name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
         final = self.folder / f"{name}.npy"
         with replaced(final) as file:
             np.save(file, features, allow_pickle=False)
         write_atomically(final.with_suffix(".json"), json.dumps(list(keys)))
-        self._arrays[name] = np.load(final, mmap_mode="r", allow_pickle=False)
         self._rows.update({key: (name, row) for row, key in enumerate(keys)})
 
     def read(self, keys: Sequence[str]) -> NDArray[Any]:
@@ -100,11 +100,11 @@ class FeatureStore:
         mapped copy-on-write: the system then holds what is in use.
 
         Raises:
-            StoreError: The gathered file cannot be written.
+            StoreError: The gathered file cannot be written, or a shard has vanished meanwhile.
         """
         if not keys:
             raise ValueError("no keys to read")
-        first = self._arrays[self._rows[keys[0]][0]]
+        first = self._stored(self._rows[keys[0]][0])
         shape = (len(keys), *first.shape[1:])
         if first.dtype.itemsize * math.prod(shape) <= MEMORY_SHARE * psutil.virtual_memory().total:
             out = np.empty(shape, dtype=first.dtype)
@@ -123,7 +123,15 @@ class FeatureStore:
             by_shard.setdefault(shard, []).append((position, row))
         for shard, pairs in by_shard.items():
             positions, rows = zip(*pairs, strict=True)
-            out[list(positions)] = self._arrays[shard][list(rows)]
+            out[list(positions)] = self._stored(shard)[list(rows)]
+
+    def _stored(self, name: str) -> NDArray[Any]:
+        try:
+            return self._shard(name)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{self.folder / name}.npy was removed or damaged while it was in use; the same command makes it anew."
+            ) from error
 
     def _gather_to(self, path: Path, keys: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         temporary = path.with_name(f".{path.name}.tmp")

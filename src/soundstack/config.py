@@ -193,6 +193,11 @@ class DataConfig(Config):
         return self.seed if self.split_seed == "auto" else self.split_seed
 
     @property
+    def is_random(self) -> bool:
+        """Whether another seed may give another result: here, by other folds."""
+        return self.dataset == "csv" and self.split_seed == "auto"
+
+    @property
     def workers(self) -> int:
         """Number of decoding threads."""
         return self.jobs or cores()
@@ -251,6 +256,11 @@ class CrnnConfig(SpectrogramConfig):
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
         return _name(self.dataset, "crnn", suffix=self.suffix)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed may give another result: always, by its weights and its batches."""
+        return True
 
     @property
     def limits(self) -> Limits:
@@ -317,6 +327,11 @@ class DeepSpectrumConfig(DataConfig):
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
         return _name(self.dataset, self.network, self.chosen_pretraining, suffix=self.suffix)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed may give another result: by random weights, sampled values of C, or other folds."""
+        return self.chosen_pretraining == "none" or self.trials > 0 or super().is_random
 
     @property
     def limits(self) -> Limits:
@@ -394,6 +409,11 @@ class FuseConfig(Config):
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
         return _name(self.dataset, "fusion", suffix=self.suffix)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed may give another result of the same members: by sampled values of C."""
+        return self.trials > 0
 
     @property
     def limits(self) -> Limits:

@@ -2,28 +2,37 @@
 
 Clips are taken in fixed slices of the corpus, one shard a slice. A killed run therefore continues with the next whole
 slice, in the same batches as an uninterrupted one would have used, and its features are equal to the last bit.
+
+Files that are scanned for the first time are decoded once: :class:`Extraction` takes them over from the scan. It needs
+to know length and rate. Where neither the parameters nor the publishers of the data set give them, up to ``HELD_BYTES``
+of decoded sound are held back, and what these clips suggest is taken for all. What has no features after the scan is
+decoded a second time: all of it where the suggestion was wrong (a longer clip came, another rate is more common), the
+clips that were under way when there was no more room, and those after a damaged file, which ends the run.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soundstack import audio
+from soundstack import audio, slices
 from soundstack.audio import AudioSpec, Samples
 from soundstack.cache import FeatureStore
-from soundstack.datasets.corpus import Corpus, Example
+from soundstack.datasets.corpus import AudioSoFar, Corpus, Example, example_keys
+from soundstack.datasets.scan import Look, Scan
 from soundstack.errors import AudioError, DataError
 
-SLICE = 32
+#: So much decoded sound is held back at most until length and rate of the clips are known.
+HELD_BYTES = 1 << 27
 
 #: Waveforms (B, samples) to features (B, ...).
 Transform = Callable[[Samples], NDArray[np.float32]]
@@ -97,62 +106,58 @@ def extract(
         progress(len(corpus.clips))
         return report
     with store.lock():
-        slices = list(_slices(corpus, store))
-        report.made = sum(len(part) for part in slices)
+        parts = list(_missing_clips(corpus, store))
+        report.made = sum(len(examples) for part in parts for examples in part)
         report.reused = len(keys) - report.made
-        progress(len(corpus.clips) - len({example.clip for part in slices for example in part}))
-        if not slices:
+        progress(len(corpus.clips) - sum(map(len, parts)))
+        if not parts:
             return report
-        made = make_transform()
-        stages = made if isinstance(made, Stages) else Stages(lambda waves: waves, made)
+        stages = _stages(make_transform)
+
+        def decode(examples: list[Example]) -> _Made:
+            return _decode(corpus, examples, spec, stages.clip)
+
         with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-
-            def submit(part: list[Example]) -> list[Future[tuple[NDArray[Any], float, float]]]:
-                by_clip = groupby(part, key=lambda example: example.clip)
-                return [pool.submit(_decode, corpus, list(examples), spec, stages.clip) for _, examples in by_clip]
-
-            # One slice more than is being worked on: memory stays flat however long the corpus is.
-            ahead = deque(submit(part) for part in slices[:2])
-            for position, part in enumerate(slices):
-                started = time.perf_counter()
-                clips = [clip.result() for clip in ahead.popleft()]
+            started = time.perf_counter()
+            for part, clips in slices.in_slices(pool, parts, decode):
                 report.waited += time.perf_counter() - started
-                report.spent("decode", sum(seconds for _, seconds, _ in clips))
-                report.spent(stages.names[0], sum(seconds for _, _, seconds in clips))
-                inputs = np.concatenate([values for values, _, _ in clips])
-                if position + 2 < len(slices):
-                    ahead.append(submit(slices[position + 2]))
-                begun = time.perf_counter()
-                features = stages.batch(inputs)
-                transformed = time.perf_counter()
-                store.add([example.key for example in part], features)
-                report.spent(stages.names[1], transformed - begun)
-                report.spent("store", time.perf_counter() - transformed)
-                progress(len({example.clip for example in part}))
+                _finish(clips, stages, store, report)
+                progress(len(part))
+                started = time.perf_counter()
     return report
 
 
-def _slices(corpus: Corpus, store: FeatureStore) -> Iterator[list[Example]]:
-    """Yield the missing examples of each fixed slice of clips; a sound that occurs twice is made once."""
+class _Made(NamedTuple):
+    """The first stage of a clip's examples (E, ...), their keys, and the seconds of decoding and of the stage."""
+
+    keys: list[str]
+    values: NDArray[Any]
+    decoding: float
+    preparing: float
+
+
+def _stages(make_transform: Callable[[], Transform | Stages]) -> Stages:
+    made = make_transform()
+    return made if isinstance(made, Stages) else Stages(lambda waves: waves, made)
+
+
+def _missing_clips(corpus: Corpus, store: FeatureStore) -> Iterator[list[list[Example]]]:
+    """Yield the missing examples of each fixed slice, clip by clip; a sound that occurs twice is made once."""
     queued: set[str] = set()
-    by_slice: dict[int, list[Example]] = {}
-    for example in corpus.examples:
-        by_slice.setdefault(example.clip // SLICE, []).append(example)
-    for part in by_slice.values():
-        missing = {part[index].key for index in store.missing([example.key for example in part])} - queued
+    for part in corpus.slices():
         wanted = []
-        for example in part:
-            if example.key in missing and example.key not in queued:
-                queued.add(example.key)
-                wanted.append(example)
+        for index in store.missing([example.key for example in part]):
+            if part[index].key not in queued:
+                queued.add(part[index].key)
+                wanted.append(part[index])
         if wanted:
-            yield wanted
+            yield [list(examples) for _, examples in groupby(wanted, key=lambda example: example.clip)]
 
 
 def _decode(
     corpus: Corpus, examples: list[Example], spec: AudioSpec, clip_stage: Callable[[Samples], NDArray[Any]]
-) -> tuple[NDArray[Any], float, float]:
-    """Decode examples of one clip and take them through the first stage, (examples, ...); and the seconds of both."""
+) -> _Made:
+    """Decode examples of one clip and take them through the first stage."""
     clip = corpus.clips[examples[0].clip]
     started = time.perf_counter()
     try:
@@ -161,7 +166,173 @@ def _decode(
         raise DataError(f"{clip.path}: {error} (it was sound when it was scanned; run again)") from None
     decoded = time.perf_counter()
     values = clip_stage(channels[[example.channel for example in examples]])
-    return values, decoded - started, time.perf_counter() - decoded
+    keys = [example.key for example in examples]
+    return _Made(keys, values, decoded - started, time.perf_counter() - decoded)
+
+
+def _finish(clips: Sequence[_Made], stages: Stages, store: FeatureStore, report: ExtractionReport) -> None:
+    """Take the clips of a slice through the second stage, and keep their features."""
+    report.spent("decode", sum(clip.decoding for clip in clips))
+    report.spent(stages.names[0], sum(clip.preparing for clip in clips))
+    inputs = np.concatenate([clip.values for clip in clips])
+    begun = time.perf_counter()
+    features = stages.batch(inputs)
+    transformed = time.perf_counter()
+    store.add([key for clip in clips for key in clip.keys], features)
+    report.spent(stages.names[1], transformed - begun)
+    report.spent("store", time.perf_counter() - transformed)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How features are made, and where they are kept; ``audio`` is what the transform is fed."""
+
+    store: FeatureStore
+    make_transform: Callable[[], Transform | Stages]
+    audio: AudioSpec
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+class Extraction(Generic[AnyRecipe]):
+    """An extraction that begins with the scan: ``open_corpus(config, extraction)``, then :meth:`finish`.
+
+    Attributes:
+        report: What was made of clips as the scan decoded them.
+    """
+
+    def __init__(self, plan: Callable[[AudioSpec], AnyRecipe], jobs: int) -> None:
+        """Prepare.
+
+        Args:
+            plan: Gives the recipe for the audio spec of a corpus.
+            jobs: Decoding threads.
+        """
+        self.report = ExtractionReport()
+        self._plan, self._jobs = plan, max(1, jobs)
+        self._planned: tuple[AudioSpec, AnyRecipe] | None = None
+        self._begun: AudioSpec | None = None
+        self._over = True
+
+    def recipe(self, spec: AudioSpec) -> AnyRecipe:
+        """The recipe for the audio spec of a corpus; asked again, the same one."""
+        if self._planned is None or self._planned[0] != spec:
+            self._planned = spec, self._plan(spec)
+        return self._planned[1]
+
+    def finish(self, corpus: Corpus, progress: Callable[[int], object] = lambda count: None) -> ExtractionReport:
+        """Make what is still missing, as :func:`extract` does; what was made with the scan counts as made."""
+        recipe = self.recipe(corpus.audio)
+        report = extract(corpus, recipe.store, recipe.make_transform, recipe.audio, jobs=self._jobs, progress=progress)
+        if self._begun == corpus.audio:
+            report.made += self.report.made
+            report.reused -= self.report.made
+        return report
+
+    # What follows is called by the scan: `clip` in its threads, the rest in the caller's.
+
+    def start(self, so_far: AudioSoFar, *, strict: bool) -> None:
+        self._so_far, self._strict, self._over = so_far, strict, False
+        self._held: list[Sequence[Look]] = []
+        self._room = HELD_BYTES
+        self._stages: Stages | None = None
+        self._counting, self._building = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> Extraction[AnyRecipe]:
+        self._open = ExitStack()
+        self._pool = self._open.enter_context(ThreadPoolExecutor(self._jobs))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._open:
+            if kind is None and not self._over and self._held:
+                self._begin()
+            self._stop()
+
+    def remembered(self, scan: Scan) -> None:
+        if not scan.problem:
+            self._so_far.add(scan)
+
+    def clip(self, scan: Scan, samples: Samples, rate: int) -> Any:
+        with self._counting:
+            self._so_far.add(scan)
+            if self._over:
+                return None
+            if self._begun is None:
+                self._room -= samples.nbytes
+                return (samples, rate) if self._room >= 0 else None
+        return self._first_stage(self._begun, scan, samples, rate)
+
+    def slice(self, looks: Sequence[Look]) -> None:
+        if self._over:
+            return
+        if self._strict and any(look.scan.problem for look in looks):
+            self._stop()
+        elif self._begun is None:
+            self._held.append(looks)
+            if self._so_far.settled or self._room < 0:
+                self._begin()
+        elif self._spec() != self._begun:
+            self._stop()
+        else:
+            self._make(self._begun, looks)
+
+    def _spec(self) -> AudioSpec | None:
+        with self._counting:
+            return self._so_far.spec()
+
+    def _begin(self) -> None:
+        """Make features of what was held back; from now on nothing is."""
+        spec = self._spec()
+        if spec is None:
+            return
+        self._open.enter_context(self.recipe(spec).store.lock())
+        self._begun = spec
+        for looks in self._held:
+            self._make(spec, looks)
+        self._held.clear()
+
+    def _stop(self) -> None:
+        self._over = True
+        self._held.clear()
+
+    def _first_stage(self, spec: AudioSpec, scan: Scan, samples: Samples, rate: int) -> _Made:
+        recipe, keys = self.recipe(spec), example_keys(scan, spec)
+        missing = recipe.store.missing(keys)
+        if not missing:
+            return _Made([], np.empty(0), 0.0, 0.0)
+        with self._building:  # only if something is missing
+            stages = self._stages = self._stages or _stages(recipe.make_transform)
+        started = time.perf_counter()
+        waves = audio.prepare(samples, rate, recipe.audio)[missing]
+        prepared = time.perf_counter()
+        values = stages.clip(waves)
+        return _Made([keys[row] for row in missing], values, prepared - started, time.perf_counter() - prepared)
+
+    def _make(self, spec: AudioSpec, looks: Sequence[Look]) -> None:
+        """Make the features of a slice; left to :meth:`finish` where there was no room to hold all of it."""
+        usable = [look for look in looks if not look.scan.problem]
+        if any(look.kept is None for look in usable):
+            return
+
+        def first_stage(look: Look) -> _Made:
+            if isinstance(look.kept, _Made):
+                return look.kept._replace(decoding=look.seconds - look.kept.preparing)
+            made = self._first_stage(spec, look.scan, *look.kept)
+            return made._replace(decoding=look.seconds + made.decoding)
+
+        store, wanted, queued = self.recipe(spec).store, [], set[str]()
+        for made in self._pool.map(first_stage, usable):
+            # A sound that occurs twice is made once; it may have been stored since its first stage.
+            rows = [row for row in store.missing(made.keys) if made.keys[row] not in queued]
+            if rows:
+                wanted.append(made._replace(keys=[made.keys[row] for row in rows], values=made.values[rows]))
+                queued.update(wanted[-1].keys)
+        if wanted:
+            assert self._stages is not None
+            _finish(wanted, self._stages, store, self.report)
+            self.report.made += len(queued)
 
 
 def clip_means(corpus: Corpus, scores: NDArray[Any]) -> NDArray[Any]:

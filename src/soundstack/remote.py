@@ -26,8 +26,9 @@ import re
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,6 +56,9 @@ RETRY = Retry(
     retry_after_max=120,
 )
 """How often a request that brings nothing new is repeated, and how long the pauses are."""
+
+GRACE_SECONDS = 2.0
+"""How long Ctrl-C waits for running downloads to stop; one that waits for a server ends with the process."""
 
 ELSEWHERE = "or choose another folder"
 """What to do, beside the usual, where a folder for fetched files cannot be written."""
@@ -138,7 +142,7 @@ def fetch(
     """
     target = Path(target)
     file = RemoteFile(url, target.name, size=size, md5=md5, sha256=sha256)
-    return _fetch(file, target, progress=progress, stop=threading.Event())
+    return fetch_all([file], target.parent, 1, progress=progress, needed=0)[0]
 
 
 def fetch_all(
@@ -169,7 +173,8 @@ def fetch_all(
         DownloadError: too little disk space, or a file that could not be fetched.
     """
     files = tuple(files)
-    require_space(folder, sum(_lacking(file, folder) for file in files) if needed is None else needed)
+    if needed := sum(_lacking(file, folder) for file in files) if needed is None else needed:
+        require_space(folder, needed)
     stop = threading.Event()
 
     def one(file: RemoteFile) -> Path:
@@ -179,21 +184,40 @@ def fetch_all(
         return path
 
     failures: list[SoundstackError] = []
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        futures = [pool.submit(one, file) for file in files]
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
-                if isinstance(error, SoundstackError):
-                    if len(files) > 1:
-                        logger.error("%s", error)  # said at once: the other files may take hours
-                    failures.append(error)
-                elif error is not None:
-                    raise error
-        except BaseException:  # Ctrl-C above all: end the running downloads, which can be resumed
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    results: dict[RemoteFile, Future[Path]] = {file: Future() for file in files}
+    waiting = iter(results.items())
+    taking = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with taking:
+                file, result = next(waiting, (None, None))
+            if file is None or result is None or stop.is_set():
+                return
+            try:
+                result.set_result(one(file))
+            except BaseException as error:  # raised where the caller sees it
+                result.set_exception(error)
+
+    # Not a pool: its threads would be waited for when the process ends, and one may be waiting for a dead server.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(max(1, min(jobs, len(results))))]
+    try:
+        for thread in threads:
+            thread.start()
+        for done in as_completed(results.values()):
+            error = done.exception()
+            if isinstance(error, SoundstackError):
+                if len(files) > 1:
+                    logger.error("%s", error)  # said at once: the other files may take hours
+                failures.append(error)
+            elif error is not None:
+                raise error
+    except BaseException:  # Ctrl-C above all: end the running downloads, which can be resumed
+        stop.set()
+        end = time.monotonic() + GRACE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        raise
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -201,7 +225,7 @@ def fetch_all(
             f"{len(failures)} of {len(files)} files could not be had; the others are kept in {folder}: run "
             f"this again to fetch only what is missing. The first failure: {failures[0]}"
         )
-    return tuple(future.result() for future in futures)
+    return tuple(results[file].result() for file in files)
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -326,6 +350,7 @@ def _receive(file: RemoteFile, target: Path, part: _Part, *, progress: bool, sto
         # Bytes as they are published: a checksum is of the file, not of what a server unpacks on the way.
         session.headers.update({"User-Agent": f"soundstack/{__version__}", "Accept-Encoding": "identity"})
         while not part.is_whole(file):
+            _check(stop, target)
             try:
                 _attempt(session, file, target, part, progress=progress, stop=stop)
                 return
@@ -338,7 +363,17 @@ def _receive(file: RemoteFile, target: Path, part: _Part, *, progress: bool, sto
                 except MaxRetryError:
                     raise DownloadError(_not_fetched(file, target, str(cut))) from cut
                 logger.info("%s: %s; trying again.", file.url, cut)
-                retry.sleep(cut.response.raw if cut.response is not None else None)
+                asked = retry.get_retry_after(cut.response.raw) if cut.response is not None else None
+                _pause(stop, asked or retry.get_backoff_time())
+
+
+def _pause(stop: threading.Event, seconds: float) -> None:
+    stop.wait(seconds)
+
+
+def _check(stop: threading.Event, target: Path) -> None:
+    if stop.is_set():
+        raise DownloadError(f"The download of {target.name} was stopped; run it again and it is resumed.")
 
 
 def _not_fetched(file: RemoteFile, target: Path, why: str) -> str:
@@ -474,8 +509,7 @@ def _append(
                 bar.update(len(chunk))
                 if whole is not None and received > whole:
                     break
-                if stop.is_set():
-                    raise DownloadError(f"The download of {name} was stopped; run it again and it is resumed.")
+                _check(stop, part.path)
         except HTTPError as error:
             raise _Cut(f"the connection broke after {received:,} bytes ({_reason(error)})") from error
         finally:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from soundstack.datasets.clips import TEST
+from soundstack.datasets.clips import fold_order
 from soundstack.errors import DataError, MemberError, StoreError
 
 Kind = Literal["probability", "decision"]
@@ -74,7 +74,7 @@ class ScoreTable:
     @cached_property
     def fold_names(self) -> tuple[str, ...]:
         """The folds that occur: development folds in order, then ``"test"``."""
-        return tuple(sorted(set(self.folds), key=lambda fold: (fold == TEST, len(fold), fold)))
+        return tuple(fold_order(self.folds))
 
     def select(self, fold: str) -> ScoreTable:
         """The clips of one fold, in the table's order.

@@ -7,6 +7,7 @@ import glob
 import io
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def find(wanted: str) -> list[SoundFile]:
             )
         return found
     if place.suffix.lower() == ".csv" and stat.S_ISREG(mode):
-        return _described((name, place.parent / name) for name in _listed(place))
+        return _described((name, on_disk(place.parent, name)) for name in _listed(place))
     if stat.S_ISREG(mode):
         return _described([(place.name, place)])
     if mode:
@@ -68,6 +69,23 @@ def find(wanted: str) -> list[SoundFile]:
             raise DataError(f"input: no file fits the glob {wanted}; quote it, and write ** to search through folders.")
         return found
     raise DataError(f"input: {place} does not exist; give a folder, a glob, a sound file, or a CSV.")
+
+
+def on_disk(folder: Path, name: str) -> Path:
+    """The file that a table names, as its folder spells it; as it is named where there is none.
+
+    A name can be there in another Unicode form: macOS and what was packed there write "é" as two characters (NFD).
+    """
+    named, place = folder / name, folder
+    if os.path.exists(named):  # noqa: PTH110  (Path.exists raises for a name that no file can have)
+        return named
+    for part in Path(name).parts:
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        found = [place / form for form in forms if os.path.exists(place / form)]  # noqa: PTH110
+        if not found:
+            return named
+        place = found[0]
+    return place
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -139,8 +139,9 @@ def after_main(outcomes: Sequence[Outcome]) -> None:
     print(
         f"\nCompare the runs:  {elsewhere if elsewhere.startswith('http') else f'{mlflow} {UI}'}\n"
         f"Serve the model:   {mlflow} models serve -m models:/{best.name}@champion --env-manager {manager} -p 5001\n"
-        'Ask it:            (printf \'{"dataframe_records":[{"audio":"\'; base64 -w0 CLIP.wav; '
-        "printf '\"}]}') | curl -s -H 'Content-Type: application/json' --data-binary @- localhost:5001/invocations"
+        'Ask it:            (printf \'{"dataframe_records":[{"audio":"\'; base64 < CLIP.wav | '
+        "tr -d '\\n'; printf '\"}]}') | "
+        "curl -s -H 'Content-Type: application/json' --data-binary @- localhost:5001/invocations"
     )
 
 

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
+from soundstack.datasets.clips import fold_order
 from soundstack.errors import ConfigError, DataError
 from soundstack.svm_solver import LiblinearPath, NewtonPath
 
@@ -271,7 +272,7 @@ class PathProblem:
             DataError: if there are fewer than two folds, or a value of x is not finite.
         """
         self._x, self._y, self._folds = _finite(x), np.asarray(y), np.asarray(folds)
-        self.folds = np.unique(self._folds).tolist()
+        self.folds = fold_order(self._folds.tolist())
         if len(self.folds) < 2:
             raise DataError(f"Cross-validation needs at least two folds; the features name only {self.folds}.")
         self._n_classes, self._clip, self._solver, self._seed = n_classes, clip, solver, seed

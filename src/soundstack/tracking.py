@@ -151,13 +151,16 @@ class Run:
         """Log the fold scores of every searched C, and their plot; the metrics' step is the rank of C."""
         for rank, cost in enumerate(search.costs):
             values = {"path/C": cost, "path/macro_f1": float(search.fold_macro_f1[rank].mean())}
-            values |= {f"path/macro_f1_fold_{n + 1}": v for n, v in enumerate(search.fold_macro_f1[rank])}
-            values |= {f"path/accuracy_fold_{n + 1}": v for n, v in enumerate(search.fold_accuracy[rank])}
+            for fold, macro, accuracy in zip(
+                search.folds, search.fold_macro_f1[rank], search.fold_accuracy[rank], strict=True
+            ):
+                values |= {f"path/macro_f1_fold_{fold}": macro, f"path/accuracy_fold_{fold}": accuracy}
             self.metrics(values, step=rank)
         self.metrics({"C": search.chosen})
         content = {
             "chosen": search.chosen,
             "costs": search.costs,
+            "folds": search.folds,
             "fold_accuracy": search.fold_accuracy.tolist(),
             "fold_macro_f1": search.fold_macro_f1.tolist(),
         }

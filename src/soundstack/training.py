@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,12 @@ class FoldJob:
     checkpoint: Path | None = None
 
 
+def epochs(history: Mapping[str, Sequence[float]]) -> Iterator[tuple[int, dict[str, float]]]:
+    """What ``on_epoch`` was called with, epoch by epoch."""
+    for number, values in enumerate(zip(*(history[name] for name in _HISTORY), strict=True), start=1):
+        yield number, dict(zip(_HISTORY, values, strict=True))
+
+
 def _unheard(epoch: int, values: dict[str, float]) -> None:
     """What is called after an epoch when nobody listens."""
 
@@ -141,8 +147,8 @@ def train_fold(job: FoldJob, on_epoch: OnEpoch = _unheard) -> FoldModel:
             saved = _load(job.checkpoint)  # another process may have finished it meanwhile
             if not saved or not saved["finished"]:
                 return _train(job, on_epoch, partial(_save, job.checkpoint), saved)
-    for epoch in range(job.spec.epochs):
-        on_epoch(epoch + 1, {name: saved["history"][name][epoch] for name in _HISTORY})
+    for epoch, values in epochs(saved["history"]):
+        on_epoch(epoch, values)
     return FoldModel(
         saved["mean"], saved["deviation"], saved["weights"], saved["history"], saved["scores"].numpy(), reused=True
     )
@@ -179,8 +185,8 @@ def _train(
         model.load_state_dict(saved["weights"])
         optimiser.load_state_dict(saved["optimiser"])
         history, updates, first_epoch = saved["history"], saved["updates"], saved["epoch"]
-        for epoch in range(first_epoch):
-            on_epoch(epoch + 1, {name: history[name][epoch] for name in _HISTORY})
+        for number, told in epochs(history):
+            on_epoch(number, told)
 
     for epoch in range(first_epoch, spec.epochs):
         torch.manual_seed(derived_seed(spec.seed, job.fold, epoch))

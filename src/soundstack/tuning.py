@@ -15,6 +15,7 @@ import optuna
 from numpy.typing import NDArray
 
 from soundstack.config import PAPER_COSTS, DeepSpectrumConfig, FuseConfig
+from soundstack.datasets.clips import fold_order
 from soundstack.errors import ConfigError
 from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
 from soundstack.svm import CLIP, PathProblem
@@ -34,7 +35,7 @@ def _fold_confusions(
     return np.stack(
         [
             confusion_matrix(truth[folds == name], decisions[folds == name].argmax(axis=1), n_classes)
-            for name in sorted(set(folds.tolist()))
+            for name in fold_order(folds.tolist())
         ]
     )
 
@@ -67,6 +68,7 @@ class CostSearch:
     """The searched costs in ascending order, their scores by fold, and the choice."""
 
     costs: tuple[float, ...]
+    folds: tuple[str, ...]
     fold_accuracy: NDArray[np.float64]  # (C, folds)
     fold_macro_f1: NDArray[np.float64]  # (C, folds)
     chosen: float
@@ -119,6 +121,7 @@ def search_cost(
     chosen = costs[int(np.argmax(means >= means.max() - 1e-12))]
     return CostSearch(
         costs,
+        tuple(fold_order(folds.tolist())),
         np.stack([found[cost][0] for cost in costs]),
         np.stack([found[cost][1] for cost in costs]),
         chosen,
@@ -155,7 +158,7 @@ def nested_decisions(
     Raises:
         ConfigError: Fewer than three folds: without one, there is nothing left to choose on.
     """
-    names = sorted(set(folds.tolist()))
+    names = fold_order(folds.tolist())
     if len(names) < 3:
         raise ConfigError(f"nested: yes needs at least three development folds; this data set has {len(names)}.")
     decisions = np.empty((len(x), n_classes))

@@ -15,8 +15,9 @@ import signal
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import Any
@@ -26,7 +27,7 @@ import torch
 from soundstack.config import cores
 from soundstack.devices import keep_pages
 from soundstack.errors import WorkerError
-from soundstack.training import FoldJob, FoldModel, train_fold
+from soundstack.training import FoldJob, FoldModel, epochs, train_fold
 
 #: Called after every epoch: fold, epoch (from 1), values of the history.
 OnEpoch = Callable[[str, int, dict[str, float]], object]
@@ -59,8 +60,21 @@ def train_side_by_side(
     try:
         futures = {fold: pool.submit(_train, job) for fold, job in jobs.items()}
         trained: dict[str, FoldModel] = {}
+        told: Counter[str] = Counter()  # the last epoch of every fold that the caller knows
+
+        def tell(fold: str, epoch: int, values: dict[str, float]) -> None:
+            if epoch > told[fold]:
+                told[fold] = epoch
+                on_epoch(fold, epoch, values)
+
         for fold, future in futures.items():
-            trained[fold] = _wait(future, messages, on_epoch)
+            while not future.done():
+                with suppress(queue.Empty):
+                    tell(*messages.get(timeout=_POLL_SECONDS))
+            trained[fold] = future.result()
+            # The last ones may still be on their way here, and not every system tells how many there are in a queue.
+            for epoch, values in epochs(trained[fold].history):
+                tell(fold, epoch, values)
             on_fold(fold, trained[fold])
     except BaseException as error:
         processes = list((pool._processes or {}).values())
@@ -85,16 +99,6 @@ def _settle_sockets() -> None:
         multiprocessing.util.get_temp_dir()
     finally:
         tempfile.tempdir = ours
-
-
-def _wait(future: Future[FoldModel], messages: Any, on_epoch: OnEpoch) -> FoldModel:
-    while not future.done():
-        with suppress(queue.Empty):
-            on_epoch(*messages.get(timeout=_POLL_SECONDS))
-    for _ in range(messages.qsize()):  # what came before the end; other folds may go on sending
-        with suppress(queue.Empty):
-            on_epoch(*messages.get(timeout=_POLL_SECONDS))
-    return future.result()
 
 
 def _start_worker(messages: Any, threads: int, parent: int) -> None:

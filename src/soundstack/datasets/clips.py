@@ -7,20 +7,42 @@ recording, a location, a session, a source on Freesound.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 from soundstack.errors import DataError
 
 TEST = "test"
+Fold = TypeVar("Fold", str, int)
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+def fold_order(folds: Iterable[Fold]) -> list[Fold]:
+    """Each fold once, by number, ``"test"`` last.
+
+    >>> fold_order(["10", "test", "2", "1", "2"])
+    ['1', '2', '10', 'test']
+    """
+    return sorted(set(folds), key=lambda fold: (fold == TEST, len(str(fold)), str(fold)))
+
+
+def ungrouped(clips: Sequence[str], of: int, what: str) -> list[str]:
+    """A note on the clips, out of ``of``, whose group (``what``: their recording, say) nothing tells; none if none."""
+    if not clips:
+        return []
+    return [
+        f"{what} is not known of {len(clips):,} of {of:,} clips (first: {clips[0]}): each counts as a group of its "
+        "own, and intervals are too narrow where several belong together."
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One labelled sound file.
 
@@ -34,6 +56,11 @@ class Clip:
     fold: str
     group: str
     tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
+
+    def __post_init__(self) -> None:
+        # What looks the same is the same: "é" may be one character (NFC) or two (NFD).
+        for name in ("label", "group"):
+            object.__setattr__(self, name, unicodedata.normalize("NFC", getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -63,8 +90,7 @@ class DataSet:
     @cached_property
     def folds(self) -> tuple[str, ...]:
         """The development folds in order, without ``"test"``."""
-        found = {clip.fold for clip in self.clips} - {TEST}
-        return tuple(sorted(found, key=lambda fold: (len(fold), fold)))
+        return tuple(fold_order(clip.fold for clip in self.devel))
 
     @cached_property
     def devel(self) -> tuple[Clip, ...]:
@@ -106,14 +132,14 @@ def check_splits(clips: Iterable[Clip]) -> None:
     folds = {clip.fold for clip in clips}
     devel_folds = folds - {TEST}
     if len(devel_folds) < 2:
-        raise DataError(f"Cross-validation needs at least two development folds; found {sorted(devel_folds)}.")
+        raise DataError(f"Cross-validation needs at least two development folds; found {fold_order(devel_folds)}.")
     if TEST not in folds:
         raise DataError("The data set has no test clips: mark a held-out part with fold 'test'.")
     if len(folds_of_label) < 2:
         raise DataError(f"Classification needs at least two classes; found only {next(iter(folds_of_label))!r}.")
     for label, its_folds in sorted(folds_of_label.items()):
         if len(its_folds - {TEST}) < 2:
-            where = ", ".join(sorted(its_folds))
+            where = ", ".join(fold_order(its_folds))
             raise DataError(
                 f"Class {label!r} is too small to split: its clips lie in fold {where} only, and every class needs "
                 "clips in at least two development folds. Add clips of it, or leave the class out."

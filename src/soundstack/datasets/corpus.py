@@ -6,13 +6,17 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
+from typing import Protocol
 
+from soundstack import slices
 from soundstack.audio import AudioSpec
 from soundstack.config import DataConfig, fingerprint
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
-from soundstack.datasets.scan import Scan, scan_files
+from soundstack.datasets.scan import Listener, Scan, scan_files
 from soundstack.errors import DataError
 from soundstack.progress import bar
 
@@ -20,7 +24,7 @@ from soundstack.progress import bar
 LONGEST_AUTO_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """What a network is fed: a clip, or one channel of it with ``channels=each``."""
 
@@ -31,11 +35,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The usable clips of a data set, what they hold, and how they are brought to equal length and rate."""
+    """The usable clips of a data set, what they hold, and how they are brought to equal length and rate.
+
+    ``places`` are the clips' places among all clips of the data set, the unusable ones too, by which slices are cut.
+    """
 
     dataset: DataSet
     scans: tuple[Scan, ...]
     audio: AudioSpec
+    places: tuple[int, ...]
     skipped: tuple[str, ...] = ()
 
     @property
@@ -55,12 +63,18 @@ class Corpus:
     @cached_property
     def examples(self) -> tuple[Example, ...]:
         """All examples in clip order."""
-        each = self.audio.channels == "each"
         return tuple(
-            Example(index, channel, f"{scan.content}:{channel}")
+            Example(index, channel, key)
             for index, scan in enumerate(self.scans)
-            for channel in range(scan.channels if each else 1)
+            for channel, key in enumerate(example_keys(scan, self.audio))
         )
+
+    def slices(self) -> list[list[Example]]:
+        """The examples of each fixed slice of clips."""
+        return [
+            list(part)
+            for _, part in groupby(self.examples, key=lambda example: self.places[example.clip] // slices.SLICE)
+        ]
 
     @cached_property
     def silent(self) -> tuple[str, ...]:
@@ -83,6 +97,51 @@ class Corpus:
             row = [clip.id, clip.label, clip.fold, clip.group, f"{scan.seconds:.3f}", scan.content]
             writer.writerow([*row, *(clip.tags.get(tag, "") for tag in tags)])
         return text.getvalue()
+
+
+def example_keys(scan: Scan, audio: AudioSpec) -> list[str]:
+    """The keys of a clip's examples, by which their features are kept."""
+    return [f"{scan.content}:{channel}" for channel in range(scan.channels if audio.channels == "each" else 1)]
+
+
+class AudioSoFar:
+    """The audio spec as the usable files suggest that are scanned so far; final when all are.
+
+    Attributes:
+        settled: Length and rate are given by the parameters or by the publishers of the data set, so that the first
+            files tell what holds for all.
+    """
+
+    def __init__(self, dataset: DataSet, config: DataConfig) -> None:
+        self._config = config
+        self._seconds = dataset.seconds if config.clip_seconds == "auto" else config.clip_seconds
+        self._longest = 0.0
+        self._rates: Counter[int] = Counter()
+        self.settled = bool(self._seconds) and bool(config.sample_rate != "auto" or dataset.sample_rate)
+
+    def add(self, scan: Scan) -> None:
+        """Count a usable file."""
+        self._longest = max(self._longest, scan.seconds)
+        self._rates[scan.sample_rate] += 1
+
+    def spec(self) -> AudioSpec | None:
+        """The spec; None where no file is counted yet."""
+        if not self._rates:
+            return None
+        given, common = self._config.sample_rate, max(self._rates, key=lambda value: (self._rates[value], value))
+        rate = common if given == "auto" else given
+        return AudioSpec(rate, self._seconds or min(LONGEST_AUTO_SECONDS, self._longest), self._config.channels)
+
+
+class Ahead(Listener, Protocol):
+    """Who makes features of the clips while they are scanned; entered before the scan and left after it."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
+
+    def start(self, so_far: AudioSoFar, *, strict: bool) -> None:
+        """Begin; ``strict``: with an unusable file, all is over."""
 
 
 def load_dataset(config: DataConfig) -> DataSet:
@@ -115,17 +174,24 @@ def load_dataset(config: DataConfig) -> DataSet:
     return esc50.load(config.data_path, subset=config.dataset)
 
 
-def open_corpus(config: DataConfig) -> Corpus:
+def open_corpus(config: DataConfig, ahead: Ahead | None = None) -> Corpus:
     """Load, scan and check the configured data set.
+
+    ``ahead`` gets what is decoded on the way, in corpus order.
 
     Raises:
         DataError: The table is wrong, a file is damaged (unless ``on_error=skip``), or a split leaks.
     """
     dataset = load_dataset(config)
+    # Development first: the order of every table and array.
+    dataset = replace(dataset, clips=tuple(sorted(dataset.clips, key=lambda clip: (clip.fold == TEST, clip.id))))
     paths = [clip.path for clip in dataset.clips]
-    with bar("scan", len(paths), "clips") as advance:
-        scans = scan_files(paths, config.cache_path, jobs=config.workers, progress=advance)
+    with bar("scan", len(paths), "clips") as advance, ahead or nullcontext():
+        if ahead:
+            ahead.start(AudioSoFar(dataset, config), strict=config.on_error == "fail")
+        scans = scan_files(paths, config.cache_path, jobs=config.workers, progress=advance, listener=ahead)
     good, skipped = _sort_out(dataset, scans, config.on_error)
+    places = tuple(place for place, scan in enumerate(scans) if not scan.problem)
     clips = tuple(clip for clip, _ in good)
     if skipped:
         check_splits(clips)
@@ -135,9 +201,13 @@ def open_corpus(config: DataConfig) -> Corpus:
         _refuse_copies(good)
     else:
         notes += _report_copies(good)
-    audio = _audio_spec(dataset, kept, config)
+    so_far = AudioSoFar(dataset, config)
+    for scan in kept:
+        so_far.add(scan)
+    audio = so_far.spec()
+    assert audio is not None  # there are usable files
     dataset = replace(dataset, clips=clips, seconds=audio.seconds, sample_rate=audio.sample_rate, notes=tuple(notes))
-    return Corpus(dataset, kept, audio, skipped)
+    return Corpus(dataset, kept, audio, places, skipped)
 
 
 def _sort_out(
@@ -153,10 +223,7 @@ def _sort_out(
         raise DataError(
             f"None of the {len(pairs)} clips can be used; the first: {pairs[0][0].path} {bad[0][1].problem}"
         )
-    good = sorted(
-        ((clip, scan) for clip, scan in pairs if not scan.problem),
-        key=lambda pair: (pair[0].fold == TEST, pair[0].id),
-    )
+    good = [(clip, scan) for clip, scan in pairs if not scan.problem]
     return good, tuple(f"{clip.id}: {scan.problem}" for clip, scan in bad)
 
 
@@ -184,19 +251,3 @@ def _report_copies(pairs: Sequence[tuple[Clip, Scan]]) -> list[str]:
         f"{first.id} (fold {first.fold}) and {second.id} (fold {second.fold}) are the same sound file."
         for first, second in _copies(pairs)
     ]
-
-
-def _audio_spec(dataset: DataSet, scans: Sequence[Scan], config: DataConfig) -> AudioSpec:
-    seconds: float
-    if config.clip_seconds != "auto":
-        seconds = config.clip_seconds
-    elif dataset.seconds:
-        seconds = dataset.seconds
-    else:
-        seconds = min(LONGEST_AUTO_SECONDS, max(scan.seconds for scan in scans))
-    if config.sample_rate != "auto":
-        rate = config.sample_rate
-    else:
-        rates = Counter(scan.sample_rate for scan in scans)
-        rate = max(rates, key=lambda value: (rates[value], value))
-    return AudioSpec(rate, seconds, config.channels)

@@ -1,8 +1,9 @@
 """The user's own data: a CSV of clips.
 
 Columns ``filename,label``, and optionally ``fold``, ``split``, ``group``. File names are relative to the CSV's
-folder. ``fold`` is 1, 2, ... or ``test``; ``split`` is ``devel`` (or train, dev) or ``test`` (or eval); ``group``
-marks clips that belong together (one recording, one speaker) and must never be torn apart by a split.
+folder, and each file stands there once, however its name is spelt. ``fold`` is 1, 2, ... or ``test``; ``split`` is
+``devel`` (or train, dev) or ``test`` (or eval); ``group`` marks clips that belong together (one recording, one speaker)
+and must never be torn apart by a split.
 
 What is not given is drawn from the seed: without folds, four stratified group folds; without a test part, a fifth
 of the clips; with folds but no test part, the last fold is held out, as the paper does with ESC-50.
@@ -11,13 +12,17 @@ of the clips; with folds but no test part, the last fold is held out, as the pap
 from __future__ import annotations
 
 import io
+import os
+import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
+from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits, ungrouped
 from soundstack.errors import DataError
+from soundstack.sound_files import on_disk
 
 REQUIRED = ("filename", "label")
 OPTIONAL = ("fold", "split", "group")
@@ -40,37 +45,57 @@ def load(table: Path, *, seed: int) -> DataSet:
     clips: list[Clip] = []
     notes: list[str] = []
     first_row: dict[str, int] = {}
+    listed: dict[str, list[Clip]] = {}
     for position, record in enumerate(frame.to_dict("records")):
         values = {str(name): str(value) for name, value in record.items()}
         row = frame.index[position] + 2
         name = values["filename"]
         if not name:
             raise DataError(f"{table.name} row {row}: the filename is empty.")
-        if name in first_row:
-            raise DataError(f"{table.name} row {row}: {name!r} stands in row {first_row[name]} already.")
-        first_row[name] = row
         if not values["label"]:
             raise DataError(f"{table.name} row {row}: {name!r} has no label.")
-        path = folder / name
+        path = on_disk(folder, name)
         if not _is_file(path):
             raise DataError(
                 f"{table.name} row {row}: there is no file {name!r} in {folder}; "
                 "file names are relative to the table's folder."
             )
-        clips.append(
-            Clip(
-                id=name,
-                path=path,
-                label=values["label"],
-                fold=_fold(values, f"{table.name} row {row}"),
-                group=values.get("group") or name,
-            )
+        clip = Clip(
+            id=name,
+            path=path,
+            label=values["label"],
+            fold=_fold(values, f"{table.name} row {row}"),
+            group=values.get("group") or name,
         )
+        for other in listed.setdefault(_place(path), []):
+            if path.samefile(other.path):
+                spelt = "" if other.id == name else f", as {other.id!r}"
+                raise DataError(f"{table.name} row {row}: {name!r} stands in row {first_row[other.id]} already{spelt}.")
+        listed[_place(path)].append(clip)
+        first_row[name] = row
+        clips.append(clip)
+    notes += _joined(frame["label"])
+    alone = [clip.id for clip, group in zip(clips, frame.get("group", [""] * len(clips)), strict=True) if not group]
     clips = _complete(clips, seed, notes, first_row, table.name)
+    notes += ungrouped(alone, len(clips), "The group")
     _check_labels(clips, first_row, table.name)
     _check_groups(clips, first_row, table.name)
     check_splits(clips)
     return DataSet("csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, measure="macro_f1", notes=tuple(notes))
+
+
+def _place(path: Path) -> str:
+    """What all spellings of one file's path have in common; some disks tell neither case nor Unicode forms apart."""
+    place = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118  (much faster, a file a clip)
+    return unicodedata.normalize("NFC", place).casefold()
+
+
+def _joined(labels: Iterable[str]) -> list[str]:
+    """A note on labels that are spelt in two Unicode forms, which look alike and are one label to us."""
+    spellings = Counter(unicodedata.normalize("NFC", label) for label in set(labels))
+    if several := sorted(label for label, count in spellings.items() if count > 1):
+        return [f"{', '.join(map(repr, several))}: spelt in several Unicode forms (NFC, NFD), taken for one label."]
+    return []
 
 
 def _is_file(path: Path) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
+from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits, ungrouped
 from soundstack.datasets.listing import (
     AGAIN,
     by_sound,
@@ -22,6 +22,7 @@ from soundstack.datasets.listing import (
     read_list,
     require_folder,
     require_sounds,
+    third_cells,
 )
 from soundstack.errors import DataError
 
@@ -91,9 +92,14 @@ def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
     audio = root / "audio"
     require_sounds(audio, ((name, row.where) for name, row in rows.items()))
     errors = _errors(root / "error.txt")
+    in_meta = third_cells([root / "meta.txt"])
+    in_folds = third_cells(sorted((root / "evaluation_setup").glob("fold*.txt")))
     clips = []
+    unknown = []
     for name, row in rows.items():
-        recording = (meta[name].cell(2) if name in meta else "") or _recording(name)
+        recording = in_meta.get(name) or _recording(name) or in_folds.get(name)
+        if not recording:
+            unknown.append(name)
         tags = {"error": ",".join(sorted(errors[name]))} if name in errors else {}
         clips.append(
             Clip(
@@ -101,18 +107,18 @@ def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
                 path=audio / name,
                 label=row.cells[1],
                 fold=fold_of[name],
-                group=f"development/{recording}",
+                group=f"development/{recording or Path(name).stem}",
                 tags=tags,
             )
         )
     if errors:
-        unknown = sorted(errors.keys() - rows.keys())
+        strange = sorted(errors.keys() - rows.keys())
         notes.append(
-            f"error.txt names recording errors in {len(errors) - len(unknown):,} development clips, "
+            f"error.txt names recording errors in {len(errors) - len(strange):,} development clips, "
             "which are kept (tag "
-            "'error')" + (f", and {len(unknown):,} files that are none (first: {unknown[0]})." if unknown else ".")
+            "'error')" + (f", and {len(strange):,} files that are none (first: {strange[0]})." if strange else ".")
         )
-    return clips, notes
+    return clips, [*ungrouped(unknown, len(clips), "The recording of development clips"), *notes]
 
 
 def _test_clips(root: Path) -> tuple[list[Clip], list[str]]:
@@ -132,26 +138,30 @@ def _test_clips(root: Path) -> tuple[list[Clip], list[str]]:
     audio = root / "audio"
     require_sounds(audio, ((name, row.where) for name, row in rows.items()))
     original = _original_names(setup / "map.txt")
+    in_meta = third_cells([root / "meta.txt"])
+    in_lists = third_cells([setup / "evaluate.txt", setup / "test.txt"])
     clips = []
+    unknown = []
     for name, row in rows.items():
-        recording = (meta[name].cell(2) if name in meta else "") or _recording(original.get(name, name))
+        recording = in_meta.get(name) or _recording(original.get(name, name)) or in_lists.get(name)
+        if not recording:
+            unknown.append(name)
         clips.append(
             Clip(
                 id=f"evaluation/{name}",
                 path=audio / name,
                 label=row.cells[1],
                 fold=TEST,
-                group=f"evaluation/{recording}",
+                group=f"evaluation/{recording or Path(name).stem}",
             )
         )
-    return clips, notes
+    return clips, [*ungrouped(unknown, len(clips), "The recording of evaluation clips"), *notes]
 
 
 def _recording(name: str) -> str:
-    """The recording of ``{recording}_{start}_{end}.wav``; another name is a recording of its own."""
-    stem = Path(name).stem
-    parts = stem.rsplit("_", 2)
-    return parts[0] if len(parts) == 3 and all(part.isdecimal() for part in parts[1:]) else stem
+    """The recording of ``{recording}_{start}_{end}.wav``; ``""`` for another name."""
+    parts = Path(name).stem.rsplit("_", 2)
+    return parts[0] if len(parts) == 3 and all(part.isdecimal() for part in parts[1:]) else ""
 
 
 def _errors(path: Path) -> dict[str, set[str]]:

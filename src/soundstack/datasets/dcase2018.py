@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
+from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits, ungrouped
 from soundstack.datasets.listing import (
     AGAIN,
     by_sound,
@@ -23,6 +23,7 @@ from soundstack.datasets.listing import (
     read_list,
     require_folder,
     require_sounds,
+    third_cells,
 )
 from soundstack.errors import DataError
 
@@ -99,8 +100,8 @@ def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
     require_sounds(audio, ((name, row.where) for name, row in rows.items()))
     clips = []
     for name, row in rows.items():
-        node, session = _NODE.search(name), _SESSION.search(name)
-        if node is None or session is None:
+        node, session = _node_and_session(name)
+        if not (node and session):
             raise DataError(
                 f"{name!r} in {row.where} is not named DevNode<node>_ex<session>_<segment>.wav: its node "
                 f"and session are not known. {AGAIN}"
@@ -111,8 +112,8 @@ def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
                 path=audio / name,
                 label=row.cells[1],
                 fold=fold_of[name],
-                group=f"development/ex{session[1]}",
-                tags={"node": node[1]},
+                group=f"development/{session}",
+                tags={"node": node},
             )
         )
     return clips, notes
@@ -129,10 +130,17 @@ def _test_clips(root: Path, known_nodes: set[str]) -> tuple[list[Clip], list[str
     audio = root / "audio"
     require_sounds(audio, ((name, row.where) for name, row in rows.items()))
     heard_by = _heard_by(root / "evaluation_setup" / "map.txt")
+    in_lists = third_cells(root / name for name in ("meta.txt", *_LABEL_LISTS, "evaluation_setup/test.txt"))
     clips = []
     unmapped = []
+    unknown = []
     for name, row in rows.items():
-        node, session = heard_by.get(name, ("", ""))
+        node, session = heard_by.get(name) or _node_and_session(name)
+        session = session or in_lists.get(name, "")
+        if session.isdecimal():  # the number alone, where names have ex<number>
+            session = f"ex{session}"
+        if not session:
+            unknown.append(name)
         if not node:
             unmapped.append(name)
         clips.append(
@@ -141,11 +149,11 @@ def _test_clips(root: Path, known_nodes: set[str]) -> tuple[list[Clip], list[str
                 path=audio / name,
                 label=row.cells[1],
                 fold=TEST,
-                group=f"evaluation/{session or row.cell(2) or Path(name).stem}",
+                group=f"evaluation/{session or Path(name).stem}",
                 tags={"node": node, "known": "yes" if node in known_nodes else "no"} if node else {},
             )
         )
-    notes = []
+    notes = ungrouped(unknown, len(clips), "The session of evaluation clips")
     if unmapped:
         notes.append(
             f"map.txt does not tell the node of {len(unmapped):,} evaluation clips (first: "
@@ -163,10 +171,14 @@ def _heard_by(path: Path) -> dict[str, tuple[str, str]]:
         return {}
     heard = {}
     for row in read_list(path, columns=2):
-        nodes = [_NODE.search(cell) for cell in row.cells[:2]]
+        told = [_node_and_session(cell) for cell in row.cells[:2]]
         for numbered, named in ((0, 1), (1, 0)):
-            node = nodes[named]
-            if node is not None and nodes[numbered] is None:
-                session = _SESSION.search(row.cells[named])
-                heard[row.sound_in(numbered)] = (node[1], f"ex{session[1]}" if session else "")
+            if told[named][0] and not told[numbered][0]:
+                heard[row.sound_in(numbered)] = told[named]
     return heard
+
+
+def _node_and_session(name: str) -> tuple[str, str]:
+    """What a node-style name tells, as in ``("1", "ex31")``; ``""`` for what it does not."""
+    node, session = _NODE.search(name), _SESSION.search(name)
+    return node[1] if node else "", f"ex{session[1]}" if session else ""

@@ -120,6 +120,20 @@ def by_sound(rows: Iterable[Row]) -> dict[str, Row]:
     return table
 
 
+def third_cells(lists: Iterable[Path]) -> dict[str, str]:
+    """What stands in the third column (recording or session), by sound file; the first list that tells it counts.
+
+    Lists that are not there, or are empty, tell nothing.
+    """
+    told: dict[str, str] = {}
+    for path in lists:
+        if path.is_file() and path.stat().st_size:
+            for row in read_list(path, columns=1):
+                if row.cell(2):
+                    told.setdefault(row.sound, row.cell(2))
+    return told
+
+
 def _check_label(row: Row, first: Row) -> None:
     if row.cells[1] != first.cells[1]:
         raise DataError(

@@ -1,34 +1,39 @@
 """One look at every sound file: content hash, length, rate, channels, silence, and whether it can be used at all.
 
 The result is remembered in ``<cache>/scan.sqlite`` by path, size and modification time, so a second run decodes
-nothing here. Rows are committed as they come: a killed scan continues.
+nothing here. Rows are committed slice by slice: a killed scan continues. Who makes features of the same files listens,
+and gets each file as it is decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from soundstack import audio
+from soundstack import audio, slices
+from soundstack.audio import Samples
+from soundstack.config import fingerprint
 from soundstack.decoder import opened
 from soundstack.errors import AudioError, StoreError
 from soundstack.locks import exclusive
 
-_COMMIT_EVERY = 200
-_SCHEMA = """CREATE TABLE IF NOT EXISTS scan_1 (
-    path TEXT PRIMARY KEY, size INTEGER, modified INTEGER, content TEXT, sample_rate INTEGER,
+_SCHEMA = """CREATE TABLE IF NOT EXISTS scan_2 (
+    path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, content TEXT, sample_rate INTEGER,
     frames INTEGER, channels INTEGER, silent INTEGER, problem TEXT)"""
-#: A file that is not remembered as it is: path, size, modification time in nanoseconds.
-_Unknown = tuple[Path, int, int]
+_RECALL = """SELECT content, sample_rate, frames, channels, silent, problem FROM scan_2
+    WHERE path = ? AND size = ? AND modified = ?"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scan:
     """What is known of a sound file; ``problem`` is empty for a usable one, else says what is wrong with it."""
 
@@ -45,12 +50,48 @@ class Scan:
         return self.frames / self.sample_rate if self.sample_rate else 0.0
 
 
+class Look(NamedTuple):
+    """What a decoding thread made of a file: its scan, what the listener made of its samples, and the seconds."""
+
+    scan: Scan
+    kept: Any
+    seconds: float
+
+
+class Listener(Protocol):
+    """Who takes what a scan decodes, so that it need not be decoded again."""
+
+    def remembered(self, scan: Scan) -> None:
+        """Hear of a file that is known already; called before the scan begins."""
+
+    def clip(self, scan: Scan, samples: Samples, rate: int) -> Any:
+        """Take a usable file's samples (frames, channels) in a decoding thread; what is returned is kept for the slice.
+
+        What it returns must be small against the samples, or few: all of a slice are kept, and of two more slices.
+        """
+
+    def slice(self, looks: Sequence[Look]) -> None:
+        """Take the files of a slice, in order, in the calling thread; thereafter they are remembered."""
+
+
 class _Damaged(sqlite3.DatabaseError):
     """The memory of scans is not one."""
 
 
-def scan_file(path: Path) -> Scan:
-    """Decode one file and describe it; a file that cannot be used is described by its problem."""
+class _Unknown(NamedTuple):
+    """A file that is not remembered as it is: its place in the list, size, modification time in nanoseconds."""
+
+    place: int
+    path: Path
+    size: int
+    modified: int
+
+
+def scan_file(path: Path, decoded: Callable[[Scan, Samples, int], object] = lambda scan, samples, rate: None) -> Scan:
+    """Decode one file and describe it; a file that cannot be used is described by its problem.
+
+    ``decoded`` is called with the scan, the samples (frames, channels) and the rate of a usable file.
+    """
     try:
         with opened(path) as file:
             raw = file.read()
@@ -61,21 +102,30 @@ def scan_file(path: Path) -> Scan:
         samples, rate = audio.decode(raw)
     except AudioError as error:
         return Scan(content, 0, 0, 0, False, str(error))
-    return Scan(content, rate, samples.shape[0], samples.shape[1], audio.is_silent(samples))
+    scan = Scan(content, rate, samples.shape[0], samples.shape[1], audio.is_silent(samples))
+    decoded(scan, samples, rate)
+    return scan
 
 
 def scan_files(
-    paths: Sequence[Path], cache: Path, *, jobs: int, progress: Callable[[int], object] = lambda count: None
+    paths: Sequence[Path],
+    cache: Path,
+    *,
+    jobs: int,
+    progress: Callable[[int], object] = lambda count: None,
+    listener: Listener | None = None,
 ) -> list[Scan]:
     """Scan files in parallel, taking over what is remembered of unchanged ones.
 
-    Of two processes, the second waits for the first and takes over what it found. A damaged memory is forgotten.
+    Of two processes that scan files of the same folders, the second waits for the first and takes over what it found.
+    A damaged memory is forgotten.
 
     Args:
-        paths: The files, in any order.
+        paths: The files; they are worked on in this order, in fixed slices of it.
         cache: The cache folder.
         jobs: Number of threads; decoding leaves Python's lock, so threads use all cores.
         progress: Called with the number of files done since the last call.
+        listener: Gets what is decoded.
 
     Returns:
         One :class:`Scan` a path, in order.
@@ -83,78 +133,109 @@ def scan_files(
     Raises:
         StoreError: The cache folder cannot be written.
     """
+    folders = fingerprint(sorted({str(path.parent) for path in paths}))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         results, todo = _remembered(paths, cache)
         if todo:
-            with exclusive(cache / "scan.lock", "the scan of the sound files"):
+            with exclusive(cache / f"scan-{folders}.lock", "the scan of the sound files"):
                 _prepare(cache)
                 results, todo = _remembered(paths, cache)
                 progress(len(results))
-                _scan_missing(todo, cache, results, jobs, progress)
+                if listener:
+                    for scan in results.values():
+                        listener.remembered(scan)
+                _scan_missing(todo, cache, results, jobs, progress, listener)
         else:
             progress(len(results))
     except (sqlite3.Error, OSError) as error:
         raise StoreError(
             f"The cache {cache} cannot be used ({error}); free space, mend its rights, or choose another cache_dir."
         ) from error
-    return [results[path] for path in paths]
+    return [results[str(path)] for path in paths]
 
 
-def _remembered(paths: Sequence[Path], cache: Path) -> tuple[dict[Path, Scan], list[_Unknown]]:
+def _remembered(paths: Sequence[Path], cache: Path) -> tuple[dict[str, Scan], list[_Unknown]]:
     """Sort paths into those whose scan is remembered and those that are new or changed."""
-    rows: list[tuple[Any, ...]] = []
-    with suppress(_Damaged), _opened(cache) as database:
-        rows = database.execute("SELECT * FROM scan_1").fetchall()
-    known = {row[0]: (row[1], row[2], Scan(row[3], row[4], row[5], row[6], bool(row[7]), row[8])) for row in rows}
-    results: dict[Path, Scan] = {}
-    todo: list[_Unknown] = []
-    for path in dict.fromkeys(paths):
-        try:
-            status = path.stat()
-        except OSError:  # not the cache's fault: the scan says what is wrong with the file
-            results[path] = scan_file(path)
-            continue
-        size, modified, scan = known.get(str(path), (-1, -1, None))
-        if scan is not None and (size, modified) == (status.st_size, status.st_mtime_ns):
-            results[path] = scan
-        else:
-            todo.append((path, status.st_size, status.st_mtime_ns))
-    return results, todo
+    results: dict[str, Scan] = {}
+    todo: dict[str, _Unknown] = {}
+    try:
+        with _opened(cache) as database:
+            for place, path in enumerate(paths):
+                _recall(database, place, path, results, todo)
+    except _Damaged:
+        for place, path in enumerate(paths):
+            _recall(None, place, path, results, todo)
+    return results, list(todo.values())
+
+
+def _recall(
+    database: sqlite3.Connection | None, place: int, path: Path, results: dict[str, Scan], todo: dict[str, _Unknown]
+) -> None:
+    name = str(path)
+    if name in results or name in todo:
+        return
+    try:
+        status = path.stat()
+    except OSError:  # not the cache's fault: the scan says what is wrong with the file
+        results[name] = scan_file(path)
+        return
+    row = database and database.execute(_RECALL, (os.fsencode(path), status.st_size, status.st_mtime_ns)).fetchone()
+    if row:
+        results[name] = Scan(row[0], row[1], row[2], row[3], bool(row[4]), row[5])
+    else:
+        todo[name] = _Unknown(place, path, status.st_size, status.st_mtime_ns)
 
 
 def _scan_missing(
-    todo: Sequence[_Unknown], cache: Path, results: dict[Path, Scan], jobs: int, progress: Callable[[int], object]
+    todo: Sequence[_Unknown],
+    cache: Path,
+    results: dict[str, Scan],
+    jobs: int,
+    progress: Callable[[int], object],
+    listener: Listener | None,
 ) -> None:
+    def look(item: _Unknown) -> Look:
+        kept: list[Any] = []
+        started = time.perf_counter()
+        if listener is None:
+            scan = scan_file(item.path)
+        else:
+            scan = scan_file(item.path, lambda *decoded: kept.append(listener.clip(*decoded)))
+        return Look(scan, kept[0] if kept else None, time.perf_counter() - started)
+
+    parts = (list(part) for _, part in groupby(todo, key=lambda item: item.place // slices.SLICE))
     with _opened(cache) as database, ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        # In slices, so that a long list neither queues up in memory nor waits for one commit at the end.
-        for start in range(0, len(todo), _COMMIT_EVERY):
-            part = todo[start : start + _COMMIT_EVERY]
+        for part, looks in slices.in_slices(pool, parts, look):
+            if listener:  # before it is remembered: what is remembered is not handed on again
+                listener.slice(looks)
             rows = []
-            for item, scan in zip(part, pool.map(scan_file, [path for path, _, _ in part]), strict=True):
-                results[item[0]] = scan
+            for item, (scan, _, _) in zip(part, looks, strict=True):
+                results[str(item.path)] = scan
                 described = (scan.content, scan.sample_rate, scan.frames, scan.channels, int(scan.silent), scan.problem)
-                rows.append((str(item[0]), *item[1:], *described))
-                progress(1)
-            database.executemany("INSERT OR REPLACE INTO scan_1 VALUES (?,?,?,?,?,?,?,?,?)", rows)
+                rows.append((os.fsencode(item.path), item.size, item.modified, *described))
+            database.executemany("INSERT OR REPLACE INTO scan_2 VALUES (?,?,?,?,?,?,?,?,?)", rows)
             database.commit()
+            progress(len(part))
 
 
 def _prepare(cache: Path) -> None:
-    """Lay out the memory, or a new one in the place of a damaged one; only for who holds the lock."""
-    try:
-        _lay_out(cache)
-    except _Damaged:
-        for name in ("scan.sqlite", "scan.sqlite-wal", "scan.sqlite-shm"):
-            (cache / name).unlink(missing_ok=True)
-        _lay_out(cache)
+    """Lay out the memory, or a new one in the place of a damaged one."""
+    with exclusive(cache / "scan.lock", "the memory of scans"):
+        try:
+            _lay_out(cache)
+        except _Damaged:
+            for name in ("scan.sqlite", "scan.sqlite-wal", "scan.sqlite-shm"):
+                (cache / name).unlink(missing_ok=True)
+            _lay_out(cache)
 
 
 def _lay_out(cache: Path) -> None:
     with _opened(cache) as database:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute(_SCHEMA)
-        database.execute("SELECT * FROM scan_1").fetchall()
+        if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise _Damaged("quick_check")
 
 
 @contextmanager
@@ -167,6 +248,8 @@ def _opened(cache: Path) -> Iterator[sqlite3.Connection]:
     """
     try:
         with closing(sqlite3.connect(cache / "scan.sqlite", timeout=60)) as database:
+            # Not after every commit to the disk itself: a lost power supply may cost the newest rows, a kill none.
+            database.execute("PRAGMA synchronous=NORMAL")
             yield database
     except sqlite3.DatabaseError as error:
         # Others (locked, full, read-only) are operational too, and say nothing against what is remembered.

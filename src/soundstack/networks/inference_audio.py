@@ -92,7 +92,7 @@ class _OpenL3:
     def __init__(self, network: Any) -> None:
         self.network = network
         self.layers: list[Forward] = []
-        size = 256
+        size = network.log_mel.bands
         for number in range(1, 8):
             conv = network.get_submodule(f"conv2d_{number}")
             weight, bias = folded(conv, network.get_submodule(f"batch_normalization_{number + 1}"))
@@ -118,5 +118,7 @@ ARRANGEMENTS: dict[str, Callable[[nn.Module], Forward]] = {
     "panns_cnn10": _Panns,
     "openl3_mel256_env_512": _OpenL3,
     "openl3_mel256_env_6144": _OpenL3,
+    "openl3_mel128_env_512": _OpenL3,
+    "openl3_mel128_env_6144": _OpenL3,
 }
 """By a network's name."""

@@ -3,7 +3,7 @@
 The clip is cut into windows of 1 s, every 0.1 s, the first centred on the clip's begin; each becomes a
 log-mel spectrogram and then an embedding, and the clip's embedding is their mean. The version is that of the
 paper's time (openl3 up to 0.3.1, weights v0_2_0): release 0.4 changed the mel scale and the padding, and with
-them the embeddings. Content type ``env`` (environmental sounds), 256 mel bands.
+them the embeddings. Content type ``env`` (environmental sounds), 256 or 128 mel bands.
 
 Modules have the names of the torch port's checkpoints (torchopenl3-models, Apache-2.0), whose tensors for the
 spectrogram are not needed. Written from the published description and the checkpoints' keys and shapes.
@@ -29,18 +29,28 @@ WINDOWS_AT_ONCE = 16  # bounds the memory: a window's widest activation takes 13
 
 _FFT = 2048
 _FFT_HOP = 242
-_FFT_MARGIN = 983  # zeros on both sides of a window, so that it has 199 frames
-_BANDS = 256
 _FLOOR = -80.0  # dB under the window's maximum
 
-# The checkpoint for 128 bands has the same keys: only the shape of its mel basis tells it apart.
-_FRONT_END = {
-    "speclayer.dft_real_kernels": (_FFT // 2 + 1, 1, _FFT),
-    "speclayer.dft_imag_kernels": (_FFT // 2 + 1, 1, _FFT),
-    "speclayer.mel_basis": (_BANDS, _FFT // 2 + 1),
+#: Mel bands, and the last pool, (bands, frames), of the (bands / 8, 24) that are left by then.
+_VARIANTS = {
+    "openl3_mel256_env_512": (256, (32, 24)),
+    "openl3_mel256_env_6144": (256, (8, 8)),
+    "openl3_mel128_env_512": (128, (16, 24)),
+    "openl3_mel128_env_6144": (128, (4, 8)),
 }
 
-_POOL = {"openl3_mel256_env_512": (32, 24), "openl3_mel256_env_6144": (8, 8)}  # of (32, 24) = (bands, frames)
+
+def same_padding(length: int, window: int, hop: int) -> tuple[int, int]:
+    """Zeros before and after so many samples, by Keras's "same": ceil(length / hop) frames, an odd zero at the end.
+
+    >>> same_padding(48_000, 2048, 242)  # 199 frames
+    (982, 982)
+    >>> same_padding(10, 4, 3)
+    (1, 2)
+    """
+    frames = -(-length // hop)
+    zeros = max(0, (frames - 1) * hop + window - length)
+    return zeros // 2, zeros - zeros // 2
 
 
 def mel_filters(sample_rate: int, fft: int, bands: int) -> NDArray[np.float64]:
@@ -60,31 +70,32 @@ def mel_filters(sample_rate: int, fft: int, bands: int) -> NDArray[np.float64]:
 
 
 class LogMel(nn.Module):
-    """Windows (N, 48000) at 48 kHz -> log-mel spectrograms (N, 1, 256, 199) in dB, 0 at each one's maximum.
+    """Windows (N, 48000) at 48 kHz -> log-mel spectrograms (N, 1, bands, 199) in dB, 0 at each one's maximum.
 
-    983 zeros on both sides, frames of 2048 samples every 242, not centred, periodic Hann, power; 256 bands
-    0..24000 Hz (HTK scale, area norm); square root; 10 log10 with a floor of 1e-10; relative to the maximum;
-    at least -80.
+    Zeros on both sides (:func:`same_padding`), frames of 2048 samples every 242, not centred, periodic Hann,
+    power; bands from 0 to 24000 Hz (HTK scale, area norm); square root; 10 log10 with a floor of 1e-10;
+    relative to the maximum; at least -80.
     """
 
     window: Tensor
     filters: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bands: int) -> None:
         super().__init__()
+        self.bands = bands
         with torch.device("cpu"):  # constants: wanted even where the network is laid out on the meta device
             # In float64 first: float32 is off by 6e-4 at the window's ends, which is all that a clip's onset
             # touches.
             window = torch.hann_window(_FFT, periodic=True, dtype=torch.float64).float()
-            filters = torch.from_numpy(mel_filters(SAMPLE_RATE, _FFT, _BANDS)).float()
+            filters = torch.from_numpy(mel_filters(SAMPLE_RATE, _FFT, bands)).float()
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("filters", filters, persistent=False)  # (256, bins)
+        self.register_buffer("filters", filters, persistent=False)  # (bands, bins)
 
     def forward(self, windows: Tensor) -> Tensor:
         """See the class."""
         with torch.autocast(windows.device.type, enabled=False):  # bfloat16 is too coarse for decibels
             spectrum = torch.stft(
-                F.pad(windows.float(), (_FFT_MARGIN, _FFT_MARGIN)),
+                F.pad(windows.float(), same_padding(WINDOW, _FFT, _FFT_HOP)),
                 n_fft=_FFT,
                 hop_length=_FFT_HOP,
                 window=self.window,
@@ -92,7 +103,7 @@ class LogMel(nn.Module):
                 return_complex=True,
             )  # (N, bins, 199)
             power = spectrum.real.square() + spectrum.imag.square()
-            mel = (self.filters @ power).sqrt()  # (N, 256, 199)
+            mel = (self.filters @ power).sqrt()  # (N, bands, 199)
             decibel = 10 * torch.log10(mel.clamp(min=1e-10))
             decibel = decibel - decibel.amax(dim=(1, 2), keepdim=True)
             return decibel.clamp(min=_FLOOR)[:, None]
@@ -102,13 +113,14 @@ class OpenL3(nn.Module):
     """The audio network.
 
     Args:
-        pool: the last max pool, (bands, frames): (32, 24) for 512 features, (8, 8) for 6144.
+        bands: of the log-mel spectrograms, 256 or 128.
+        pool: the last max pool, (bands, frames).
     """
 
-    def __init__(self, pool: tuple[int, int]) -> None:
+    def __init__(self, bands: int, pool: tuple[int, int]) -> None:
         super().__init__()
         self.pool = pool
-        self.log_mel = LogMel()
+        self.log_mel = LogMel(bands)
         self.batch_normalization_1 = _batch_norm(1)
         inputs = 1
         for number, outputs in enumerate((64, 64, 128, 128, 256, 256, 512), start=1):
@@ -123,14 +135,14 @@ class OpenL3(nn.Module):
         return by_windows(waveforms, lambda windows: self.embed(self.log_mel(windows)))
 
     def embed(self, spectrograms: Tensor) -> Tensor:
-        """Log-mel spectrograms (N, 1, 256, 199) -> the windows' embeddings (N, 512 or 6144)."""
+        """Log-mel spectrograms (N, 1, bands, 199) -> the windows' embeddings (N, 512 or 6144)."""
         x = self.batch_normalization_1(spectrograms)
         for number in range(1, 8):
             x = self.get_submodule(f"conv2d_{number}")(x)
             x = F.relu_(self.get_submodule(f"batch_normalization_{number + 1}")(x))
             if number in (2, 4, 6):
                 x = F.max_pool2d(x, 2)
-        x = self.audio_embedding_layer(x)  # (N, 512, 32, 24): neither batch norm nor ReLU
+        x = self.audio_embedding_layer(x)  # (N, 512, bands / 8, 24): neither batch norm nor ReLU
         x = F.max_pool2d(x, self.pool)
         return x.permute(0, 2, 3, 1).flatten(1)  # in the order of Keras: band, frame, channel
 
@@ -177,7 +189,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 def create(name: str) -> OpenL3:
     """The network of this name, randomly initialised from torch's generator."""
-    return OpenL3(_POOL[name])
+    return OpenL3(*_VARIANTS[name])
 
 
 def adapt(name: str, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -186,8 +198,14 @@ def adapt(name: str, state: Mapping[str, Tensor], source: str) -> dict[str, Tens
     Raises:
         WeightsError: the checkpoint is of a variant with another spectrogram.
     """
-    del name
-    for key, shape in _FRONT_END.items():
+    bins = _FFT // 2 + 1
+    front_end = {
+        "speclayer.dft_real_kernels": (bins, 1, _FFT),
+        "speclayer.dft_imag_kernels": (bins, 1, _FFT),
+        # The checkpoints have the same keys: the shape of this one alone tells 256 bands from 128.
+        "speclayer.mel_basis": (_VARIANTS[name][0], bins),
+    }
+    for key, shape in front_end.items():
         if key in state:
             check_shape(key, state[key], shape, source)
-    return {key: tensor for key, tensor in state.items() if key not in _FRONT_END}
+    return {key: tensor for key, tensor in state.items() if key not in front_end}

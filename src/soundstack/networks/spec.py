@@ -15,6 +15,8 @@ panns_cnn14                  ``fc1``, after ReLU                               2
 panns_cnn10                  ``fc1``, after ReLU                                512  waveform, 32 kHz
 openl3_mel256_env_512        ``audio_embedding_layer``, max-pooled              512  waveform, 48 kHz
 openl3_mel256_env_6144       ``audio_embedding_layer``, max-pooled             6144  waveform, 48 kHz
+openl3_mel128_env_512        ``audio_embedding_layer``, max-pooled              512  waveform, 48 kHz
+openl3_mel128_env_6144       ``audio_embedding_layer``, max-pooled             6144  waveform, 48 kHz
 ===========================  ===============================================  =====  =================
 
 The paper (section 3.3) uses all but EfficientNet-Lite0, which is here because its ImageNet weights come with
@@ -143,11 +145,12 @@ def _panns(name: str, dim: int, file: str, md5: str, size: int | None = None) ->
     )
 
 
-def _openl3(size: int) -> NetworkSpec:
-    """openl3 for environmental sounds from 256 mel bands, ported to torch (publisher states no checksum)."""
-    file = f"torchopenl3_mel256_env_{size}.pth.tar"
+def _openl3(bands: int, size: int) -> NetworkSpec:
+    """openl3 for environmental sounds, ported to torch (publisher states no checksum)."""
+    variant = f"mel{bands}_env_{size}"
+    file = f"torchopenl3_{variant}.pth.tar"
     return NetworkSpec(
-        name=f"openl3_mel256_env_{size}",
+        name=f"openl3_{variant}",
         family="audioset",
         input="waveform",
         sample_rate=48_000,
@@ -209,8 +212,10 @@ _ALL = (
         size=327_428_481,
     ),
     _panns("panns_cnn10", 512, "Cnn10_mAP=0.380.pth", md5="bfb1f1f9968938fa8ef4012b8471f5f6"),
-    _openl3(512),
-    _openl3(6144),
+    _openl3(256, 512),
+    _openl3(256, 6144),
+    _openl3(128, 512),
+    _openl3(128, 6144),
 )
 
 NETWORKS: dict[str, NetworkSpec] = {spec.name: spec for spec in _ALL}

@@ -12,7 +12,7 @@ import soundstack
 from soundstack.errors import SoundstackError
 from soundstack.evaluation import plots
 from soundstack.report import paper, tables
-from soundstack.report.collect import DataSetResults, LeftOut, System, off_default
+from soundstack.report.collect import DataSetResults, LeftOut, System, data_notes, off_default
 from soundstack.report.comparisons import Comparison, Predictions, best, best_fusion, compare, label, predictions
 from soundstack.report.config import ReportConfig
 from soundstack.report.document import Block, Bullets, Cell, Column, Heading, Paragraph, Picture, Report, Section, Table
@@ -22,6 +22,7 @@ from soundstack.tracking_reader import ModelRun
 
 _FOLD_BEYOND = 20
 _LEVEL = 0.05
+_NOTES = 5
 
 
 def assemble(
@@ -108,6 +109,10 @@ def _data_set(
 ) -> Iterator[Block]:
     yield Heading(2, results.title)
     yield Paragraph(_what_data(results))
+    if notes := data_notes(results.newest):
+        if rest := notes[_NOTES:]:
+            notes = [*notes[:_NOTES], f"{_number(len(rest), 'more note')} in data/data.json of the newest run."]
+        yield Bullets(tuple(notes), title="Notes on the data")
     for each in filled:
         yield tables.table(each)
         commands = tables.not_run(each)

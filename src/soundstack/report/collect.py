@@ -8,6 +8,7 @@ the reason.
 from __future__ import annotations
 
 import csv
+import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -176,6 +177,15 @@ def clip_table(run: ModelRun) -> dict[str, tuple[str, str]]:
             return {row["filename"]: (row["fold"], row["group"]) for row in csv.DictReader(file)}
         except KeyError as error:
             raise DataError(f"{run.name} (run {run.id[:8]}): data/clips.csv has no column {error}.") from None
+
+
+def data_notes(run: ModelRun) -> list[str]:
+    """What is to be known of the data that a run was scored on: drawn folds, unknown groups, missing clips."""
+    try:
+        content = json.loads(run.artifact("data/data.json").read_text(encoding="utf-8"))
+    except (StoreError, ValueError):  # an incomplete run: what it says otherwise is shown all the same
+        return []
+    return [str(note) for note in content.get("notes", ())]
 
 
 def off_default(system: System, row: Row | None = None) -> dict[str, str]:

@@ -212,6 +212,8 @@ def table_3(dataset: str) -> Layout:
                     _network("openl3_mel256_env_512", "openl3 [28]", "audioset"),
                     _network("panns_wavegram_logmel_cnn14", "PANN [30]", "audioset"),
                     _network("openl3_mel256_env_6144", "openl3, 6144 values", "audioset", in_paper=False),
+                    _network("openl3_mel128_env_512", "openl3, 128 bands", "audioset", in_paper=False),
+                    _network("openl3_mel128_env_6144", "openl3, 128 bands, 6144 values", "audioset", in_paper=False),
                     _network("panns_cnn14", "PANN, CNN14", "audioset", in_paper=False),
                     _network("panns_cnn10", "PANN, CNN10", "audioset", in_paper=False),
                 ),

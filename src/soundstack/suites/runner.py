@@ -59,15 +59,22 @@ def run_suite(config: MainConfig, steps: Steps, data_fingerprint: str) -> list[O
         for number, row in enumerate(rows, start=1):
             settings = _row_settings(row, config, seed, number)
             name = settings.model_name
-            if name in fixed:  # published weights and a linear SVM: nothing random to repeat
+            if name in fixed:
                 of_seed.append(fixed[name])
                 continue
             outcome = _do(name, seed, settings, steps[row.step], data_fingerprint, config.rerun == "yes")
             of_seed.append(outcome)
             outcomes.append(outcome)
-            if isinstance(settings, DeepSpectrumConfig) and settings.chosen_pretraining != "none":
+            if not settings.is_random:
                 fixed[name] = outcome
-        outcomes += [_fuse(fusion, config, seed, of_seed, steps, data_fingerprint) for fusion in fusions]
+        for fusion in fusions:
+            stack, members = _fusion_settings(fusion, config, seed, of_seed)
+            if stack.model_name in fixed:
+                continue
+            outcome = _fuse(stack, members, seed, steps, data_fingerprint, config.rerun == "yes")
+            outcomes.append(outcome)
+            if not stack.is_random and all(member.name in fixed for member in members):
+                fixed[stack.model_name] = outcome
     return outcomes
 
 
@@ -102,12 +109,13 @@ def _require_weights(settings: DeepSpectrumConfig) -> None:
         weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), folder)
 
 
-def _fuse(
-    fusion: Fusion, config: MainConfig, seed: int, rows: list[Outcome], steps: Steps, data_fingerprint: str
-) -> Outcome:
+def _fusion_settings(
+    fusion: Fusion, config: MainConfig, seed: int, rows: list[Outcome]
+) -> tuple[FuseConfig, list[Outcome]]:
+    """A fusion's settings, and its members as this seed's rows made them, or failed to."""
     wanted = fusion.pick(config.dataset, [outcome.name for outcome in rows])
-    there = [outcome.trained for outcome in rows if outcome.name in wanted and outcome.trained is not None]
-    missing = [outcome.name for outcome in rows if outcome.name in wanted and outcome.trained is None]
+    members = [outcome for outcome in rows if outcome.name in wanted]
+    there = [outcome.trained for outcome in members if outcome.trained is not None]
     settings = _validated(
         FuseConfig,
         {
@@ -122,14 +130,21 @@ def _fuse(
         },
         f"fusion {fusion.suffix}",
     )
+    return settings, members
+
+
+def _fuse(
+    settings: FuseConfig, members: list[Outcome], seed: int, steps: Steps, data_fingerprint: str, rerun: bool
+) -> Outcome:
+    missing = [outcome.name for outcome in members if outcome.trained is None]
     note = f"without {', '.join(missing)}" if missing else ""
-    if len(there) < 2:
-        problem = f"needs two members and has {len(there)}" + (f" ({note})" if note else "")
+    if (there := len(members) - len(missing)) < 2:
+        problem = f"needs two members and has {there}" + (f" ({note})" if note else "")
         print(f"{settings.model_name}: not run, {problem}.")
         return Outcome(settings.model_name, seed, None, 0.0, problem)
-    outcome = _do(settings.model_name, seed, settings, steps["fuse"], data_fingerprint, config.rerun == "yes")
+    outcome = _do(settings.model_name, seed, settings, steps["fuse"], data_fingerprint, rerun)
     notes = "; ".join(filter(None, [outcome.note, note]))
-    return Outcome(outcome.name, seed, outcome.trained, outcome.seconds, notes)
+    return Outcome(outcome.name, outcome.seed, outcome.trained, outcome.seconds, notes)
 
 
 def _row_settings(row: Row, config: MainConfig, seed: int, number: int) -> CrnnConfig | DeepSpectrumConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from soundstack.calibration import fit_sharpness
 from soundstack.config import DeepSpectrumConfig
 from soundstack.datasets.corpus import Corpus
 from soundstack.embedding import Embedder, EmbeddingSpec
-from soundstack.features import ExtractionReport, Stages, clip_means, extract
+from soundstack.features import Extraction, ExtractionReport, Recipe, Stages, clip_means
 from soundstack.networks.spec import NETWORKS
 from soundstack.recognisers import SvmRecogniser
 from soundstack.results import Evaluation
@@ -54,13 +55,13 @@ class TrainedSvm:
     nested: dict[str, float]
 
 
-def embedding_spec(config: DeepSpectrumConfig, corpus: Corpus) -> EmbeddingSpec:
+def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec) -> EmbeddingSpec:
     """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own."""
-    rate = NETWORKS[config.network].sample_rate or corpus.audio.sample_rate
+    rate = NETWORKS[config.network].sample_rate or audio.sample_rate
     return EmbeddingSpec(
         network=config.network,
         pretraining=config.chosen_pretraining,
-        audio=AudioSpec(rate, corpus.audio.seconds, corpus.audio.channels),
+        audio=AudioSpec(rate, audio.seconds, audio.channels),
         colour_map=config.colour_map,
         window=None if config.window == "auto" else config.window,
         precision=config.precision,
@@ -69,38 +70,56 @@ def embedding_spec(config: DeepSpectrumConfig, corpus: Corpus) -> EmbeddingSpec:
     )
 
 
+@dataclass(frozen=True)
+class EmbeddingRecipe(Recipe):
+    """How deep features are made; ``embedder`` builds the network at its first call."""
+
+    spec: EmbeddingSpec
+    embedder: Callable[[], Embedder]
+
+
+def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
+    """The extraction of deep features, to be begun with the scan."""
+    weights_dir = None if config.weights_dir == "auto" else Path(config.weights_dir)
+
+    def plan(audio: AudioSpec) -> EmbeddingRecipe:
+        spec = embedding_spec(config, audio)
+
+        @cache
+        def embedder() -> Embedder:
+            return Embedder.build(spec, device, weights_dir)
+
+        def make_transform() -> Stages:
+            prepares = "picture" if NETWORKS[config.network].input == "picture" else ""
+            return Stages(embedder().inputs, embedder().features, names=(prepares, "forward"))
+
+        code = provenance.code_fingerprint(*_CODE[NETWORKS[config.network].family])
+        store = FeatureStore(
+            config.cache_path, f"{config.network}-{spec.pretraining}", {"embedding": spec.to_json(), "code": code}
+        )
+        return EmbeddingRecipe(store, make_transform, spec.audio, spec, embedder)
+
+    return Extraction(plan, config.workers)
+
+
 def features_of(
     corpus: Corpus,
     config: DeepSpectrumConfig,
     device: torch.device,
     progress: Callable[[int], object] = lambda count: None,
+    begun: Extraction[EmbeddingRecipe] | None = None,
 ) -> Features:
-    """Make what is missing in the cache and read the features of all examples.
+    """Make what is missing in the cache and read the features of all examples; ``begun`` went with the scan.
 
     The network is built only when features are missing, or when the recogniser needs it.
 
     Raises:
         WeightsError: Published weights are missing and cannot be fetched.
     """
-    spec = embedding_spec(config, corpus)
-    weights_dir = None if config.weights_dir == "auto" else Path(config.weights_dir)
-    built: list[Embedder] = []
-
-    def embedder() -> Embedder:
-        if not built:
-            built.append(Embedder.build(spec, device, weights_dir))
-        return built[0]
-
-    def make_transform() -> Stages:
-        prepares = "picture" if NETWORKS[config.network].input == "picture" else ""
-        return Stages(embedder().inputs, embedder().features, names=(prepares, "forward"))
-
-    code = provenance.code_fingerprint(*_CODE[NETWORKS[config.network].family])
-    store = FeatureStore(
-        config.cache_path, f"{config.network}-{spec.pretraining}", {"embedding": spec.to_json(), "code": code}
-    )
-    report = extract(corpus, store, make_transform, spec.audio, jobs=config.workers, progress=progress)
-    return Features(store.read([example.key for example in corpus.examples]), spec, report, embedder)
+    begun = begun or extraction(config, device)
+    report, recipe = begun.finish(corpus, progress), begun.recipe(corpus.audio)
+    values = recipe.store.read([example.key for example in corpus.examples])
+    return Features(values, recipe.spec, report, recipe.embedder)
 
 
 def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device: torch.device) -> TrainedSvm:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack import provenance
+from soundstack.audio import AudioSpec
 from soundstack.cache import FeatureStore
 from soundstack.config import SpectrogramConfig
 from soundstack.datasets.corpus import Corpus
-from soundstack.features import ExtractionReport, Stages, extract
+from soundstack.features import Extraction, ExtractionReport, Recipe, Stages
 from soundstack.presets import PRESETS
 from soundstack.spectrogram import LogMel, SpectrogramSpec
 
@@ -30,33 +31,47 @@ class Spectrograms:
     report: ExtractionReport
 
 
-def spectrogram_spec(config: SpectrogramConfig, corpus: Corpus) -> SpectrogramSpec:
+def spectrogram_spec(config: SpectrogramConfig, audio: AudioSpec) -> SpectrogramSpec:
     """Resolve the configuration: rate from the data, threshold from the data set's preset."""
     clip_db = PRESETS[config.dataset].clip_db if config.clip_db == "auto" else config.clip_db
-    return SpectrogramSpec(corpus.audio.sample_rate, clip_db, config.front_end)
+    return SpectrogramSpec(audio.sample_rate, clip_db, config.front_end)
+
+
+@dataclass(frozen=True)
+class LogMelRecipe(Recipe):
+    """How log-mel spectrograms are made."""
+
+    spec: SpectrogramSpec
+
+
+def extraction(config: SpectrogramConfig) -> Extraction[LogMelRecipe]:
+    """The extraction of log-mel spectrograms, to be begun with the scan."""
+
+    def plan(audio: AudioSpec) -> LogMelRecipe:
+        spec = spectrogram_spec(config, audio)
+        description = {
+            "spectrogram": spec.to_json(),
+            "audio": audio.to_json(),
+            "code": provenance.code_fingerprint(*_CODE),
+        }
+        store = FeatureStore(config.cache_path, "logmel", description)
+        return LogMelRecipe(
+            store, lambda: Stages(LogMel(spec), lambda finished: finished, names=("mel", "")), audio, spec
+        )
+
+    return Extraction(plan, config.workers)
 
 
 def log_mels_of(
-    corpus: Corpus, config: SpectrogramConfig, progress: Callable[[int], object] = lambda count: None
+    corpus: Corpus,
+    config: SpectrogramConfig,
+    progress: Callable[[int], object] = lambda count: None,
+    begun: Extraction[LogMelRecipe] | None = None,
 ) -> Spectrograms:
-    """Make what is missing in the cache and read the spectrograms of all examples."""
-    spec = spectrogram_spec(config, corpus)
-    description = {
-        "spectrogram": spec.to_json(),
-        "audio": corpus.audio.to_json(),
-        "code": provenance.code_fingerprint(*_CODE),
-    }
-    store = FeatureStore(config.cache_path, "logmel", description)
-
-    report = extract(
-        corpus,
-        store,
-        lambda: Stages(LogMel(spec), lambda finished: finished, names=("mel", "")),
-        corpus.audio,
-        jobs=config.workers,
-        progress=progress,
-    )
-    return Spectrograms(store.read([example.key for example in corpus.examples]), spec, report)
+    """Make what is missing in the cache and read the spectrograms of all examples; ``begun`` went with the scan."""
+    begun = begun or extraction(config)
+    report, recipe = begun.finish(corpus, progress), begun.recipe(corpus.audio)
+    return Spectrograms(recipe.store.read([example.key for example in corpus.examples]), recipe.spec, report)
 
 
 def preview(corpus: Corpus, values: NDArray[np.float32], each: int = 4) -> dict[str, list[NDArray[np.float32]]]:
