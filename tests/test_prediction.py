@@ -344,6 +344,19 @@ def test_pictures_stay_in_their_folder(name: str, tmp_path: Path) -> None:
     assert path.resolve().is_relative_to(tmp_path / "timelines")
 
 
+def test_no_picture_takes_the_place_of_another_and_no_name_is_too_long(tmp_path: Path, tone: Tone) -> None:
+    for name in ("a/x.wav", "b/a/x.wav", f"{'n' * 250}.wav"):
+        tone(f"in/{name}", seconds=1)
+    table = tmp_path / "in" / "b" / "list.csv"
+    table.write_text(f"filename\na/x.wav\n../a/x.wav\n../{'n' * 250}.wav\n")
+    parts = Parts(tmp_path / "parts")
+    files = predicted(Loudness(), table, parts)
+    prediction_timelines.draw(tmp_path, files, parts, LABELS, "demo/3")
+    pictures = sorted((tmp_path / "timelines").rglob("*.png"))
+    assert len(pictures) == 3
+    assert pictures == sorted(prediction_timelines.picture_paths(tmp_path, files))
+
+
 # what is asked for -----------------------------------------------------------------------------------------------
 
 

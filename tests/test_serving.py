@@ -256,6 +256,26 @@ def test_clips_are_decoded_in_groups_of_bounded_size(monkeypatch: pytest.MonkeyP
     pd.testing.assert_frame_equal(one_by_two, together, atol=1e-5)
 
 
+def test_a_clip_that_holds_more_than_its_header_says_is_answered_and_takes_no_more_room_than_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recogniser = crnn()
+    lying = bytearray(encoded("FLAC"))
+    lying[22:26] = (100).to_bytes(4, "big")  # of 5600 samples
+    held: list[int] = []
+
+    def counting(recogniser: Recogniser, decoded: Any, score: Any) -> Any:
+        held.append(sum(samples.size for samples, _ in decoded))
+        return timelines(recogniser, decoded, score)
+
+    monkeypatch.setattr(serving, "timelines", counting)
+    clips = [encoded("FLAC"), bytes(lying), bytes(lying), encoded("FLAC")]
+    answer = ask(serve(recogniser, max_samples=2 * 5600 + 300), *clips)
+    assert max(held) <= 2 * 5600 + 300
+    pd.testing.assert_frame_equal(answer, ask(serve(recogniser), *[clips[0]] * 4), atol=1e-5)
+    assert "s long; send at most 1.5 s in a request" in refusal(serve(recogniser), *clips, max_request_seconds=1.5)
+
+
 def test_nothing_is_scored_of_a_request_that_will_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     recogniser = crnn()
     model = serve(recogniser, max_samples=5600)  # a clip is a group

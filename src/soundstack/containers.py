@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -39,6 +40,7 @@ SHOWN = "WAV, FLAC, OGG, MP3, M4A, WebM or WMA"
 #: Streaming writers put this or more in a WAV's size fields when the length is not known (sox; ffmpeg: 0xFFFFFFFF).
 _UNKNOWN_SIZE = 0x7FFFF000
 _PIPED = 0xFFFFFFFF
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 #: A hostile file may consist of empty chunks; real ones, of one a second or so.
 _MOST_CHUNKS = 100_000
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -70,11 +72,13 @@ class Container:
     Attributes:
         demuxer: FFmpeg's name of the container.
         unbounded: Whether sound goes on after what a WAV's header declares.
+        big_endian: Whether the samples of a WAV are, which FFmpeg does not know.
         frames: What the length header of an MP3 declares; 0 where there is none.
     """
 
     demuxer: str
     unbounded: bool = False
+    big_endian: bool = False
     frames: int = 0
 
 
@@ -109,7 +113,7 @@ def look(file: BinaryIO) -> Container:
         frames = _frames_of_mp3(head)
     if missing:
         raise AudioError(f"is truncated: its header declares {missing:,} more bytes of sound than the file holds")
-    return Container(demuxer, unbounded, frames)
+    return Container(demuxer, unbounded, head[:4] == b"RIFX", frames)
 
 
 def _require_sound(start: int, size: int) -> None:
@@ -224,13 +228,32 @@ def _missing_of_ebml(head: bytes, start: int, size: int) -> int:
 
 
 def _missing_of_ogg(file: BinaryIO, size: int) -> int:
-    """A page's header tells its length; that the last page is missing as a whole is not told."""
-    file.seek(max(0, size - 65_307))  # no page is longer
-    tail = file.read()
-    at = tail.rfind(b"OggS")
-    segments = tail[at + 26] if at >= 0 and at + 26 < len(tail) else 0
-    end = at + 27 + segments + sum(tail[at + 27 : at + 27 + segments])
-    return max(0, end - len(tail)) if at >= 0 else 0
+    """Bytes missing of the last page; that pages are missing as a whole is not told.
+
+    Raises:
+        AudioError: A page is damaged: FFmpeg would leave it out.
+    """
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(27 + 255)
+        if head[:4] != b"OggS":
+            file.seek(position)
+            if b"OggS" in file.read(2 * 65_307):  # no page is longer
+                raise AudioError("is damaged: a part of it is no Ogg page")
+            break  # somebody's tag
+        length = 27 + head[26] + sum(head[27 : 27 + head[26]]) if len(head) > 27 else 28
+        if position + length > size:
+            return position + length - size
+        file.seek(position)
+        page = file.read(length)
+        # Ogg's checksum is zlib's with the bits of every byte, and of the result, in the other order.
+        plain = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
+        checksum = (zlib.crc32(plain, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big").translate(_REVERSED)
+        if checksum != page[22:26]:
+            raise AudioError(f"is damaged: the checksum of its page at byte {position:,} is wrong")
+        position += length
+    return 0
 
 
 def _end_of_flac_header(file: BinaryIO, start: int) -> int:

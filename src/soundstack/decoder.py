@@ -53,8 +53,8 @@ _FORMATS: dict[str, tuple[str, int, float]] = {
 _BAD_PACKETS = 0.01
 #: What an MP3's length header counts and a decoder leaves out at the ends, at most.
 _ENDS = 4 * 1152
-#: Where packets of a container know their time, and streams have no gaps: a gap of more seconds is lost sound.
-_GAP_SECONDS, _GAPLESS = 0.05, ("ogg", "flac")
+#: FLAC's packets know their time; a gap of more seconds is lost sound.
+_GAP_SECONDS = 0.001
 #: Whose header tells how many samples there are, and whose packets are found by their own first bytes.
 _EXACT, _MPEG = ("flac", "mp3", "nistsphere"), ("mp3", "aac")
 #: Whose last packet may decode to more than the sound; FFmpeg leaves that in.
@@ -124,9 +124,14 @@ class SoundReader:
         if codec not in _CODECS.split():
             raise AudioError(f"cannot be decoded (its sound is encoded as {codec}); send or store {containers.SHOWN}")
         self.exact = codec.startswith(("pcm_", "flac"))
-        context = track.codec_context
+        context = self._context = track.codec_context
+        if self._found.big_endian and codec.endswith("le"):
+            swapped = av.CodecContext.create(f"{codec[:-2]}be", "r")
+            assert isinstance(swapped, av.AudioCodecContext)
+            swapped.sample_rate, swapped.layout = context.sample_rate, context.layout
+            self._context = swapped
         context.thread_count = 1
-        if codec == "flac":  # damage is else decoded to noise
+        if codec in ("flac", "wavpack"):  # damage is else decoded to noise
             context.options = {"err_detect": "crccheck+explode"}
         if self._found.demuxer == "caf":  # FFmpeg takes padding off the end of ALAC that has none
             context.flags2 |= Flags2.skip_manual
@@ -205,26 +210,27 @@ class SoundReader:
                 if bad and frames and not resyncs:
                     raise AudioError(f"is damaged: it cannot be decoded after {self.frames / self.rate:.2f} s")
                 for frame in frames:
-                    if frame.pts is not None and self._found.demuxer in _GAPLESS and frame.time_base:
+                    if frame.pts is not None and self._found.demuxer == "flac" and frame.time_base:
                         if next_pts is not None and (frame.pts - next_pts) * frame.time_base > _GAP_SECONDS:
                             raise AudioError(f"is damaged: sound is missing after {self.frames / self.rate:.2f} s")
                         next_pts = frame.pts + round(frame.samples / frame.sample_rate / frame.time_base)
                     yield frame
+        if bad and bad >= packets - 1:  # the last one is the end
+            raise AudioError("is damaged: nothing of it can be decoded")
         if cut and self._found.demuxer != "mp3":
             raise AudioError("is truncated: its last part is not whole")
         if bad > max(1, _BAD_PACKETS * packets):
             raise AudioError(f"is damaged: {bad} of its {packets} parts cannot be decoded")
 
     def _frames_of(self, packet: av.Packet[av.AudioStream]) -> list[av.AudioFrame]:
-        context = self._track.codec_context
         try:
-            return context.decode(packet)
+            return self._context.decode(packet)
         except av.error.InvalidDataError:
             content = bytes(packet)
             behind = content[containers.tag_bytes(content) :]
             if len(behind) in (0, len(content)):
                 raise
-            return context.decode(av.Packet(behind))  # joined MP3s have a tag in the middle
+            return self._context.decode(av.Packet(behind))  # joined MP3s have a tag in the middle
 
 
 def _form(frame: av.AudioFrame) -> tuple[int, int]:
@@ -278,9 +284,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise AudioError(f"is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
         with open(descriptor, "rb") as file:  # noqa: PTH123
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise AudioError(f"is {'a folder' if path.is_dir() else 'not a regular file'}")
             yield file
     except FileNotFoundError:
         raise AudioError("does not exist") from None
