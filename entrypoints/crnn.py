@@ -46,8 +46,20 @@ def run(config: CrnnConfig) -> Trained:
                     device,
                     on_epoch=lambda fold, epoch, values: advance(1),
                 )
+            pairs = {}
+            if config.nested == "yes":
+                with bar("nested", spec.epochs * len(crnn.pairs_of(corpus)), "epochs") as advance:
+                    pairs = crnn.train_folds(
+                        corpus,
+                        spectrograms,
+                        spec,
+                        config,
+                        device,
+                        pairs=True,
+                        on_epoch=lambda fold, epoch, values: advance(1),
+                    )
         with opened.stage("evaluate"):
-            trained = crnn.finish(corpus, spectrograms, spec, folds, device)
+            trained = crnn.finish(corpus, spectrograms, spec, folds, device, pairs)
         opened.settings(config, spec.to_json() | {"spectrogram": spectrograms.spec.to_json(), "device": device.type})
         with opened.stage("track"):
             opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})

@@ -36,7 +36,6 @@ def run(config: DeepSpectrumConfig) -> Trained:
         with opened.stage("track"):
             opened.metrics({"examples_made": features.report.made, "examples_reused": features.report.reused})
             opened.cost_search(trained.search)
-            opened.metrics(trained.nested)
             opened.evaluation(trained.evaluation)
             registered = registry.register(
                 opened,

@@ -22,7 +22,7 @@ def run(config: FuseConfig) -> Trained:
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("fetch"):
             found = registry.find_members(config.dataset, config.members)
-            members = stacking.fetch(found)
+            members = stacking.fetch(found, nested=config.nested == "yes")
         with opened.stage("fit"):
             trained = stacking.train(members, config)
         versions = [f"{member.name}/{member.version}" for member in found]
@@ -33,7 +33,6 @@ def run(config: FuseConfig) -> Trained:
         opened.dataset(config.dataset, fingerprint, counts)
         with opened.stage("track"):
             opened.cost_search(trained.search)
-            opened.metrics(trained.nested)
             opened.metrics({f"weight_share/{name}": share for name, share in trained.shares.items()})
             opened.metrics({f"devel_macro_f1_without/{name}": score for name, score in trained.without.items()})
             write_json(

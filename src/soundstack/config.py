@@ -203,6 +203,14 @@ class DataConfig(Config):
         return self.jobs or cores()
 
 
+def _refuse_tuned(nested: str, trials: int) -> None:
+    if nested == "yes" and trials > 1:
+        raise ValueError(
+            "nested: yes needs trials=1, since tuning has seen every fold; give the tuned learning_rate and batch_size "
+            "of other data, or leave one of the two out"
+        )
+
+
 class SpectrogramConfig(DataConfig):
     """Parameters of the CRNN's log-mel spectrograms (paper section 3.1)."""
 
@@ -249,8 +257,18 @@ class CrnnConfig(SpectrogramConfig):
         le=1000,
         description="1: train once; more: Optuna tunes learning rate and batch size, one run a trial",
     )
+    nested: Literal["no", "yes"] = Field(
+        "no",
+        description="yes: also devel scores by nested cross-validation, for which a further model is trained for every "
+        "pair of folds (with 4 folds twice the time in all); not with trials > 1",
+    )
     served_limits: ServedLimits = "default"
     suffix: Suffix = Field("none", description="registered as <dataset>-crnn-<suffix>, to keep variants apart")
+
+    @model_validator(mode="after")
+    def _nothing_has_seen_a_nested_fold(self) -> Self:
+        _refuse_tuned(self.nested, self.trials)
+        return self
 
     @property
     def model_name(self) -> str:
@@ -307,7 +325,8 @@ class DeepSpectrumConfig(DataConfig):
         "macro-F1 has clearly fallen, which saves the slowest ones",
     )
     nested: Literal["no", "yes"] = Field(
-        "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
+        "no",
+        description="yes: also devel scores by nested cross-validation: for each fold, C is chosen on the others alone",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -398,7 +417,9 @@ class FuseConfig(Config):
         "macro-F1 has clearly fallen, which saves the slowest ones",
     )
     nested: Literal["no", "yes"] = Field(
-        "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
+        "no",
+        description="yes: also devel scores by nested cross-validation: for each fold, the stack and its members are "
+        "chosen and trained on the others alone; needs members that were trained with nested=yes",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
     served_limits: ServedLimits = "default"
@@ -446,7 +467,9 @@ class MainConfig(DataConfig):
     trials: int = Field(1, ge=1, le=1000, description="Optuna trials of the CRNN's learning rate and batch size")
     seeds: int = Field(1, ge=1, le=100, description="repeat what is random with so many seeds, counted up from seed")
     nested: Literal["no", "yes"] = Field(
-        "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
+        "no",
+        description="yes: also devel scores by nested cross-validation, for which the CRNN is trained about twice as "
+        "long; not with trials > 1",
     )
     served_limits: ServedLimits = Field(
         "default",
@@ -475,6 +498,7 @@ class MainConfig(DataConfig):
     @model_validator(mode="after")
     def _suite_is_there(self) -> Self:
         suites.load(self.suite)
+        _refuse_tuned(self.nested, self.trials)
         return self
 
     @property

@@ -181,8 +181,8 @@ class RegisteredMember:
     run_id: str
     data_fingerprint: str
 
-    def artifact(self, path: str) -> Path:
-        """Fetch an artifact of the run that trained it.
+    def artifact(self, path: str, remedy: str = " Train it again, or name other members.") -> Path:
+        """Fetch an artifact of the run that trained it; without it, the ``remedy`` is told.
 
         Raises:
             MemberError: It is not there any more.
@@ -190,7 +190,7 @@ class RegisteredMember:
         return fetched(
             f"{self.name}/{self.version}: its artifact {path}",
             MemberError,
-            " Train it again, or name other members.",
+            remedy,
             run_id=self.run_id,
             artifact_path=path,
         )

@@ -153,7 +153,9 @@ def _row_settings(row: Row, config: MainConfig, seed: int, number: int) -> CrnnC
     where = f"suite row {number} ({row.step})"
     if row.step == "crnn":
         return _validated(
-            CrnnConfig, shared | {"epochs": config.epochs, "trials": config.trials} | row.parameters, where
+            CrnnConfig,
+            shared | {"epochs": config.epochs, "trials": config.trials, "nested": config.nested} | row.parameters,
+            where,
         )
     extra = {"nested": config.nested, "weights_dir": config.weights_dir}
     return _validated(DeepSpectrumConfig, shared | extra | row.parameters, where)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations, permutations
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from soundstack.results import Evaluation
 from soundstack.systems.common import evaluate
 from soundstack.systems.spectrograms import Spectrograms
 from soundstack.training import FoldJob, FoldModel, TrainingSpec, train_fold
+from soundstack.tuning import nestable
 from soundstack.workers import OnEpoch, train_side_by_side
 
 #: Modules whose code decides what a trained fold is: a change of theirs trains anew.
@@ -30,6 +33,7 @@ CODE = ("audio", "spectrogram", "training", "networks/crnn")
 WORTH_WORKERS = 10_000
 
 _PART = 4096
+_JOINT = "+"
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ def train_folds(
     config: CrnnConfig,
     device: torch.device,
     *,
+    pairs: bool = False,
     on_epoch: OnEpoch = lambda fold, epoch, values: None,
     on_fold: Callable[[str, FoldModel], object] = lambda fold, model: None,
 ) -> dict[str, FoldModel]:
-    """Train one model a development fold, each on the other folds only.
+    """Train one model a development fold, each on the other folds only; or one a pair of folds, named as in ``1+2``.
 
     ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
     """
@@ -86,15 +91,15 @@ def train_folds(
         fold: FoldJob(
             inputs,
             targets,
-            train=torch.from_numpy(np.flatnonzero((folds != fold) & (folds != "test"))),
-            held_out=torch.from_numpy(np.flatnonzero(folds == fold)),
+            train=torch.from_numpy(np.flatnonzero(~np.isin(folds, [*_parts(fold), "test"]))),
+            held_out=torch.from_numpy(np.flatnonzero(np.isin(folds, _parts(fold)))),
             spec=spec,
             classes=len(corpus.dataset.labels),
             fold=fold,
             device=device,
             checkpoint=config.cache_path / "training" / key / f"fold-{fold}.pt",
         )
-        for fold in corpus.dataset.folds
+        for fold in (pairs_of(corpus) if pairs else corpus.dataset.folds)
     }
     work = sum(len(job.train) for job in jobs.values()) * spec.epochs
     if device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
@@ -110,14 +115,31 @@ def train_folds(
     return trained
 
 
+def pairs_of(corpus: Corpus) -> list[str]:
+    """The pairs of development folds, as in ``1+2``.
+
+    Raises:
+        ConfigError: Fewer than three folds: there is nothing to train on.
+    """
+    return [_JOINT.join(pair) for pair in combinations(nestable(corpus.dataset.folds), 2)]
+
+
+def _parts(name: str) -> list[str]:
+    return name.split(_JOINT)
+
+
 def finish(
     corpus: Corpus,
     spectrograms: Spectrograms,
     spec: TrainingSpec,
     folds: dict[str, FoldModel],
     device: torch.device,
+    pairs: Mapping[str, FoldModel] = MappingProxyType({}),
 ) -> TrainedCrnn:
-    """Assemble the recogniser of trained folds, calibrate it on out-of-fold scores, and score the test clips."""
+    """Assemble the recogniser of trained folds, calibrate it on out-of-fold scores, and score the test clips.
+
+    ``pairs`` are the models without two folds, for the scores of nested cross-validation.
+    """
     recogniser = CrnnRecogniser(
         labels=corpus.dataset.labels,
         audio=corpus.audio,
@@ -139,7 +161,25 @@ def finish(
     devel = len(corpus.dataset.devel)
     truth = clip_targets(corpus)
     recogniser.sharpness = fit_sharpness(clip_scores[:devel], truth[:devel], recogniser.kind)
-    return TrainedCrnn(recogniser, evaluate(corpus, clip_scores, recogniser), folds)
+    nested = {fold: clip_means(corpus, part)[:devel] for fold, part in _nested(owner, scores.shape, pairs).items()}
+    return TrainedCrnn(recogniser, evaluate(corpus, clip_scores, recogniser, nested), folds)
+
+
+def _nested(
+    owner: NDArray[np.str_], shape: tuple[int, ...], pairs: Mapping[str, FoldModel]
+) -> dict[str, NDArray[np.float64]]:
+    """By fold, example scores of the models that never saw it: the mean of theirs on it, and out of fold on others."""
+    nested: dict[str, NDArray[np.float64]] = {}
+    for name, model in pairs.items():
+        assert model.scores is not None
+        rows = np.flatnonzero(np.isin(owner, _parts(name)))
+        for fold, other in permutations(_parts(name)):
+            scores = nested.setdefault(fold, np.zeros(shape))
+            scores[rows[owner[rows] == other]] = model.scores[owner[rows] == other]
+            scores[rows[owner[rows] == fold]] += model.scores[owner[rows] == fold]
+    for fold, scores in nested.items():
+        scores[owner == fold] /= sum(fold in _parts(name) for name in pairs)
+    return nested
 
 
 def held_out_macro_f1(corpus: Corpus, fold: str, model: FoldModel) -> float:

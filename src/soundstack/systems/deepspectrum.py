@@ -25,7 +25,7 @@ from soundstack.results import Evaluation
 from soundstack.svm import PathProblem
 from soundstack.systems.common import evaluate
 from soundstack.systems.crnn import clip_targets, example_folds, example_targets
-from soundstack.tuning import CostSearch, SearchSpec, nested_decisions, nested_scores, search_cost
+from soundstack.tuning import CostSearch, SearchSpec, nested_decisions, search_cost
 
 #: Modules whose code decides what a feature is: of both families, and of each.
 _SHARED = ("audio", "embedding", "networks/inference", "networks/fused", "networks/winograd")
@@ -52,7 +52,6 @@ class TrainedSvm:
     recogniser: SvmRecogniser
     evaluation: Evaluation
     search: CostSearch
-    nested: dict[str, float]
 
 
 def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec) -> EmbeddingSpec:
@@ -153,7 +152,6 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     clip_scores[:devel_clips] = search.decisions
     nested = {}
     if config.nested == "yes":
-        decisions = nested_decisions(x, y, folds[devel], classes, spec, device)
-        by_clip = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
-        nested = nested_scores(by_clip, truth, clip_folds, classes)
-    return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser), search, nested)
+        for fold, decisions in nested_decisions(lambda fold: x, y, folds[devel], classes, spec, device).items():
+            nested[fold] = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
+    return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser, nested), search)
