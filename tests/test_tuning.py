@@ -223,6 +223,15 @@ def test_a_nested_decision_is_that_of_a_search_on_the_other_folds():
     np.testing.assert_allclose(nested(x)[held_out], expected, rtol=1e-6)
 
 
+def test_a_nested_decision_is_the_mean_of_the_fold_svms_where_test_clips_are_scored_so():
+    x, held_out = features(), FOLDS == "2"
+    inner = PathProblem(x[~held_out], TRUTH[~held_out], FOLDS[~held_out], n_classes=3, clip=10.0, seed=0)
+    cost = search_cost(inner.decide, TRUTH[~held_out], FOLDS[~held_out], 3, SearchSpec()).chosen
+    expected = np.mean([svm.decision(x[held_out]) for svm in inner.fold_models(cost)], axis=0)
+    found = nested_decisions(lambda fold: x, TRUTH, FOLDS, 3, SearchSpec(), refit=False)
+    np.testing.assert_allclose(found["2"][held_out], expected, rtol=1e-6)
+
+
 def test_nested_decisions_on_the_other_folds_are_out_of_fold_among_themselves():
     x = features()
     rest = FOLDS != "2"

@@ -148,6 +148,8 @@ def nested_decisions(
     folds: NDArray[np.str_],
     n_classes: int,
     spec: SearchSpec,
+    *,
+    refit: bool = True,
     device: torch.device | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Decision values by nested cross-validation: for each fold all is chosen and fitted anew, on the others alone.
@@ -157,11 +159,13 @@ def nested_decisions(
 
     Args:
         features: Of all rows (N, D), for the fold to be judged; where they are made of other models' scores, of such
-            that never saw that fold. ``device`` is that of :class:`soundstack.svm.PathProblem`.
+            that never saw that fold.
+        refit: Whether test clips are scored by the SVM refitted on all folds, or by the mean of the fold SVMs.
+        device: That of :class:`soundstack.svm.PathProblem`.
 
     Returns:
-        By fold (N, K): its own rows, judged by the SVM refitted on all others; and the others', out of fold among
-        themselves, for what may be stacked on them.
+        By fold (N, K): its own rows, scored as test clips are, by what was fitted on all others; and the others', out
+        of fold among themselves, for what may be stacked on them.
 
     Raises:
         ConfigError: Fewer than three folds: without one, there is nothing left to choose on.
@@ -174,8 +178,10 @@ def nested_decisions(
             x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, seed=spec.seed, device=device
         )
         found = search_cost(inner.decide, truth[rest], folds[rest], n_classes, spec)
+        svms = [inner.refit(found.chosen)] if refit else inner.fold_models(found.chosen)
         decisions = np.empty((len(x), n_classes))
-        decisions[rest], decisions[held_out] = found.decisions, inner.refit(found.chosen).decision(x[held_out])
+        decisions[rest] = found.decisions
+        decisions[held_out] = np.mean([svm.decision(x[held_out]) for svm in svms], axis=0)
         nested[name] = decisions
     return nested
 

@@ -152,6 +152,8 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     clip_scores[:devel_clips] = search.decisions
     nested = {}
     if config.nested == "yes":
-        for fold, decisions in nested_decisions(lambda fold: x, y, folds[devel], classes, spec, device).items():
+        refit = config.test_model == "refit"
+        by_fold = nested_decisions(lambda fold: x, y, folds[devel], classes, spec, refit=refit, device=device)
+        for fold, decisions in by_fold.items():
             nested[fold] = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
     return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser, nested), search)
