@@ -37,29 +37,20 @@ def run(config: CrnnConfig) -> Trained:
                 spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened)
             else:
                 spec = crnn.training_spec(config)
-            with bar("training", spec.epochs * len(corpus.dataset.folds), "epochs") as advance:
-                folds = crnn.train_folds(
+            parts = crnn.parts_of(corpus, nested=config.nested == "yes")
+            with bar("training", spec.epochs * len(parts), "epochs") as advance:
+                models = crnn.train_folds(
                     corpus,
                     spectrograms,
                     spec,
                     config,
                     device,
+                    parts=parts,
                     on_epoch=lambda fold, epoch, values: advance(1),
                 )
-            pairs = {}
-            if config.nested == "yes":
-                with bar("nested", spec.epochs * len(crnn.pairs_of(corpus)), "epochs") as advance:
-                    pairs = crnn.train_folds(
-                        corpus,
-                        spectrograms,
-                        spec,
-                        config,
-                        device,
-                        pairs=True,
-                        on_epoch=lambda fold, epoch, values: advance(1),
-                    )
         with opened.stage("evaluate"):
-            trained = crnn.finish(corpus, spectrograms, spec, folds, device, pairs)
+            trained = crnn.finish(corpus, spectrograms, spec, models, device)
+            folds = trained.folds
         opened.settings(config, spec.to_json() | {"spectrogram": spectrograms.spec.to_json(), "device": device.type})
         with opened.stage("track"):
             opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})

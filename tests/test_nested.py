@@ -23,7 +23,6 @@ from soundstack.results import Evaluation
 from soundstack.scores import ScoreTable
 from soundstack.svm import PathProblem
 from soundstack.systems import crnn, stacking
-from soundstack.training import FoldModel
 from soundstack.tuning import SearchSpec, nested_decisions, search_cost
 
 CLIPS, CLASSES = 80, 4
@@ -89,17 +88,17 @@ def test_the_nested_score_is_the_mean_over_the_folds_of_what_each_is_judged_with
 
 
 def test_a_crnns_nested_scores_come_from_the_models_that_saw_neither_of_two_folds() -> None:
-    owner = np.array(["1", "2", "3", "test", "1", "2", "3"])
+    owner = np.array(["1", "2", "3", "1", "2", "3"])
     pairs = {}
     for number, name in enumerate(("1+2", "1+3", "2+3")):
-        rows = np.flatnonzero(np.isin(owner, name.split("+")))
-        pairs[name] = FoldModel(None, None, {}, scores=np.stack([100.0 * number + rows, rows], axis=1))  # type: ignore[arg-type]
-    nested = crnn._nested(owner, (7, 2), pairs)
+        known = 100.0 * number + np.arange(6)
+        pairs[name] = np.where(np.isin(owner, name.split("+")), known, 0)[:, None]
+    nested = crnn._nested(owner, pairs)
     assert set(nested) == {"1", "2", "3"}
     # Fold 1 is judged by the mean of its two models; the others' clips by the one without them and without fold 1.
-    np.testing.assert_array_equal(nested["1"][:, 0], [50 + 0, 1, 100 + 2, 0, 50 + 4, 5, 100 + 6])
-    np.testing.assert_array_equal(nested["2"][:, 0], [0, 100 + 1, 200 + 2, 0, 4, 100 + 5, 200 + 6])
-    np.testing.assert_array_equal(nested["3"][:, 0], [100 + 0, 200 + 1, 150 + 2, 0, 100 + 4, 200 + 5, 150 + 6])
+    np.testing.assert_array_equal(nested["1"][:, 0], [50 + 0, 1, 100 + 2, 50 + 3, 4, 100 + 5])
+    np.testing.assert_array_equal(nested["2"][:, 0], [0, 100 + 1, 200 + 2, 3, 100 + 4, 200 + 5])
+    np.testing.assert_array_equal(nested["3"][:, 0], [100 + 0, 200 + 1, 150 + 2, 100 + 3, 200 + 4, 150 + 5])
 
 
 def test_tuned_settings_have_seen_every_fold_and_are_not_nested() -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from soundstack import provenance
-from soundstack.calibration import fit_sharpness
+from soundstack.calibration import fit_sharpness, gain_of_mean
 from soundstack.config import CrnnConfig, cores, fingerprint
 from soundstack.datasets.corpus import Corpus
 from soundstack.features import clip_means
@@ -66,11 +65,11 @@ def train_folds(
     config: CrnnConfig,
     device: torch.device,
     *,
-    pairs: bool = False,
+    parts: Sequence[str] | None = None,
     on_epoch: OnEpoch = lambda fold, epoch, values: None,
     on_fold: Callable[[str, FoldModel], object] = lambda fold, model: None,
 ) -> dict[str, FoldModel]:
-    """Train one model a development fold, each on the other folds only; or one a pair of folds, named as in ``1+2``.
+    """Train a model for each of the ``parts`` (:func:`parts_of`; the development folds), on the other folds only.
 
     ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
     """
@@ -91,15 +90,15 @@ def train_folds(
         fold: FoldJob(
             inputs,
             targets,
-            train=torch.from_numpy(np.flatnonzero(~np.isin(folds, [*_parts(fold), "test"]))),
-            held_out=torch.from_numpy(np.flatnonzero(np.isin(folds, _parts(fold)))),
+            train=torch.from_numpy(np.flatnonzero(~np.isin(folds, [*_folds_in(fold), "test"]))),
+            held_out=torch.from_numpy(np.flatnonzero(np.isin(folds, _folds_in(fold)))),
             spec=spec,
             classes=len(corpus.dataset.labels),
             fold=fold,
             device=device,
             checkpoint=config.cache_path / "training" / key / f"fold-{fold}.pt",
         )
-        for fold in (pairs_of(corpus) if pairs else corpus.dataset.folds)
+        for fold in parts or corpus.dataset.folds
     }
     work = sum(len(job.train) for job in jobs.values()) * spec.epochs
     if device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
@@ -115,31 +114,36 @@ def train_folds(
     return trained
 
 
-def pairs_of(corpus: Corpus) -> list[str]:
-    """The pairs of development folds, as in ``1+2``.
+def parts_of(corpus: Corpus, *, nested: bool) -> list[str]:
+    """What models are trained without: each development fold, and pairs of them, as in ``1+2``.
+
+    The first pair tells how a mean of models is calibrated; all pairs are for nested cross-validation.
 
     Raises:
-        ConfigError: Fewer than three folds: there is nothing to train on.
+        ConfigError: Nested, with fewer than three folds.
     """
-    return [_JOINT.join(pair) for pair in combinations(nestable(corpus.dataset.folds), 2)]
+    folds = nestable(corpus.dataset.folds) if nested else corpus.dataset.folds
+    pairs = [_JOINT.join(pair) for pair in combinations(folds, 2)] if len(folds) > 2 else []
+    return [*folds, *(pairs if nested else pairs[:1])]
 
 
-def _parts(name: str) -> list[str]:
-    return name.split(_JOINT)
+def _folds_in(part: str) -> list[str]:
+    return part.split(_JOINT)
 
 
 def finish(
     corpus: Corpus,
     spectrograms: Spectrograms,
     spec: TrainingSpec,
-    folds: dict[str, FoldModel],
+    models: dict[str, FoldModel],
     device: torch.device,
-    pairs: Mapping[str, FoldModel] = MappingProxyType({}),
 ) -> TrainedCrnn:
-    """Assemble the recogniser of trained folds, calibrate it on out-of-fold scores, and score the test clips.
+    """Assemble the recogniser of the fold models, calibrate it on out-of-fold scores, and score the test clips.
 
-    ``pairs`` are the models without two folds, for the scores of nested cross-validation.
+    Args:
+        models: By part; see :func:`parts_of`.
     """
+    folds = {part: model for part, model in models.items() if part in corpus.dataset.folds}
     recogniser = CrnnRecogniser(
         labels=corpus.dataset.labels,
         audio=corpus.audio,
@@ -159,26 +163,51 @@ def finish(
         scores[rows] = recogniser.score_features(spectrograms.values[rows])
     clip_scores = clip_means(corpus, scores)
     devel = len(corpus.dataset.devel)
-    truth = clip_targets(corpus)
-    recogniser.sharpness = fit_sharpness(clip_scores[:devel], truth[:devel], recogniser.kind)
-    nested = {fold: clip_means(corpus, part)[:devel] for fold, part in _nested(owner, scores.shape, pairs).items()}
+    pairs = {}
+    for part, model in models.items():
+        if part not in folds:
+            assert model.scores is not None
+            of_pair = np.zeros_like(scores)
+            of_pair[np.isin(owner, _folds_in(part))] = model.scores
+            pairs[part] = clip_means(corpus, of_pair)[:devel]
+    truth, clip_folds = clip_targets(corpus)[:devel], np.array([clip.fold for clip in corpus.dataset.devel])
+    recogniser.sharpness = _sharpness(clip_scores[:devel], truth, clip_folds, pairs)
+    nested = _nested(clip_folds, pairs) if len(pairs) > 1 else {}
     return TrainedCrnn(recogniser, evaluate(corpus, clip_scores, recogniser, nested), folds)
 
 
-def _nested(
-    owner: NDArray[np.str_], shape: tuple[int, ...], pairs: Mapping[str, FoldModel]
-) -> dict[str, NDArray[np.float64]]:
-    """By fold, example scores of the models that never saw it: the mean of theirs on it, and out of fold on others."""
+def _sharpness(
+    scores: NDArray[np.float64],
+    truth: NDArray[np.intp],
+    folds: NDArray[np.str_],
+    pairs: Mapping[str, NDArray[np.float64]],
+) -> float:
+    """The sharpness of the mean of all fold models, where out-of-fold scores (N, K) are of one model a clip.
+
+    On the folds of a pair there are two that never saw the clip: how their mean differs from one tells of the mean of
+    all. Without pairs (two folds), that of one.
+    """
+    of_one = fit_sharpness(scores, truth, CrnnRecogniser.kind)
+    if not pairs:
+        return of_one
+    rows = [np.isin(folds, _folds_in(part)) for part in pairs]
+    one = np.concatenate([scores[held_out] for held_out in rows])
+    other = np.concatenate([part[held_out] for part, held_out in zip(pairs.values(), rows, strict=True)])
+    known = np.concatenate([truth[held_out] for held_out in rows])
+    of_two = fit_sharpness((one + other) / 2, known, CrnnRecogniser.kind)
+    return of_one * gain_of_mean(of_two / fit_sharpness(one, known, CrnnRecogniser.kind), len(set(folds.tolist())))
+
+
+def _nested(folds: NDArray[np.str_], pairs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """By fold, scores (N, K) of models that never saw it: the mean of theirs on it, and out of fold on the others."""
     nested: dict[str, NDArray[np.float64]] = {}
-    for name, model in pairs.items():
-        assert model.scores is not None
-        rows = np.flatnonzero(np.isin(owner, _parts(name)))
-        for fold, other in permutations(_parts(name)):
-            scores = nested.setdefault(fold, np.zeros(shape))
-            scores[rows[owner[rows] == other]] = model.scores[owner[rows] == other]
-            scores[rows[owner[rows] == fold]] += model.scores[owner[rows] == fold]
-    for fold, scores in nested.items():
-        scores[owner == fold] /= sum(fold in _parts(name) for name in pairs)
+    for part, scores in pairs.items():
+        for fold, other in permutations(_folds_in(part)):
+            found = nested.setdefault(fold, np.zeros_like(scores))
+            found[folds == other] = scores[folds == other]
+            found[folds == fold] += scores[folds == fold]
+    for fold, found in nested.items():
+        found[folds == fold] /= len(nested) - 1
     return nested
 
 
