@@ -16,7 +16,7 @@ SOURCE = PROJECT / "src"
 #: package holds and no line names by itself.
 LAYERS = [
     ["errors", "markdown", "limits", "slices"],
-    ["sound_files", "files", "locks", "presence", "signals"],
+    ["sound_files", "files", "locks", "presence", "signals", "deadlines"],
     ["networks.spec", "presets", "progress", "provenance", "devices", "remote", "archives", "suites", "svm_solver"],
     ["config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],

@@ -175,6 +175,21 @@ def test_members_are_found_by_name_pattern_version_and_alias(store: str) -> None
         registry.find_members("esc10", "all")
 
 
+def test_a_registered_model_without_versions_is_no_member_and_is_not_offered(store: str) -> None:
+    register("demo-crnn", 0.5)
+    client = MlflowClient()
+    for name in ("demo-begun-in-the-ui", "demo-vgg16-none"):
+        client.create_registered_model(name)
+    register("demo-vgg16-none", 0.5)
+    client.delete_model_version("demo-vgg16-none", "1")
+    assert [member.name for member in registry.find_members("demo", "all")] == ["demo-crnn"]
+    assert [member.name for member in registry.find_members("demo", "*")] == ["demo-crnn"]
+    with pytest.raises(MemberError, match=r"'vgg16-none' fits no registered model .* There are: demo-crnn\."):
+        registry.find_members("demo", "vgg16-none")
+    with pytest.raises(MemberError, match=r"There are: demo-crnn\."):
+        registry.find_model("demo-fusion")
+
+
 def test_a_registered_model_loads_where_pickles_are_forbidden(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     registered = register("demo-crnn", 0.5)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")

@@ -268,12 +268,13 @@ def find_model(wanted: str) -> FoundModel:
 
 
 def _registered(client: MlflowClient, pattern: str) -> list[str]:
-    """Names of the registered models that fit an SQL pattern, in order."""
+    """Names of the registered models that fit an SQL pattern and have versions, in order."""
     names: list[str] = []
     token = None
     while True:
         page = client.search_registered_models(f"name LIKE '{pattern}'", max_results=100, page_token=token)
-        names += [model.name for model in page]
+        # Some stores list no versions beside a model: they are asked for them.
+        names += [m.name for m in page if m.latest_versions or client.search_model_versions(f"name='{m.name}'", 1)]
         token = page.token
         if not token:
             return sorted(names)
