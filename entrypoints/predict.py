@@ -38,12 +38,13 @@ def run(config: PredictConfig) -> Totals:
     files = sound_files.find(config.input)
     model = registry.find_model(config.model)
     output = config.output_path(model.name)
+    device = devices.choose(config.device)
     with (
         tracking.run(f"predict-{model.name}", config) as opened,
-        claim(output, model_key(model.folder, model.shown)) as parts,
+        claim(output, model_key(model.folder, model.shown, device.type)) as parts,
     ):
         with opened.stage("load"):
-            recogniser = recognisers.load(model.folder, devices.choose(config.device))
+            recogniser = recognisers.load(model.folder, device)
         todo = [file for file in files if file not in parts]
         opened.settings(config, {"model": model.shown, "output_dir": output, "files": len(files)})
         started = time.perf_counter()

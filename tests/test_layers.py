@@ -17,8 +17,8 @@ SOURCE = PROJECT / "src"
 LAYERS = [
     ["errors", "markdown", "limits", "slices"],
     ["sound_files", "files", "locks", "presence", "signals", "deadlines"],
-    ["networks.spec", "presets", "progress", "provenance", "devices", "remote", "archives", "suites", "svm_solver"],
-    ["config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
+    ["networks.spec", "presets", "progress", "code_versions", "devices", "remote", "archives", "suites", "svm_solver"],
+    ["provenance", "config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],
     ["calibration", "evaluation.*", "features", "training", "embedding"],
     ["workers"],

@@ -270,10 +270,11 @@ def test_a_damaged_part_counts_as_not_done(folder: Path, tmp_path: Path) -> None
 def test_another_version_and_other_weights_have_other_keys(tmp_path: Path) -> None:
     crnn().save(tmp_path / "a")
     crnn().save(tmp_path / "b")
-    assert model_key(tmp_path / "a", "m/1") == model_key(tmp_path / "b", "m/1")
-    assert model_key(tmp_path / "a", "m/1") != model_key(tmp_path / "a", "m/2")
+    assert model_key(tmp_path / "a", "m/1", "cpu") == model_key(tmp_path / "b", "m/1", "cpu")
+    assert model_key(tmp_path / "a", "m/1", "cpu") != model_key(tmp_path / "a", "m/2", "cpu")
+    assert model_key(tmp_path / "a", "m/1", "cpu") != model_key(tmp_path / "a", "m/1", "cuda")
     (tmp_path / "b" / "recogniser.json").write_text("{}")
-    assert model_key(tmp_path / "a", "m/1") != model_key(tmp_path / "b", "m/1")
+    assert model_key(tmp_path / "a", "m/1", "cpu") != model_key(tmp_path / "b", "m/1", "cpu")
 
 
 def test_two_predictions_do_not_share_an_output_folder(tmp_path: Path) -> None:

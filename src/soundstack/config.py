@@ -75,6 +75,8 @@ class Config(BaseSettings):
     )
     #: Fields that never change a result; the rest make up the fingerprint.
     irrelevant: ClassVar[frozenset[str]] = frozenset()
+    #: The module that, with all that it imports, makes the results; empty: any of the package may.
+    made_by: ClassVar[str] = ""
 
     @classmethod
     def settings_customise_sources(
@@ -236,6 +238,7 @@ class CrnnConfig(SpectrogramConfig):
     """
 
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix"}
+    made_by: ClassVar[str] = "systems.crnn_tuning"
 
     learning_rate: LearningRate | Auto = Field("auto", description="Adam's learning rate; auto: the paper's")
     batch_size: BatchSize | Auto = Field("auto", description="clips a batch; auto: the paper's or 16 for small sets")
@@ -293,6 +296,7 @@ class DeepSpectrumConfig(DataConfig):
     """
 
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir"}
+    made_by: ClassVar[str] = "systems.deepspectrum"
 
     network: str = Field("efficientnet_lite0", description="one of: " + ", ".join(NETWORKS))
     pretraining: Literal["auto", "imagenet", "audioset", "none"] = Field(
@@ -392,6 +396,7 @@ class FuseConfig(Config):
     """
 
     irrelevant: ClassVar[frozenset[str]] = frozenset({"suffix", "cache_dir"})
+    made_by: ClassVar[str] = "systems.stacking"
 
     dataset: DataSetName = Field("demo", description="data set whose registered models are stacked")
     members: str = Field(

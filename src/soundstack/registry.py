@@ -14,7 +14,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -26,12 +26,15 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from soundstack import cards, provenance
-from soundstack.config import Config, fingerprint
-from soundstack.errors import MemberError
+from soundstack import cards
+from soundstack.code_versions import code_version
+from soundstack.config import Config, DeepSpectrumConfig, fingerprint
+from soundstack.errors import MemberError, WeightsError
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
 from soundstack.limits import Limits
+from soundstack.networks.spec import network_spec
+from soundstack.networks.weights import identity
 from soundstack.recognisers import Recogniser
 from soundstack.results import SCORES, Evaluation, Trained
 from soundstack.tracking import Run
@@ -144,7 +147,13 @@ def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | Non
 def row_key(config: Config, data_fingerprint: str) -> str:
     """Identify a model run by its name, configuration, data and code: equal keys mean equal results."""
     name = getattr(config, "model_name", "")
-    return fingerprint([name, config.fingerprint(), data_fingerprint, provenance.code_fingerprint()])
+    code = code_version(*filter(None, [config.made_by]))
+    weights = ""
+    if isinstance(config, DeepSpectrumConfig) and config.chosen_pretraining != "none":
+        folder = None if config.weights_dir == "auto" else Path(config.weights_dir)
+        with suppress(WeightsError):  # not there yet: then no row was made of them
+            weights = identity(network_spec(config.network), folder, allow_download=False)
+    return fingerprint([name, config.fingerprint(), data_fingerprint, code, weights])
 
 
 def find_done(config: Config, data_fingerprint: str) -> Trained | None:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from soundstack import slices
 from soundstack.audio import AudioSpec
+from soundstack.code_versions import code_version
 from soundstack.config import DataConfig, fingerprint
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
 from soundstack.datasets.scan import Listener, Scan, scan_files
@@ -153,7 +154,7 @@ def load_dataset(config: DataConfig) -> DataSet:
     if config.dataset == "demo":
         from soundstack.datasets import demo
 
-        folder = config.cache_path / f"demo-{demo.FORMULA_VERSION}"
+        folder = config.cache_path / f"demo-{code_version('datasets.demo')}"
         with bar("demo", demo.CLIPS, "clips") as advance:
             demo.write(folder, jobs=config.workers, progress=advance)
         return demo.load(folder)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from soundstack import provenance
 from soundstack.calibration import fit_sharpness, gain_of_mean
+from soundstack.code_versions import code_version
 from soundstack.config import CrnnConfig, cores, fingerprint
 from soundstack.datasets.corpus import Corpus
 from soundstack.features import clip_means
@@ -25,8 +25,8 @@ from soundstack.training import FoldJob, FoldModel, TrainingSpec, train_fold
 from soundstack.tuning import nestable
 from soundstack.workers import OnEpoch, train_side_by_side
 
-#: Modules whose code decides what a trained fold is: a change of theirs trains anew.
-CODE = ("audio", "spectrogram", "training", "networks/crnn")
+#: What decides, with all that it imports, what a trained fold is: a change trains anew.
+CODE = ("spectrogram", "training")
 
 #: Examples to be trained on, epochs counted, from which on starting processes (some seconds) pays.
 WORTH_WORKERS = 10_000
@@ -83,7 +83,7 @@ def train_folds(
             "audio": corpus.audio.to_json(),
             "data": corpus.fingerprint,
             "device": device.type,
-            "code": provenance.code_fingerprint(*CODE),
+            "code": code_version(*CODE),
         }
     )
     jobs = {

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,14 @@ from soundstack.datasets.clips import TEST
 from soundstack.errors import MemberError
 from soundstack.evaluation.metrics import mean_scores
 from soundstack.fusion import Member, aligned, stack, stacked_features, weight_shares
-from soundstack.registry import RegisteredMember
 from soundstack.results import Evaluation, nested_file
 from soundstack.scores import ScoreTable
 from soundstack.svm import LinearSvm, PathProblem
 from soundstack.systems.common import known_and_unknown
 from soundstack.tuning import CostSearch, SearchSpec, nestable, nested_decisions, search_cost
+
+if TYPE_CHECKING:
+    from soundstack.registry import RegisteredMember
 
 _KIND = recognisers.FusionRecogniser.kind
 
