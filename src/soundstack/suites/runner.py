@@ -105,13 +105,14 @@ def _require_weights(settings: DeepSpectrumConfig) -> None:
 def _fuse(
     fusion: Fusion, config: MainConfig, seed: int, rows: list[Outcome], steps: Steps, data_fingerprint: str
 ) -> Outcome:
-    wanted = fusion.pick(config.dataset, [outcome.name for outcome in rows])
+    wanted = fusion.pick(config.data_name, [outcome.name for outcome in rows])
     there = [outcome.trained for outcome in rows if outcome.name in wanted and outcome.trained is not None]
     missing = [outcome.name for outcome in rows if outcome.name in wanted and outcome.trained is None]
     settings = _validated(
         FuseConfig,
         {
             "dataset": config.dataset,
+            "name": config.data_name if config.dataset == "csv" else "auto",
             "members": ",".join(f"{trained.name}/{trained.version}" for trained in there) or "none",
             "seed": seed,
             "suffix": fusion.suffix,
