@@ -184,6 +184,18 @@ def test_a_number_that_another_model_has_now_is_not_taken_for_the_one_that_was_d
     assert registry.find_done(ExtractConfig(), "data1") is None
 
 
+def test_a_fusion_of_a_member_that_was_deleted_and_trained_anew_is_not_taken_over(store: str) -> None:
+    add_version("demo-crnn", {})
+    with tracking.run("demo-fusion", FuseConfig()) as run:
+        result, tags = evaluation(0.5), {"data_fingerprint": "1", "members": "demo-crnn/1"}
+        run.evaluation(result)
+        registry.register(run, FuseConfig(), crnn(), result, tags)
+    assert registry.find_done(FuseConfig(), "1") is not None
+    MlflowClient().delete_registered_model("demo-crnn")
+    add_version("demo-crnn", {})
+    assert registry.find_done(FuseConfig(), "1") is None
+
+
 def test_a_take_over_says_which_version_is_champion_and_leaves_it(store: str) -> None:
     register("demo-crnn", 0.5)
     register("demo-crnn", 0.6, "data2")
@@ -243,8 +255,14 @@ def test_of_two_tables_that_take_a_name_at_once_the_first_has_it(store: str) -> 
 def test_a_name_is_not_the_beginning_of_another_s_models(store: str) -> None:
     for name in ("a_b", "acb", "a_b.c"):
         add_version(f"{name}-crnn", of_table(name, name))
+    add_version("csv-crnn", {"dataset": "csv"})  # of before tables had names
     assert [member.name for member in registry.find_members("a_b", "all")] == ["a_b-crnn"]
-    with pytest.raises(ConfigError, match=r"needs the name of your table, -P name=NAME. There are: a_b, a_b.c, acb\."):
+    assert [member.name for member in registry.find_members("csv", "all")] == ["csv-crnn"]
+    with pytest.raises(ConfigError, match="csv belongs to another table"):
+        ownership.require(of_table("csv", "A"))
+    with pytest.raises(
+        ConfigError, match=r"needs the name of your table, -P name=NAME. There are: a_b, a_b.c, acb, csv\."
+    ):
         ownership.refuse_nameless()
 
 

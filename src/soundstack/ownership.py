@@ -41,7 +41,7 @@ def require(tags: Mapping[str, str], made: ModelVersion | None = None) -> None:
         client.delete_model_version(made.name, made.version)
     since = datetime.fromtimestamp(owner.creation_timestamp / 1000, tz=UTC)
     raise ConfigError(
-        f"name: {name} belongs to another table, of {owner.tags.get('clips', 'unknown')} clips ({owner.name}/"
+        f"name: {name} belongs to another table, of {owner.tags.get('clips', '?')} clips ({owner.name}/"
         f"{owner.version}, made {since:%Y-%m-%d %H:%M} UTC); this one has {tags['clips']}. Give this one a name of its "
         f"own, -P name=OTHER, or first delete the models {name}-* in the MLflow UI."
     )

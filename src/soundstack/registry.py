@@ -199,8 +199,11 @@ def find_done(config: Config, data_fingerprint: str) -> Trained | None:
         name, _, version = found.data.tags.get("registered_model", "").rpartition("/")
         try:
             stored = client.get_model_version(name, version)
-            if stored.run_id != found.info.run_id:
-                continue  # its model was deleted, and another one has the number now
+            made_of = [client.get_model_version(*member) for member in _members_of(stored)]
+            if stored.run_id != found.info.run_id or any(
+                member.creation_timestamp > stored.creation_timestamp for member in made_of
+            ):
+                continue  # it, or a member, was deleted, and another model has the number now
             if not client.list_artifacts(found.info.run_id, "predictions"):
                 continue  # a fusion would miss them: train again
         except MlflowException:
@@ -214,6 +217,12 @@ def find_done(config: Config, data_fingerprint: str) -> Trained | None:
         note = f"champion is {_beside(champion, stored)}" if champion is not None and not holds else ""
         return Trained(name, version, holds, SystemScores(name, **intervals), note)
     return None
+
+
+def _members_of(fusion: ModelVersion) -> list[tuple[str, str]]:
+    """Names and versions of what a fusion stacks; nothing for other models."""
+    members = filter(None, fusion.tags.get("members", "").split(","))
+    return [(name, version) for name, _, version in (member.rpartition("/") for member in members)]
 
 
 @dataclass(frozen=True)
