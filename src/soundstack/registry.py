@@ -394,7 +394,7 @@ def _apart(
     for version in sorted(versions, key=lambda version: int(version.version)):
         if version.name in wanted:
             together.setdefault(version.tags.get("data_fingerprint", ""), {})[version.name] = int(version.version)
-    most = max(together.values(), key=len)
+    most = max(reversed(together.values()), key=len)  # of equals the newest
     names = ",".join(f"{name}/{number}" for name, number in sorted(most.items()))
     advice = f"These saw the same: -P members={names}. Or train" if len(most) > 1 else "Train"
     return (
