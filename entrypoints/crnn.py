@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def run(config: CrnnConfig) -> Trained:
     """Train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
-    from soundstack import devices, registry, summary, tracking
+    from soundstack import devices, ownership, registry, summary, tracking
     from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
     from soundstack.progress import bar
@@ -27,6 +27,7 @@ def run(config: CrnnConfig) -> Trained:
         with opened.stage("scan"):
             begun = extraction(config)
             corpus = open_corpus(config, begun)
+        ownership.require(corpus.tags)
         opened.corpus(corpus)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
             spectrograms = log_mels_of(corpus, config, advance, begun)
@@ -66,7 +67,7 @@ def run(config: CrnnConfig) -> Trained:
                 config,
                 trained.recogniser,
                 trained.evaluation,
-                {"dataset": config.dataset, "data_fingerprint": corpus.fingerprint, "family": "crnn"},
+                corpus.tags | {"family": "crnn"},
                 config.limits,
             )
     return summary.after_model(registered)

@@ -37,6 +37,7 @@ def run(config: PredictConfig) -> Totals:
 
     files = sound_files.find(config.input)
     model = registry.find_model(config.model)
+    print(f"Model: {model.shown}{model.chosen and f', {model.chosen}'}")
     output = config.output_path(model.name)
     device = devices.choose(config.device)
     with (
@@ -79,15 +80,15 @@ def run(config: PredictConfig) -> Totals:
         taken=len(files) - len(todo),
         spent=spent,
         scored_seconds=scored_seconds,
-        next_command=_next(config, output),
+        next_command=_next(config, model.shown, output),
     )
     return totals
 
 
-def _next(config: PredictConfig, output: Path) -> str:
+def _next(config: PredictConfig, model: str, output: Path) -> str:
     if config.timeline == "yes":
         return f"Pictures: {output / 'timelines'}"
-    given = {"model": config.model, "input": config.input, "output_dir": str(output)}
+    given = {"model": model, "input": config.input, "output_dir": str(output)}
     parameters = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
     return f"Draw timelines of them: mlflow run . -e predict {parameters} -P timeline=yes"
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from soundstack import suites
+from soundstack import naming, suites
 from soundstack.limits import Limits
 from soundstack.networks.spec import NETWORKS
 
@@ -33,6 +33,7 @@ BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,40}$")]
+OwnName = Annotated[str, AfterValidator(naming.checked)]
 
 
 def _limits(text: str) -> str:
@@ -110,16 +111,26 @@ def _name(*parts: str, suffix: str) -> str:
     return "-".join(parts if suffix == "none" else (*parts, suffix))
 
 
+def _refuse_name(dataset: str, name: str) -> None:
+    if dataset != "csv" and name != "auto":
+        raise ValueError(f"name: {dataset} keeps its own; leave name out, or give dataset=csv with a table of yours")
+
+
 class DataConfig(Config):
     """Parameters that say which sound goes in, shared by all steps."""
 
-    irrelevant: ClassVar[frozenset[str]] = frozenset({"data_dir", "cache_dir", "device", "jobs", "on_error"})
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"data_dir", "name", "cache_dir", "device", "jobs", "on_error"})
 
     dataset: DataSetName = Field("demo", description="data set to work on; csv is your own table of clips")
     data_dir: str = Field(
         "auto",
         description="folder of the extracted data set, or the CSV file for dataset=csv; "
         "auto: data/<dataset> (demo writes itself into the cache)",
+    )
+    name: OwnName = Field(
+        "auto",
+        description="what runs and models of your own table (dataset=csv) are called; a name belongs to one table. "
+        "auto: its file's name, or its folder's where the file's says nothing, as in birds/clips.csv",
     )
     channels: Literal["mean", "first", "each"] = Field(
         "mean",
@@ -158,6 +169,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _data_is_there(self) -> Self:
+        _refuse_name(self.dataset, self.name)
         if self.dataset == "demo":
             if self.data_dir != "auto":
                 raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
@@ -183,6 +195,13 @@ class DataConfig(Config):
         if self.data_dir != "auto":
             return Path(self.data_dir)
         return PROJECT / "data" / ("esc50" if self.dataset == "esc10" else self.dataset)
+
+    @property
+    def data_name(self) -> str:
+        """What runs and models are called after: the data set; for a table of one's own, its name."""
+        if self.dataset != "csv":
+            return self.dataset
+        return naming.of_table(self.data_path) if self.name == "auto" else self.name
 
     @property
     def cache_path(self) -> Path:
@@ -276,7 +295,7 @@ class CrnnConfig(SpectrogramConfig):
     @property
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
-        return _name(self.dataset, "crnn", suffix=self.suffix)
+        return _name(self.data_name, "crnn", suffix=self.suffix)
 
     @property
     def is_random(self) -> bool:
@@ -349,7 +368,7 @@ class DeepSpectrumConfig(DataConfig):
     @property
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
-        return _name(self.dataset, self.network, self.chosen_pretraining, suffix=self.suffix)
+        return _name(self.data_name, self.network, self.chosen_pretraining, suffix=self.suffix)
 
     @property
     def is_random(self) -> bool:
@@ -395,10 +414,11 @@ class FuseConfig(Config):
     Example: mlflow run . -e fuse -P dataset=esc10 -P members="crnn,*-imagenet"
     """
 
-    irrelevant: ClassVar[frozenset[str]] = frozenset({"suffix", "cache_dir"})
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"name", "suffix", "cache_dir"})
     made_by: ClassVar[str] = "systems.stacking"
 
     dataset: DataSetName = Field("demo", description="data set whose registered models are stacked")
+    name: OwnName = Field("auto", description="the name that your own table was trained under; needed for dataset=csv")
     members: str = Field(
         "all",
         description="comma-separated names or glob patterns of registered models, with or without the leading "
@@ -431,10 +451,20 @@ class FuseConfig(Config):
     suffix: Suffix = Field("none", description="registered as <dataset>-fusion-<suffix>")
     cache_dir: str = Field("cache", description="folder of the feature cache; relative to the project")
 
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        _refuse_name(self.dataset, self.name)
+        return self
+
+    @property
+    def data_name(self) -> str:
+        """What runs and models are called after: the data set; for a table of one's own, its name (``auto``: none)."""
+        return self.name if self.dataset == "csv" else self.dataset
+
     @property
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
-        return _name(self.dataset, "fusion", suffix=self.suffix)
+        return _name(self.data_name, "fusion", suffix=self.suffix)
 
     @property
     def is_random(self) -> bool:
@@ -516,16 +546,16 @@ class PredictConfig(Config):
     """Recognise sound files of any length with a registered model: a table of windows, one of files, one of bad files.
 
     Memory stays flat however long the recordings are; a killed run continues, and what is done is not done again.
-    Examples: mlflow run . -e predict -P input=path/to/recordings
+    Examples: mlflow run . -e predict -P model=demo-fusion -P input=path/to/recordings
               mlflow run . -e predict -P model=esc10-fusion/2 -P input="field/**/*.wav" -P timeline=yes
     """
 
     irrelevant: ClassVar[frozenset[str]] = frozenset({"output_dir", "timeline", "jobs", "device"})
 
     model: str = Field(
-        "demo-fusion",
+        "auto",
         description="registered model: NAME (its champion), NAME/version, NAME@alias or a models:/ URI; or the folder "
-        "of a saved one",
+        "of a saved one. auto: the only registered fusion",
     )
     input: str = Field(
         "none",

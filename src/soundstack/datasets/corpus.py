@@ -62,6 +62,18 @@ class Corpus:
         return fingerprint(sorted(rows))
 
     @cached_property
+    def table(self) -> str:
+        """Identifies the sounds and their labels, whatever their folds and groups, and the names of files."""
+        rows = [[scan.content, clip.label] for clip, scan in zip(self.clips, self.scans, strict=True)]
+        return fingerprint(sorted(rows))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a registered model says of its data; ``table`` and ``clips`` only where the name belongs to a table."""
+        tags = {"dataset": self.dataset.name, "data_fingerprint": self.fingerprint}
+        return tags | ({"table": self.table, "clips": str(len(self.clips))} if self.dataset.own else {})
+
+    @cached_property
     def examples(self) -> tuple[Example, ...]:
         """All examples in clip order."""
         return tuple(
@@ -161,7 +173,7 @@ def load_dataset(config: DataConfig) -> DataSet:
     if config.dataset == "csv":
         from soundstack.datasets import custom
 
-        return custom.load(config.data_path, seed=config.drawn_with)
+        return replace(custom.load(config.data_path, seed=config.drawn_with), name=config.data_name)
     if config.dataset == "dcase2017":
         from soundstack.datasets import dcase2017
 
@@ -198,7 +210,7 @@ def open_corpus(config: DataConfig, ahead: Ahead | None = None) -> Corpus:
         check_splits(clips)
     kept = tuple(scan for _, scan in good)
     notes = list(dataset.notes)
-    if dataset.name == "csv":
+    if dataset.own:
         _refuse_copies(good)
     else:
         notes += _report_copies(good)

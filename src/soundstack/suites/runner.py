@@ -113,13 +113,14 @@ def _fusion_settings(
     fusion: Fusion, config: MainConfig, seed: int, rows: list[Outcome]
 ) -> tuple[FuseConfig, list[Outcome]]:
     """A fusion's settings, and its members as this seed's rows made them, or failed to."""
-    wanted = fusion.pick(config.dataset, [outcome.name for outcome in rows])
+    wanted = fusion.pick(config.data_name, [outcome.name for outcome in rows])
     members = [outcome for outcome in rows if outcome.name in wanted]
     there = [outcome.trained for outcome in members if outcome.trained is not None]
     settings = _validated(
         FuseConfig,
         {
             "dataset": config.dataset,
+            "name": config.data_name if config.dataset == "csv" else "auto",
             "members": ",".join(f"{trained.name}/{trained.version}" for trained in there) or "none",
             "seed": seed,
             "suffix": fusion.suffix,
