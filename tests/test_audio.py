@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from soundstack import audio
 from soundstack.audio import AudioSpec
+from soundstack.decoder import SoundReader
 from soundstack.errors import AudioError
 from soundstack.limits import Limits
 
@@ -51,6 +52,13 @@ def with_total(flac, samples):
     return flac[:18] + field.to_bytes(8, "big") + flac[26:]
 
 
+def without_length(mp3):
+    """The same MP3 without its first frame, which holds the length header."""
+    first = mp3.index(mp3[:2], 4)
+    assert b"Info" in mp3[:first] or b"Xing" in mp3[:first]
+    return mp3[first:]
+
+
 # any format ----------------------------------------------------------------------------------------------------
 
 
@@ -78,12 +86,14 @@ def test_a_lossless_encoding_decodes_to_the_sound_within_a_step_of_its_depth(fil
     assert np.abs(samples[:, 0] - wave).max() <= step
 
 
-@pytest.mark.parametrize(("file_format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")])
-def test_a_lossy_encoding_decodes_to_nearly_the_same_sound(file_format, subtype):
-    wave = sine()
-    samples, rate = audio.decode(encoded(wave, file_format=file_format, subtype=subtype))
-    assert (rate, samples.shape) == (RATE, (len(wave), 1))
-    assert np.corrcoef(samples[:, 0], wave)[0, 1] > 0.98
+@pytest.mark.parametrize(
+    ("file_format", "subtype", "rate"),
+    [("OGG", "VORBIS", RATE), ("OGG", "OPUS", 48_000), ("MP3", "MPEG_LAYER_III", RATE)],
+)
+def test_a_lossy_encoding_decodes_to_nearly_the_same_sound(file_format, subtype, rate):
+    samples, found = audio.decode(encoded(sine(), file_format=file_format, subtype=subtype))
+    assert (found, samples.shape) == (rate, (rate, 1))  # Opus knows no other rate
+    assert np.corrcoef(samples[:, 0], sine(rate=rate))[0, 1] > 0.98
 
 
 def test_a_path_and_its_bytes_decode_to_the_same_samples(tone):
@@ -199,15 +209,15 @@ def test_silence_is_kept_and_told_from_sound(tone):
 
 def test_an_empty_file_and_one_without_samples_are_refused(tmp_path):
     (tmp_path / "empty.wav").touch()
-    assert "cannot be decoded" in refusal(tmp_path / "empty.wav")
-    assert "cannot be decoded" in refusal(b"")
-    assert refusal(encoded(sine()[:0])) == "holds no samples"
-    refusal(encoded(sine()[:0], file_format="FLAC"))
-    refusal(encoded(sine()[:0], file_format="OGG"))
+    assert refusal(tmp_path / "empty.wav") == refusal(b"") == "is empty (0 bytes)"
+    for file_format in ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "OGG"):
+        assert refusal(encoded(sine()[:0], file_format=file_format)) == "holds no samples", file_format
+    header = with_total(encoded(sine(), file_format="FLAC")[:42], 0)
+    assert refusal(header[:4] + b"\x80" + header[5:]) == "holds no samples"
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    assert "cannot be decoded" in refusal(tmp_path / "nowhere.wav")
+    assert refusal(tmp_path / "nowhere.wav") == "does not exist"
 
 
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
@@ -233,7 +243,7 @@ def test_bytes_that_are_no_sound_are_refused_with_the_formats_that_are_taken():
 
 @pytest.mark.parametrize("cut", [1, 2, 1000, 15900])
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
-def test_a_truncated_wav_is_refused_though_libsndfile_reads_it(cut, subtype):
+def test_a_truncated_wav_is_refused(cut, subtype):
     wav = encoded(sine(), subtype=subtype)
     message = refusal(wav[:-cut])
     assert message.startswith("is truncated") or message == "holds no samples"
@@ -259,20 +269,10 @@ def test_a_truncated_flac_is_refused(part):
     refusal(flac[: int(part * len(flac))])
 
 
-@pytest.mark.parametrize("file_format", ["OGG", "MP3"])
-def test_a_shortened_ogg_or_mp3_is_a_shorter_clip(file_format):
-    whole = encoded(noise(10), file_format=file_format)
-    samples, _ = audio.decode(whole[: len(whole) * 2 // 3])
-    assert 0 < len(samples) < 10 * RATE
-
-
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 def test_an_mp3_whose_header_does_not_tell_its_length_is_read_whole(rate):
-    # libsndfile guesses the length of such a file from its size, some samples off.
     mp3 = encoded(noise(3, rate), rate, "MP3", bitrate_mode="CONSTANT", compression_level=0.5)
-    first = mp3.index(mp3[:2], 4)
-    assert b"Info" in mp3[:first]
-    samples, _ = audio.decode(mp3[first:])
+    samples, _ = audio.decode(without_length(mp3))
     assert len(samples) == pytest.approx(3 * rate, abs=3000)
 
 
@@ -293,7 +293,7 @@ def test_a_wav_written_to_a_pipe_whose_size_is_not_known_is_read_whole(riff, dat
 
 
 @pytest.mark.parametrize("limits", [None, Limits()])
-@pytest.mark.parametrize("total", [0, RATE + 1000, 299 * RATE, 2**36 - 1])
+@pytest.mark.parametrize("total", [RATE + 1000, 299 * RATE, 2**36 - 1])
 def test_a_flac_that_lies_about_its_length_is_refused(total, limits):
     refusal(with_total(encoded(noise(), file_format="FLAC"), total), limits=limits)
 
@@ -304,7 +304,7 @@ def test_a_flac_that_lies_about_its_length_is_refused(total, limits):
 @pytest.fixture
 def undecoded(monkeypatch):
     """Fail where anything is decoded."""
-    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(SoundReader, "_decode", lambda self: pytest.fail("decoded"))
 
 
 def test_a_clip_within_the_limits_decodes_as_without(tone):
@@ -339,30 +339,25 @@ def test_a_small_flac_of_hours_of_zeros_is_refused_before_it_is_decoded(undecode
     flac = encoded(np.zeros(44100 * 900, dtype=np.int16), 44100, "FLAC")
     assert len(flac) < 200_000
     assert "900.0 s long" in refusal(flac, limits=Limits())
-    assert "does not say how long" in refusal(with_total(flac, 0), limits=Limits())
 
 
-def test_no_more_than_the_limit_is_decoded_of_an_mp3_whose_length_is_a_guess(monkeypatch):
-    mp3 = encoded(np.zeros(8000 * 60), 8000, "MP3")
-    asked = []
-    read = soundfile.SoundFile.read
+@pytest.mark.parametrize("kind", ["FLAC of unknown length", "FLAC that declares too little", "MP3 without a length"])
+def test_no_more_than_the_limit_is_decoded_of_a_clip_whose_header_tells_no_length(monkeypatch, kind):
+    if kind.startswith("FLAC"):
+        clip = with_total(encoded(np.zeros(60 * RATE), file_format="FLAC"), 0 if "unknown" in kind else RATE)
+    else:
+        clip = without_length(encoded(np.zeros(60 * RATE), file_format="MP3"))
+    decoded = []
+    decode = SoundReader._decode
 
-    def counting(self, frames=-1, **options):
-        asked.append(frames)
-        return read(self, frames, **options)
+    def counting(self):
+        for frame in decode(self):
+            decoded.append(frame.samples)
+            yield frame
 
-    monkeypatch.setattr(soundfile.SoundFile, "read", counting)
-    assert "at most 2 s" in refusal(mp3, limits=Limits(max_seconds=2.0))
-    assert asked == [2 * 8000 + 1]
-
-
-def test_strangers_are_kept_from_the_rarer_decoders():
-    for file_format in ("AU", "CAF", "VOC", "MAT5"):
-        rare = encoded(sine(), file_format=file_format)
-        assert len(audio.decode(rare)[0]) == RATE
-        assert "format not recognised" in refusal(rare, limits=Limits())
-    for file_format in ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF"):
-        assert len(audio.decode(encoded(sine(), file_format=file_format), limits=Limits())[0]) == RATE
+    monkeypatch.setattr(SoundReader, "_decode", counting)
+    assert "at most 2 s" in refusal(clip, limits=Limits(max_seconds=2.0))
+    assert sum(decoded) <= 2 * RATE + decoded[-1]
 
 
 @pytest.mark.filterwarnings("error")
@@ -376,8 +371,11 @@ def test_a_header_that_points_before_the_file_is_refused_quietly():
 
 def test_the_header_tells_the_size_of_a_clip(tone):
     path = tone(seconds=1.5, channels=2)
-    assert audio.declared_size(path.read_bytes(), Limits()) == (1.5, 24000)
-    assert audio.declared_size(encoded(np.zeros(8000 * 60), 8000, "MP3"), Limits(max_seconds=2.0))[0] <= 2.0
+    assert audio.expected_size(path.read_bytes(), Limits()) == (1.5, 24000)
+    mp3 = without_length(encoded(np.zeros(60 * RATE), file_format="MP3"))
+    assert audio.expected_size(mp3, Limits(max_seconds=2.0)) == (2.0, 2 * RATE)
+    flac = with_total(encoded(sine(), file_format="FLAC"), 0)
+    assert audio.expected_size(flac, Limits(max_seconds=2.0)) == (0.0, 2 * RATE)
 
 
 def test_values_whose_powers_would_overflow_are_refused():

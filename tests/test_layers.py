@@ -16,6 +16,7 @@ SOURCE = PROJECT / "src"
 #: package holds and no line names by itself.
 LAYERS = [
     ["errors", "markdown", "limits", "slices", "naming"],
+    ["containers", "decoder"],
     ["sound_files", "files", "locks", "presence", "signals", "deadlines"],
     ["networks.spec", "presets", "progress", "code_versions", "devices", "remote", "archives", "suites", "svm_solver"],
     ["provenance", "config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],

@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 
 import test_recognisers
 from soundstack import serving
+from soundstack.decoder import SoundReader
 from soundstack.limits import Limits
 from soundstack.recognisers import FusionRecogniser, Recogniser
 from soundstack.serving import SoundModel
@@ -107,7 +108,7 @@ def test_raw_scores_come_on_request(model: SoundModel) -> None:
     ("audio", "reason"),
     [
         (b"Not a sound at all.", "cannot be decoded"),
-        (b"", "cannot be decoded"),
+        (b"", "is empty (0 bytes)"),
         (encoded(seconds=0), "holds no samples"),
         (encoded()[:-500], "truncated"),
         ("/etc/passwd", "not base64"),
@@ -154,7 +155,7 @@ def test_bad_rows_are_null_with_their_reason_on_request(model: SoundModel) -> No
     pd.testing.assert_frame_equal(answer.iloc[:1].drop(columns="error"), good, check_dtype=False)
     assert answer["error"].tolist() == [
         None,
-        "the clip cannot be decoded (format not recognised); send WAV, FLAC, OGG or MP3",
+        "the clip cannot be decoded (format not recognised); send or store WAV, FLAC, OGG, MP3, M4A, WebM or WMA",
         "the clip is null; send the bytes of a sound file, base64-encoded",
     ]
     for row in answer.to_dict(orient="records")[1:]:
@@ -217,7 +218,7 @@ def test_a_clip_that_is_too_long_is_refused_before_it_is_decoded(
 ) -> None:
     hours = io.BytesIO()
     soundfile.write(hours, np.zeros(RATE * 3600, dtype=np.int16), RATE, format="FLAC")
-    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(SoundReader, "_decode", lambda self: pytest.fail("decoded"))
     assert "3,600.0 s long" in refusal(model, hours.getvalue())
 
 

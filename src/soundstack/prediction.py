@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from soundstack.audio import AudioSpec, prepare
+from soundstack.decoder import SoundReader
 from soundstack.errors import AudioError
 from soundstack.prediction_parts import Floats, Parts, Scored, refused
 from soundstack.recognisers import Decoded, FusionRecogniser, Recogniser, SingleRecogniser
 from soundstack.sound_files import SoundFile
-from soundstack.stream import SoundStream
+from soundstack.stream import windows
 from soundstack.windows import BATCH
 
 _QUEUED = 2 * BATCH
@@ -173,14 +174,14 @@ def _read(number: int, file: SoundFile, seconds: float, audio: AudioSpec | None)
         yield _End(number, 0.0, file.problem)
         return
     try:
-        with SoundStream(file.path) as stream:
-            for cut in stream.windows(seconds):
-                clip = (cut.samples, stream.rate)
+        with SoundReader(file.path) as sound:
+            for cut in windows(sound, seconds):
+                clip = (cut.samples, sound.rate)
                 if audio is not None:  # resampled here, in parallel, and small while it waits
                     clip = (prepare(*clip, audio).T, audio.sample_rate)
-                share = min(1.0, cut.stop / max(stream.declared, cut.stop))
-                yield _Window(number, cut.start / stream.rate, cut.stop / stream.rate, clip, share)
-            yield _End(number, stream.frames / stream.rate)
+                share = min(1.0, cut.stop / max(sound.expected, cut.stop))
+                yield _Window(number, cut.start / sound.rate, cut.stop / sound.rate, clip, share)
+            yield _End(number, sound.frames / sound.rate)
     except AudioError as error:
         yield _End(number, 0.0, str(error))
 

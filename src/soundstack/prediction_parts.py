@@ -66,7 +66,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         StoreError: The disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # the name itself may be as long as names can be
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,12 +16,24 @@ from soundstack.sound_files import SoundFile
 
 FOLDER = "timelines"
 _KEY = "Source"
+#: Bytes that file systems take.
+_LONGEST_NAME = 255
 
 
-def picture_path(output: Path, file: SoundFile) -> Path:
-    """Where the picture of a file lies: below ``timelines``, as the file lies below the input."""
-    above = [part for part in Path(file.name).parts[:-1] if part not in {"..", file.path.anchor}]
-    return Path(output, FOLDER, *above, f"{file.path.name}.png")
+def picture_paths(output: Path, files: Sequence[SoundFile]) -> list[Path]:
+    """Where the pictures of files lie: below ``timelines``, as a file lies below the input.
+
+    A file whose name is too long for that, or whose place another one has taken, gets a name with a digest of its path.
+    """
+    paths: dict[Path, None] = {}
+    for file in files:
+        above = [part for part in Path(file.name).parts[:-1] if part not in {"..", file.path.anchor}]
+        path = Path(output, FOLDER, *above, f"{file.path.name}.png")
+        if path in paths or len(os.fsencode(path.name)) > _LONGEST_NAME:
+            digest = hashlib.sha256(os.fsencode(file.path)).hexdigest()[:12]
+            path = path.with_name(f"{file.path.stem[:40]}-{digest}.png")
+        paths[path] = None
+    return list(paths)
 
 
 def draw(
@@ -38,9 +52,8 @@ def draw(
     Raises:
         StoreError: The folder cannot be written.
     """
-    for file in files:
+    for file, path in zip(files, picture_paths(output, files), strict=True):
         scored = parts.read(file)
-        path = picture_path(output, file)
         source = f"{parts.folder.name} {file.path} {file.size} {file.modified}".encode("ascii", "replace").decode()
         if not scored.problem and _drawn_from(path) != source:
             title = f"{file.name}  ({duration(scored.seconds)}, {model})"

@@ -17,7 +17,7 @@ from soundstack.code_versions import code_version
 _PACKAGE = Path(__file__).parent
 _PACKAGES = (
     "mlflow", "torch", "torchvision", "torchaudio", "librosa", "scikit-learn", "numpy", "scipy", "pandas",
-    "matplotlib", "optuna", "soundfile", "soxr", "safetensors",
+    "matplotlib", "optuna", "av", "soxr", "safetensors",
 )  # fmt: skip
 
 

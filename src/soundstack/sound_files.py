@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import os
-import re
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from soundstack.containers import SUFFIXES
 from soundstack.errors import DataError
-
-#: What is taken for sound in a folder. The last three are not decoded here, but are reported rather than overlooked.
-_KINDS = "wav wave w64 rf64 flac ogg oga opus mp3 aif aiff aifc au snd caf m4a aac wma"
-SUFFIXES = frozenset(map(".{}".format, re.findall(r"\w+", _KINDS)))
 
 
 @dataclass(frozen=True)
@@ -43,18 +41,27 @@ def find(wanted: str) -> list[SoundFile]:
         DataError: There is nothing of that name, the table cannot be read, or no sound file is found.
     """
     place = Path(wanted).expanduser()
-    if place.is_dir():
+    try:
+        mode = place.stat().st_mode
+    except (OSError, ValueError) as error:
+        mode = 0
+        if getattr(error, "errno", None) not in (errno.ENOENT, errno.ENOTDIR) and not glob.has_magic(wanted):
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"input: {place} cannot be read ({reason}); give another, or mend its rights.") from None
+    if stat.S_ISDIR(mode):
         found = _described((str(path.relative_to(place)), path) for path in _walk(place))
         if not found:
             raise DataError(
                 f"input: {place} and its folders hold no sound files "
-                f"({_KINDS.replace(' ', ', ')}); give another folder, or a glob."
+                f"({', '.join(sorted(SUFFIXES))}); give another folder, or a glob."
             )
         return found
-    if place.suffix.lower() == ".csv" and place.is_file():
+    if place.suffix.lower() == ".csv" and stat.S_ISREG(mode):
         return _described((name, on_disk(place.parent, name)) for name in _listed(place))
-    if place.is_file():
+    if stat.S_ISREG(mode):
         return _described([(place.name, place)])
+    if mode:
+        raise DataError(f"input: {place} is not a regular file; give a folder, a glob, a sound file, or a CSV.")
     if glob.has_magic(wanted):
         matched = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207  (the pattern may be absolute)
         found = _described((name, Path(name)) for name in matched if Path(name).is_file())
@@ -82,7 +89,13 @@ def on_disk(folder: Path, name: str) -> Path:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        place = os.stat(parent)  # noqa: PTH116
+        if (place.st_dev, place.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             # Hidden files are an operating system's notes on sound ("._take1.wav"), not sound.

@@ -23,6 +23,7 @@ from soundstack import audio, slices
 from soundstack.audio import Samples
 from soundstack.code_versions import code_version
 from soundstack.config import fingerprint
+from soundstack.decoder import opened
 from soundstack.errors import AudioError, StoreError
 from soundstack.locks import exclusive
 
@@ -95,9 +96,10 @@ def scan_file(path: Path, decoded: Callable[[Scan, Samples, int], object] = lamb
     ``decoded`` is called with the scan, the samples (frames, channels) and the rate of a usable file.
     """
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        return Scan("", 0, 0, 0, False, f"cannot be read ({error.strerror})")
+        with opened(path) as file:
+            raw = file.read()
+    except AudioError as error:
+        return Scan("", 0, 0, 0, False, str(error))
     content = hashlib.sha256(raw).hexdigest()[:32]
     try:
         samples, rate = audio.decode(raw)
