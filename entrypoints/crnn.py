@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def run(config: CrnnConfig) -> Trained:
     """Train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
-    from soundstack import devices, registry, summary, tracking
+    from soundstack import devices, ownership, registry, summary, tracking
     from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
     from soundstack.progress import bar
@@ -27,6 +27,7 @@ def run(config: CrnnConfig) -> Trained:
         with opened.stage("scan"):
             begun = extraction(config)
             corpus = open_corpus(config, begun)
+        ownership.require(corpus.tags)
         opened.corpus(corpus)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
             spectrograms = log_mels_of(corpus, config, advance, begun)
@@ -37,17 +38,20 @@ def run(config: CrnnConfig) -> Trained:
                 spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened)
             else:
                 spec = crnn.training_spec(config)
-            with bar("training", spec.epochs * len(corpus.dataset.folds), "epochs") as advance:
-                folds = crnn.train_folds(
+            parts = crnn.parts_of(corpus, nested=config.nested == "yes")
+            with bar("training", spec.epochs * len(parts), "epochs") as advance:
+                models = crnn.train_folds(
                     corpus,
                     spectrograms,
                     spec,
                     config,
                     device,
+                    parts=parts,
                     on_epoch=lambda fold, epoch, values: advance(1),
                 )
         with opened.stage("evaluate"):
-            trained = crnn.finish(corpus, spectrograms, spec, folds, device)
+            trained = crnn.finish(corpus, spectrograms, spec, models, device)
+            folds = trained.folds
         opened.settings(config, spec.to_json() | {"spectrogram": spectrograms.spec.to_json(), "device": device.type})
         with opened.stage("track"):
             opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})
@@ -63,7 +67,7 @@ def run(config: CrnnConfig) -> Trained:
                 config,
                 trained.recogniser,
                 trained.evaluation,
-                {"dataset": config.dataset, "data_fingerprint": corpus.fingerprint, "family": "crnn"},
+                corpus.tags | {"family": "crnn"},
                 config.limits,
             )
     return summary.after_model(registered)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def run(config: DeepSpectrumConfig) -> Trained:
     """Extract features, search C, evaluate and register as one MLflow run."""
-    from soundstack import devices, registry, summary, tracking
+    from soundstack import devices, ownership, registry, summary, tracking
     from soundstack.datasets.corpus import open_corpus
     from soundstack.progress import bar
     from soundstack.systems import deepspectrum
@@ -25,6 +25,7 @@ def run(config: DeepSpectrumConfig) -> Trained:
         with opened.stage("scan"):
             begun = deepspectrum.extraction(config, device)
             corpus = open_corpus(config, begun)
+        ownership.require(corpus.tags)
         opened.corpus(corpus)
         with opened.stage("extract"), bar(config.network, len(corpus.clips), "clips") as advance:
             features = deepspectrum.features_of(corpus, config, device, advance, begun)
@@ -36,18 +37,13 @@ def run(config: DeepSpectrumConfig) -> Trained:
         with opened.stage("track"):
             opened.metrics({"examples_made": features.report.made, "examples_reused": features.report.reused})
             opened.cost_search(trained.search)
-            opened.metrics(trained.nested)
             opened.evaluation(trained.evaluation)
             registered = registry.register(
                 opened,
                 config,
                 trained.recogniser,
                 trained.evaluation,
-                {
-                    "dataset": config.dataset,
-                    "data_fingerprint": corpus.fingerprint,
-                    "family": NETWORKS[config.network].family,
-                },
+                corpus.tags | {"family": NETWORKS[config.network].family},
                 config.limits,
             )
     return summary.after_model(registered)

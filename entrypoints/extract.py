@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 def run(config: ExtractConfig) -> Corpus:
     """Extract, and log previews, statistics and the data fingerprint as one MLflow run."""
-    from soundstack import summary, tracking
+    from soundstack import ownership, summary, tracking
     from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
     from soundstack.progress import bar
     from soundstack.results import save_figure, write_json
     from soundstack.systems.spectrograms import extraction, log_mels_of, preview, statistics
 
-    with tracking.run(f"{config.dataset}-extract", config) as opened:
+    with tracking.run(f"{config.data_name}-extract", config) as opened:
         with opened.stage("scan"):
             begun = extraction(config)
             corpus = open_corpus(config, begun)
+        ownership.require(corpus.tags)  # before anything is made: `main` begins here
         opened.corpus(corpus)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
             made = log_mels_of(corpus, config, advance, begun)

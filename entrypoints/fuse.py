@@ -14,26 +14,27 @@ if TYPE_CHECKING:
 
 def run(config: FuseConfig) -> Trained:
     """Fetch the members' predictions, stack them, evaluate and register as one MLflow run."""
-    from soundstack import registry, summary, tracking
+    from soundstack import ownership, registry, summary, tracking
     from soundstack.evaluation import plots
     from soundstack.results import save_figure, write_json
     from soundstack.systems import stacking
 
+    if config.data_name == "auto":
+        ownership.refuse_nameless()
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("fetch"):
-            found = registry.find_members(config.dataset, config.members)
-            members = stacking.fetch(found)
+            found = registry.find_members(config.data_name, config.members)
+            members = stacking.fetch(found, nested=config.nested == "yes")
+            ownership.require(found[0].data_tags)
         with opened.stage("fit"):
             trained = stacking.train(members, config)
         versions = [f"{member.name}/{member.version}" for member in found]
         opened.settings(config, {"members": ",".join(versions), "C": trained.search.chosen})
-        fingerprint = found[0].data_fingerprint
         first = members.members[0]
         counts = {"clips_devel": len(first.devel.clips), "clips_test": len(first.test.clips)}
-        opened.dataset(config.dataset, fingerprint, counts)
+        opened.dataset(config.data_name, found[0].data_fingerprint, counts)
         with opened.stage("track"):
             opened.cost_search(trained.search)
-            opened.metrics(trained.nested)
             opened.metrics({f"weight_share/{name}": share for name, share in trained.shares.items()})
             opened.metrics({f"devel_macro_f1_without/{name}": score for name, score in trained.without.items()})
             write_json(
@@ -60,12 +61,7 @@ def run(config: FuseConfig) -> Trained:
                 config,
                 stacking.recogniser(trained, found),
                 trained.evaluation,
-                {
-                    "dataset": config.dataset,
-                    "data_fingerprint": fingerprint,
-                    "family": "fusion",
-                    "members": ",".join(versions),
-                },
+                found[0].data_tags | {"family": "fusion", "members": ",".join(versions)},
                 config.limits,
             )
     return summary.after_model(registered)

@@ -17,11 +17,11 @@ def run(config: MainConfig) -> None:
     from soundstack.suites.runner import Steps, run_suite
 
     shared = {name: getattr(config, name) for name in DataConfig.model_fields}
-    with tracking.run(f"{config.dataset}-main", config) as opened:
+    with tracking.run(f"{config.data_name}-main", config) as opened:
         opened.settings(config, {"suite": config.chosen_suite.model_dump_json()})
         with opened.stage("extract"):
             corpus = extract.run(ExtractConfig(**shared))
-        opened.tags({"dataset": config.dataset})  # no fingerprint: that marks the runs of models
+        opened.tags({"dataset": config.data_name})  # no fingerprint: that marks the runs of models
         steps: Steps = {"crnn": crnn.run, "deepspectrum": deepspectrum.run, "fuse": fuse.run}
         outcomes = run_suite(config, steps, corpus.fingerprint)
         for outcome in outcomes:

@@ -37,13 +37,15 @@ def run(config: PredictConfig) -> Totals:
 
     files = sound_files.find(config.input)
     model = registry.find_model(config.model)
+    print(f"Model: {model.shown}{model.chosen and f', {model.chosen}'}")
     output = config.output_path(model.name)
+    device = devices.choose(config.device)
     with (
         tracking.run(f"predict-{model.name}", config) as opened,
-        claim(output, model_key(model.folder, model.shown)) as parts,
+        claim(output, model_key(model.folder, model.shown, device.type)) as parts,
     ):
         with opened.stage("load"):
-            recogniser = recognisers.load(model.folder, devices.choose(config.device))
+            recogniser = recognisers.load(model.folder, device)
         todo = [file for file in files if file not in parts]
         opened.settings(config, {"model": model.shown, "output_dir": output, "files": len(files)})
         started = time.perf_counter()
@@ -78,15 +80,15 @@ def run(config: PredictConfig) -> Totals:
         taken=len(files) - len(todo),
         spent=spent,
         scored_seconds=scored_seconds,
-        next_command=_next(config, output),
+        next_command=_next(config, model.shown, output),
     )
     return totals
 
 
-def _next(config: PredictConfig, output: Path) -> str:
+def _next(config: PredictConfig, model: str, output: Path) -> str:
     if config.timeline == "yes":
         return f"Pictures: {output / 'timelines'}"
-    given = {"model": config.model, "input": config.input, "output_dir": str(output)}
+    given = {"model": model, "input": config.input, "output_dir": str(output)}
     parameters = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
     return f"Draw timelines of them: mlflow run . -e predict {parameters} -P timeline=yes"
 

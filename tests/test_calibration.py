@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from soundstack.calibration import fit_sharpness, logits, probabilities
+from soundstack.calibration import fit_sharpness, gain_of_mean, logits, probabilities
 
 
 def log_loss(values, truth):
@@ -97,3 +97,35 @@ def test_an_svm_of_the_smallest_cost_is_as_sure_as_its_ranking_deserves():
     values, truth = decisions(skill=4.0)
     shares = probabilities(1e-9 * values - 1, "decision", fit_sharpness(1e-9 * values - 1, truth, "decision"))
     assert shares.max(axis=1).mean() > 0.8
+
+
+# the mean of several models -----------------------------------------------------------------------------------------
+
+
+def models(count=4, n=6000, classes=5, shared=1.0, own=1.0, seed=0):
+    """Probabilities (models, n, classes) of models that share a part of their errors, and the true classes."""
+    generator = np.random.default_rng(seed)
+    truth = np.arange(n) % classes
+    signal = 2 * np.eye(classes)[truth] + shared * generator.standard_normal((n, classes))
+    values = 2.5 * (signal + own * generator.standard_normal((count, n, classes)))  # too certain, as trained networks
+    return np.exp(values) / np.exp(values).sum(axis=2, keepdims=True), truth
+
+
+@pytest.mark.parametrize("own", [0.3, 0.6, 1.0])
+def test_a_mean_of_models_is_nearly_as_certain_as_right_though_only_two_were_known(own):
+    each, truth = models(own=own)
+    of_one = fit_sharpness(each[0], truth, "probability")
+    gain = fit_sharpness(each[:2].mean(axis=0), truth, "probability") / of_one
+    mean = each.mean(axis=0)
+    right = np.mean(mean.argmax(axis=1) == truth)
+    gap = probabilities(mean, "probability", of_one * gain_of_mean(gain, 4)).max(axis=1).mean() - right
+    gap_by_one = probabilities(mean, "probability", of_one).max(axis=1).mean() - right
+    assert gap_by_one < -0.03  # underconfident by 4, 12 and 25 points
+    assert abs(gap) < abs(gap_by_one) / 3
+
+
+def test_the_gain_of_a_mean_is_that_of_two_for_two_and_stays_within_what_chance_can_do():
+    assert gain_of_mean(1.3, 1) == 1
+    assert gain_of_mean(1.3, 2) == pytest.approx(1.3)
+    assert gain_of_mean(0.8, 4) == gain_of_mean(1.0, 4) == 1
+    assert gain_of_mean(5.0, 4) == gain_of_mean(2.0, 4) == pytest.approx(4)

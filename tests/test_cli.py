@@ -110,7 +110,7 @@ def test_help_names_every_parameter_with_its_default_and_exits_0(model, capsys):
         (CrnnConfig, ["--learning_rat", "1"], ["learning_rat: no such parameter", "did you mean learning_rate?"]),
         (CrnnConfig, ["--learning-rate", ".1"], ["learning-rate", "did you mean learning_rate?"]),
         (CrnnConfig, ["--see", "1"], ["see: no such parameter", "did you mean seed?"]),
-        (FuseConfig, ["--zzz=1"], ["zzz: no such parameter", "allowed: dataset, members, crnn_scores"]),
+        (FuseConfig, ["--zzz=1"], ["zzz: no such parameter", "allowed: dataset, name, members, crnn_scores"]),
         (FuseConfig, ["--zzz=1", "--yyy", "2"], ["zzz", "yyy"]),
         (CrnnConfig, ["word"], ["word", "--name value"]),
         (CrnnConfig, ["-s", "1"], ["-s", "--name value"]),

@@ -58,6 +58,7 @@ OTHER = {
     "precision": "bfloat16",
     "shortcuts": "no",
     "weights_dir": "/elsewhere",
+    "name": "birds",
     "members": "crnn",
     "crnn_scores": "probability",
     "suite": "table3",
@@ -72,7 +73,7 @@ OTHER = {
     "base_url": "https://mirror.example",
     "options": "-x",
 }
-IRRELEVANT = {"data_dir", "cache_dir", "device", "jobs", "on_error", "suffix", "weights_dir", "rerun"}
+IRRELEVANT = {"data_dir", "name", "cache_dir", "device", "jobs", "on_error", "suffix", "weights_dir", "rerun"}
 
 
 @pytest.mark.parametrize("model", [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig])
@@ -231,6 +232,30 @@ def test_model_names_are_those_of_the_contract():
     assert DeepSpectrumConfig(network="vgg16", pretraining="none", suffix="x").model_name == "demo-vgg16-none-x"
     assert FuseConfig().model_name == "demo-fusion"
     assert FuseConfig(suffix="log").model_name == "demo-fusion-log"
+
+
+def test_models_of_an_own_table_have_its_name(tmp_path):
+    table = tmp_path / "Night birds.csv"
+    table.touch()
+    own = {"dataset": "csv", "data_dir": str(table)}
+    assert CrnnConfig(**own).model_name == "night_birds-crnn"
+    assert CrnnConfig(**own, name="owls", suffix="x").model_name == "owls-crnn-x"
+    assert DeepSpectrumConfig(**own, name="owls").model_name == "owls-efficientnet_lite0-imagenet"
+    assert FuseConfig(dataset="csv", name="owls").model_name == "owls-fusion"
+
+
+@pytest.mark.parametrize("model", [DataConfig, FuseConfig])
+def test_a_name_that_cannot_be_one_or_is_anothers_is_refused(model, tmp_path):
+    table = tmp_path / "clips.csv"
+    table.touch()
+    own = {"dataset": "csv"} | ({"data_dir": str(table)} if model is DataConfig else {})
+    for name in ("", "night-birds", "Birds", "a/b", "a%", ".", "_x", "x" * 41, "bïrds"):
+        with pytest.raises(ValidationError, match="lower-case letters, digits"):
+            model(**own, name=name)
+    with pytest.raises(ValidationError, match="esc10 is the name of a published data set"):
+        model(**own, name="esc10")
+    with pytest.raises(ValidationError, match="demo keeps its own; leave name out"):
+        model(name="birds")
 
 
 @pytest.mark.parametrize("network", NETWORKS)

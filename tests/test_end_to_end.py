@@ -49,6 +49,7 @@ class Workplace:
         given = {
             "dataset": "csv",
             "data_dir": self.table,
+            "name": "tiny",
             "cache_dir": self.cache,
             "epochs": 3,
             "systems": "crnn,efficientnet_lite0-imagenet",
@@ -83,21 +84,21 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     place = Workplace(tmp_path_factory.mktemp("workplace"))
     done = place.main()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "mlflow models serve -m models:/csv-fusion@champion" in done.stdout
+    assert "mlflow models serve -m models:/tiny-fusion/1 " in done.stdout
     return place
 
 
 def test_every_step_is_a_finished_child_of_one_parent(workplace: Workplace) -> None:
     runs = workplace.runs()
-    parent = runs["csv-main"][0]
-    steps = {"csv-extract", "csv-crnn", "csv-efficientnet_lite0-imagenet", "csv-fusion"}
-    assert steps | {"csv-main"} == set(runs)
+    parent = runs["tiny-main"][0]
+    steps = {"tiny-extract", "tiny-crnn", "tiny-efficientnet_lite0-imagenet", "tiny-fusion"}
+    assert steps | {"tiny-main"} == set(runs)
     for name in steps:
         assert runs[name][0].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert {run.info.status for found in runs.values() for run in found} == {"FINISHED"}
 
 
-@pytest.mark.parametrize("name", ["csv-crnn", "csv-efficientnet_lite0-imagenet", "csv-fusion"])
+@pytest.mark.parametrize("name", ["tiny-crnn", "tiny-efficientnet_lite0-imagenet", "tiny-fusion"])
 def test_a_model_run_keeps_the_contract(workplace: Workplace, name: str) -> None:
     run = workplace.runs()[name][0]
     for part in ("devel", "test"):
@@ -116,14 +117,14 @@ def test_a_model_run_keeps_the_contract(workplace: Workplace, name: str) -> None
     config = json.loads(workplace.artifact(run, "config.json").read_text())
     assert config["environment"]["packages"]["torch"]
     (used,) = run.inputs.dataset_inputs
-    assert (used.dataset.name, used.dataset.digest) == ("csv", run.data.tags["data_fingerprint"])
+    assert (used.dataset.name, used.dataset.digest) == ("tiny", run.data.tags["data_fingerprint"])
     version = workplace.client().get_model_version_by_alias(name, "champion")
     assert version.tags["data_fingerprint"] == run.data.tags["data_fingerprint"]
     assert float(version.tags["devel_macro_f1"]) == pytest.approx(run.data.metrics["devel_macro_f1"], abs=1e-6)
 
 
 def test_the_crnn_logs_curves_by_epoch(workplace: Workplace) -> None:
-    run = workplace.runs()["csv-crnn"][0]
+    run = workplace.runs()["tiny-crnn"][0]
     history = workplace.client().get_metric_history(run.info.run_id, "curve/train_loss")
     assert [metric.step for metric in history] == [1, 2, 3]
 
@@ -134,10 +135,10 @@ def test_a_second_run_takes_everything_over(workplace: Workplace) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 rows run, 3 taken over" in done.stdout
     runs = workplace.runs()
-    assert runs["csv-extract"][0].data.metrics["examples_made"] == 0
-    assert len(runs["csv-crnn"]) == len(before["csv-crnn"])
-    scores = [f"{name}/{part}" for name in ("csv-crnn", "csv-fusion") for part in ("devel_macro_f1", "test_macro_f1")]
-    again, first = runs["csv-main"][0].data.metrics, before["csv-main"][0].data.metrics
+    assert runs["tiny-extract"][0].data.metrics["examples_made"] == 0
+    assert len(runs["tiny-crnn"]) == len(before["tiny-crnn"])
+    scores = [f"{name}/{part}" for name in ("tiny-crnn", "tiny-fusion") for part in ("devel_macro_f1", "test_macro_f1")]
+    again, first = runs["tiny-main"][0].data.metrics, before["tiny-main"][0].data.metrics
     assert {score: again[score] for score in scores} == {score: first[score] for score in scores}
 
 
@@ -145,8 +146,8 @@ def test_a_run_from_scratch_with_the_same_seed_scores_the_same(workplace: Workpl
     done = workplace.main(rerun="yes", cache_dir=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = workplace.runs()
-    assert runs["csv-extract"][0].data.metrics["examples_made"] == 30
-    for name in ("csv-crnn", "csv-efficientnet_lite0-imagenet", "csv-fusion"):
+    assert runs["tiny-extract"][0].data.metrics["examples_made"] == 30
+    for name in ("tiny-crnn", "tiny-efficientnet_lite0-imagenet", "tiny-fusion"):
         again, first = runs[name][0].data.metrics, runs[name][-1].data.metrics
         for score in ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1"):
             assert again[score] == first[score]
@@ -181,7 +182,7 @@ def free_port() -> int:
 def server(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The real scoring server on the fusion: two workers, pickles forbidden."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/csv-fusion@champion"]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/tiny-fusion@champion"]
     command += ["--env-manager", "local", "-p", str(port), "--workers", "2"]
     log = tmp_path_factory.mktemp("server") / "log"
     environment = workplace.environment | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -218,7 +219,7 @@ def ask(server: str, clips: list[bytes], params: dict | None = None) -> requests
 
 
 def test_served_probabilities_equal_the_offline_ones(workplace: Workplace, server: str) -> None:
-    run = workplace.runs()["csv-fusion"][0]
+    run = workplace.runs()["tiny-fusion"][0]
     offline = pd.read_parquet(workplace.artifact(run, "predictions/test_probability.parquet"))
     answer = ask(server, [(workplace.folder / clip).read_bytes() for clip in offline["clip"]])
     assert answer.status_code == 200, answer.text
@@ -344,9 +345,9 @@ print(json.dumps({"answer": answer.to_dict(orient="records"), "seen": seen}))
 
 
 def test_the_model_loads_and_answers_cut_off_and_writes_nothing(workplace: Workplace, tmp_path: Path) -> None:
-    version = workplace.client().get_model_version_by_alias("csv-fusion", "champion")
+    version = workplace.client().get_model_version_by_alias("tiny-fusion", "champion")
     model = Path(
-        workplace.client().get_model_version_download_uri("csv-fusion", version.version).removeprefix("file://")
+        workplace.client().get_model_version_download_uri("tiny-fusion", version.version).removeprefix("file://")
     )
     shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("home", "temporary"):

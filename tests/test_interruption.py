@@ -91,7 +91,7 @@ def test_a_model_that_is_found_has_its_predictions_even_if_its_run_was_killed_at
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(registry, "_is_champion", killed)
+        patch.setattr(registry, "_champion_elsewhere", killed)
         patch.setattr(tracking.Run, "close", lambda self: None)  # as if the process had ended there
         register("csv-crnn", right=1.0)
     (member,) = registry.find_members("csv", "all")

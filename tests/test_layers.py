@@ -15,11 +15,11 @@ SOURCE = PROJECT / "src"
 #: From the bottom up: a module may import its own layer and those above it in this list. `package.*` is what a
 #: package holds and no line names by itself.
 LAYERS = [
-    ["errors", "markdown", "limits", "slices"],
+    ["errors", "markdown", "limits", "slices", "naming"],
     ["containers", "decoder"],
-    ["sound_files", "files", "locks", "presence", "signals"],
-    ["networks.spec", "presets", "progress", "provenance", "devices", "remote", "archives", "suites", "svm_solver"],
-    ["config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
+    ["sound_files", "files", "locks", "presence", "signals", "deadlines"],
+    ["networks.spec", "presets", "progress", "code_versions", "devices", "remote", "archives", "suites", "svm_solver"],
+    ["provenance", "config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],
     ["calibration", "evaluation.*", "features", "training", "embedding"],
     ["workers"],
@@ -29,7 +29,7 @@ LAYERS = [
     ["stream"],
     ["prediction_parts"],
     ["prediction", "prediction_tables", "prediction_timelines"],
-    ["scoring_server", "serving", "served_model", "tracking", "tracking_store", "registry"],
+    ["scoring_server", "serving", "served_model", "tracking", "tracking_store", "registry", "ownership"],
     ["systems.*", "tracking_reader"],
     ["suites.*", "report.*", "summary"],
     ["soak.*"],
@@ -184,7 +184,7 @@ def test_data_sets_need_neither_torch_nor_mlflow(module):
 def test_mlflow_is_known_to_tracking_and_serving_alone():
     files = [*MODULES.values(), *(PROJECT / "entrypoints").glob("*.py")]
     users = {path.name for path in files if "mlflow" in third_party(path)}
-    tracking = {"tracking.py", "tracking_reader.py", "tracking_store.py", "registry.py"}
+    tracking = {"tracking.py", "tracking_reader.py", "tracking_store.py", "registry.py", "ownership.py"}
     assert {"tracking.py"} <= users <= tracking | {"serving.py", "served_model.py", "scoring_server.py"}
 
 

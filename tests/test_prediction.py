@@ -247,10 +247,12 @@ def test_a_killed_prediction_keeps_what_is_finished(tmp_path: Path, tone: Tone) 
         "    def scores(self, clips):\n"
         "        if self.clips >= 64: os.kill(os.getpid(), 9)\n"
         "        return super().scores(clips)\n"
-        f"predicted(Killed(), Path({str(tmp_path / 'in')!r}), Parts(Path({str(tmp_path / 'parts')!r}), every=0))\n"
+        # One thread decodes: of several, one may be slow to tell that its file has ended, which is then not finished.
+        "predicted(Killed(), Path(sys.argv[1]), Parts(Path(sys.argv[2]), every=0), jobs=1)\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == -9
+    command = [sys.executable, "-c", script, str(tmp_path / "in"), str(tmp_path / "parts")]
+    assert subprocess.run(command, env=environment).returncode == -9
     rest = Loudness()
     predicted(rest, tmp_path / "in", Parts(tmp_path / "parts"))
     assert rest.clips == 100 - 64
@@ -269,10 +271,11 @@ def test_a_damaged_part_counts_as_not_done(folder: Path, tmp_path: Path) -> None
 def test_another_version_and_other_weights_have_other_keys(tmp_path: Path) -> None:
     crnn().save(tmp_path / "a")
     crnn().save(tmp_path / "b")
-    assert model_key(tmp_path / "a", "m/1") == model_key(tmp_path / "b", "m/1")
-    assert model_key(tmp_path / "a", "m/1") != model_key(tmp_path / "a", "m/2")
+    assert model_key(tmp_path / "a", "m/1", "cpu") == model_key(tmp_path / "b", "m/1", "cpu")
+    assert model_key(tmp_path / "a", "m/1", "cpu") != model_key(tmp_path / "a", "m/2", "cpu")
+    assert model_key(tmp_path / "a", "m/1", "cpu") != model_key(tmp_path / "a", "m/1", "cuda")
     (tmp_path / "b" / "recogniser.json").write_text("{}")
-    assert model_key(tmp_path / "a", "m/1") != model_key(tmp_path / "b", "m/1")
+    assert model_key(tmp_path / "a", "m/1", "cpu") != model_key(tmp_path / "b", "m/1", "cpu")
 
 
 def test_two_predictions_do_not_share_an_output_folder(tmp_path: Path) -> None:

@@ -803,11 +803,32 @@ def test_a_store_without_runs_is_one_clear_line(refused: str) -> None:
     assert refused.startswith("report: The tracking store holds no finished model run yet: train something first")
 
 
-def test_an_unknown_data_set_is_one_clear_line() -> None:
-    line = refusal(["--datasets", "esc50,birds"])
-    assert (
-        line == "report: datasets: 'birds' is not known; allowed: all, demo, esc10, esc50, dcase2017, dcase2018, csv\n"
+def test_an_unknown_data_set_is_one_clear_line(reported: Reported) -> None:
+    assert refusal(["--datasets", "esc50,birds"]) == (
+        "report: datasets: there is no finished model run of birds, only of dcase2018, esc50, esc10. Leave it out, or "
+        "train on it first.\n"
     )
+    assert "lower-case letters" in refusal(["--datasets", "Birds"])
+
+
+def test_each_own_table_has_a_part_of_its_own_and_its_commands_name_it() -> None:
+    found = chosen(model_run("owls-crnn"), model_run("birds-crnn", params={"dataset": "csv"}), model_run("esc50-crnn"))
+    assert [each.dataset for each in found] == ["esc50", "birds", "owls"]
+    assert found[1].title == "birds (your own clips)"
+    assert set(found[1].systems) == {"crnn"}
+    assert "-P dataset=csv -P name=birds -P network=vgg16" in rows.command(rows.table_3("birds").rows[4], "birds")
+    fusion = next(row for row in rows.table_3("birds").rows if row.members)
+    assert "-e fuse -P dataset=csv -P name=birds -P members=" in rows.command(fusion, "birds", "clips.csv")
+
+
+def test_the_drawn_folds_of_an_own_table_are_named_where_they_are_not_the_default() -> None:
+    def off(name: str) -> dict[str, str]:
+        params = {"split_seed": "3", "epochs": "100", "learning_rate": "0.01"}
+        (results,) = chosen(model_run(f"{name}-crnn", params=params, **{"soundstack.step": "crnn"}))
+        return collect.off_default(results.systems["crnn"])
+
+    assert off("birds") == {"split_seed": "3", "learning_rate": "0.01"}
+    assert off("esc50") == {"learning_rate": "0.01"}
 
 
 def test_a_model_that_was_never_run_is_one_clear_line(reported: Reported) -> None:

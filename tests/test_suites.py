@@ -39,7 +39,7 @@ def test_every_suite_is_valid_on_every_data_set(name: str, dataset: str, tmp_pat
     fusions = [fusion for fusion in config.chosen_suite.fusions if fusion.applies(dataset)]
     assert len({fusion.suffix for fusion in fusions}) == len(fusions)
     for fusion in fusions:
-        assert len(fusion.pick(dataset, names)) >= 2, f"{fusion.suffix} has nothing to fuse"
+        assert len(fusion.pick(config.data_name, names)) >= 2, f"{fusion.suffix} has nothing to fuse"
         FuseConfig.model_validate({"dataset": dataset, "suffix": fusion.suffix, **fusion.parameters})
 
 
@@ -222,7 +222,7 @@ def test_what_is_done_is_taken_over_unless_a_rerun_is_asked_for(monkeypatch: pyt
     ("prefix", "serve"),
     [
         ("/home/ada/.mlflow/envs/mlflow-1a2b", "uvx --python 3.11 --from mlflow=="),
-        ("/home/ada/soundstack/.venv", "mlflow models serve -m models:/demo-fusion@champion --env-manager local"),
+        ("/home/ada/soundstack/.venv", "mlflow models serve -m models:/demo-fusion/1 --env-manager local"),
     ],
 )
 def test_the_next_commands_are_those_that_work_in_the_users_shell(

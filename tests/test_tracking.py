@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +12,13 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
-from soundstack import registry, tracking
+from soundstack import ownership, registry, summary, tracking
 from soundstack.config import ExtractConfig, FuseConfig
-from soundstack.errors import DataError, MemberError, StoreError
+from soundstack.errors import ConfigError, DataError, MemberError, StoreError
 from soundstack.limits import Limits
 from soundstack.results import Evaluation, Trained
 from soundstack.scores import ScoreTable
@@ -140,19 +145,147 @@ def test_artifacts_behind_a_server_are_noticed_before_work_starts(store: str, mo
         tracking.connect()
 
 
+def champion(name: str) -> str:
+    return str(MlflowClient().get_model_version_by_alias(name, "champion").version)
+
+
 def test_the_champion_changes_only_for_a_model_that_is_at_least_as_good(store: str) -> None:
-    client = MlflowClient()
-
-    def champion() -> str:
-        return str(client.get_model_version_by_alias("demo-crnn", "champion").version)
-
     assert register("demo-crnn", 0.5).champion
-    assert not register("demo-crnn", 0.3).champion
-    assert champion() == "1"
+    worse = register("demo-crnn", 0.3)
+    assert not worse.champion
+    assert re.fullmatch(
+        r"champion stays models:/demo-crnn/1, devel macro-F1 50\.\d\d against 3\d\.\d\d here", worse.note
+    )
+    assert champion("demo-crnn") == "1"
     assert register("demo-crnn", 0.5).champion  # as good: the newer one
-    assert champion() == "3"
-    assert register("demo-crnn", 0.1, "data2").champion  # other data: not comparable
-    assert champion() == "4"
+    assert champion("demo-crnn") == "3"
+
+
+def test_a_better_score_on_other_clips_or_folds_does_not_move_the_champion(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert register("demo-crnn", 0.3).champion
+    better = register("demo-crnn", 1.0, "data2")
+    assert not better.champion
+    assert champion("demo-crnn") == "1"
+    summary.after_model(better)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Note: ")]
+    assert line.startswith("Note: the champion stays models:/demo-crnn/1, scored on other clips or folds, so that ")
+    command = shlex.split(line.partition("To move it: ")[2])
+    done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert champion("demo-crnn") == "2", "the printed command moves the alias"
+
+
+def test_a_champion_whose_files_are_gone_makes_way(store: str) -> None:
+    register("demo-crnn", 1.0)
+    shutil.rmtree(MlflowClient().get_model_version_download_uri("demo-crnn", "1").removeprefix("file://"))
+    assert register("demo-crnn", 0.3, "data2").champion
+
+
+def test_a_store_that_does_not_answer_is_not_one_without_a_champion(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object) -> None:
+        raise MlflowException("no answer", TEMPORARILY_UNAVAILABLE)
+
+    register("demo-crnn", 1.0)
+    with monkeypatch.context() as patch, pytest.raises((MlflowException, StoreError)):
+        patch.setattr(MlflowClient, "get_model_version_by_alias", silent)
+        register("demo-crnn", 0.3)
+    assert champion("demo-crnn") == "1"
+
+
+def test_a_number_that_another_model_has_now_is_not_taken_for_the_one_that_was_deleted(store: str) -> None:
+    first = register("demo-crnn", 0.5)
+    done = registry.find_done(ExtractConfig(), "data1")
+    assert done is not None
+    assert done.version == first.version
+    MlflowClient().delete_registered_model("demo-crnn")
+    assert register("demo-crnn", 0.5, "data2").version == first.version
+    assert registry.find_done(ExtractConfig(), "data1") is None
+
+
+def test_a_fusion_of_a_member_that_was_deleted_and_trained_anew_is_not_taken_over(store: str) -> None:
+    add_version("demo-crnn", {})
+    with tracking.run("demo-fusion", FuseConfig()) as run:
+        result, tags = evaluation(0.5), {"data_fingerprint": "1", "members": "demo-crnn/1"}
+        run.evaluation(result)
+        registry.register(run, FuseConfig(), crnn(), result, tags)
+    assert registry.find_done(FuseConfig(), "1") is not None
+    MlflowClient().delete_registered_model("demo-crnn")
+    add_version("demo-crnn", {})
+    assert registry.find_done(FuseConfig(), "1") is None
+
+
+def test_a_take_over_says_which_version_is_champion_and_leaves_it(store: str) -> None:
+    register("demo-crnn", 0.5)
+    register("demo-crnn", 0.6, "data2")
+    MlflowClient().set_registered_model_alias("demo-crnn", "champion", "2")
+    done = registry.find_done(ExtractConfig(), "data1")
+    assert done is not None
+    assert (done.version, done.champion) == ("1", False)
+    assert done.note.startswith("champion is models:/demo-crnn/2, scored on other clips or folds")
+    assert champion("demo-crnn") == "2"
+
+
+# names of own tables -------------------------------------------------------------------------------------------------
+
+
+def of_table(name: str, table: str, fingerprint: str = "data1") -> dict[str, str]:
+    return {"dataset": name, "data_fingerprint": fingerprint, "table": table, "clips": "18"}
+
+
+def add_version(name: str, tags: dict[str, str]) -> None:
+    """Register a version that is nothing but its tags."""
+    client = MlflowClient()
+    if not client.search_registered_models(f"name='{name}'"):
+        client.create_registered_model(name)
+    client.create_model_version(name, "nowhere", tags=tags)
+
+
+def test_a_name_belongs_to_one_table_until_its_models_are_deleted(store: str) -> None:
+    add_version("birds-crnn", of_table("birds", "A"))
+    ownership.require(of_table("birds", "A", "other folds"))
+    ownership.require({"dataset": "birds", "data_fingerprint": "x"})  # not an own table
+    for free in ("bird", "birds.night", "b_rds"):
+        ownership.require(of_table(free, "B"))
+    with pytest.raises(ConfigError) as caught:
+        ownership.require(of_table("birds", "B") | {"clips": "7"})
+    assert re.fullmatch(
+        r"name: birds belongs to another table, of 18 clips \(birds-crnn/1, made \d{4}-\d\d-\d\d \d\d:\d\d UTC\); this "
+        r"one has 7\. Give this one a name of its own, -P name=OTHER, or first delete the models birds-\* in the "
+        r"MLflow UI\.",
+        str(caught.value),
+    )
+    MlflowClient().delete_registered_model("birds-crnn")
+    ownership.require(of_table("birds", "B"))
+
+
+def test_of_two_tables_that_take_a_name_at_once_the_first_has_it(store: str) -> None:
+    ownership.require(of_table("birds", "B"))  # free when B begins
+    add_version("birds-crnn", of_table("birds", "A"))
+    with (
+        pytest.raises(ConfigError, match="birds belongs to another table"),
+        tracking.run("birds-vgg16-none", ExtractConfig()) as run,
+    ):
+        registry.register(run, ExtractConfig(), crnn(), evaluation(0.5), of_table("birds", "B"))
+    assert MlflowClient().search_model_versions("name='birds-vgg16-none'") == []
+    ownership.require(of_table("birds", "A"))
+
+
+def test_a_name_is_not_the_beginning_of_another_s_models(store: str) -> None:
+    for name in ("a_b", "acb", "a_b.c"):
+        add_version(f"{name}-crnn", of_table(name, name))
+    add_version("csv-crnn", {"dataset": "csv"})  # of before tables had names
+    assert [member.name for member in registry.find_members("a_b", "all")] == ["a_b-crnn"]
+    assert [member.name for member in registry.find_members("csv", "all")] == ["csv-crnn"]
+    with pytest.raises(ConfigError, match="csv belongs to another table"):
+        ownership.require(of_table("csv", "A"))
+    with pytest.raises(
+        ConfigError, match=r"needs the name of your table, -P name=NAME. There are: a_b, a_b.c, acb, csv\."
+    ):
+        ownership.refuse_nameless()
 
 
 def test_members_are_found_by_name_pattern_version_and_alias(store: str) -> None:
@@ -175,6 +308,21 @@ def test_members_are_found_by_name_pattern_version_and_alias(store: str) -> None
         registry.find_members("esc10", "all")
 
 
+def test_a_registered_model_without_versions_is_no_member_and_is_not_offered(store: str) -> None:
+    register("demo-crnn", 0.5)
+    client = MlflowClient()
+    for name in ("demo-begun-in-the-ui", "demo-vgg16-none"):
+        client.create_registered_model(name)
+    register("demo-vgg16-none", 0.5)
+    client.delete_model_version("demo-vgg16-none", "1")
+    assert [member.name for member in registry.find_members("demo", "all")] == ["demo-crnn"]
+    assert [member.name for member in registry.find_members("demo", "*")] == ["demo-crnn"]
+    with pytest.raises(MemberError, match=r"'vgg16-none' fits no registered model .* There are: demo-crnn\."):
+        registry.find_members("demo", "vgg16-none")
+    with pytest.raises(MemberError, match=r"There are: demo-crnn\."):
+        registry.find_model("demo-fusion")
+
+
 def test_a_registered_model_loads_where_pickles_are_forbidden(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     registered = register("demo-crnn", 0.5)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -190,11 +338,13 @@ def test_a_registered_model_loads_where_pickles_are_forbidden(store: str, monkey
     assert answer["label"][0] in LABELS
 
 
-def test_fusing_models_of_other_data_is_refused(store: str) -> None:
-    from soundstack.systems import stacking
-
-    register("demo-crnn", 0.5, "data1")
-    register("demo-vgg16-none", 0.5, "data2")
-    members = registry.find_members("demo", FuseConfig().members)
-    with pytest.raises(MemberError, match=r"differ in data fingerprint \(data1 against data2\)"):
-        stacking.fetch(members)
+def test_fusing_models_of_other_data_is_refused_with_versions_that_saw_the_same(store: str) -> None:
+    add_version("demo-crnn", {"data_fingerprint": "data1"})
+    add_version("demo-vgg16-none", {"data_fingerprint": "data2"})
+    with pytest.raises(MemberError, match=r"differ in data fingerprint \(data1 against data2\).*Train them again"):
+        registry.find_members("demo", "all")
+    MlflowClient().set_registered_model_alias("demo-crnn", "champion", "1")
+    add_version("demo-crnn", {"data_fingerprint": "data2"})
+    with pytest.raises(MemberError, match=r"These saw the same: -P members=demo-crnn/2,demo-vgg16-none/1\."):
+        registry.find_members("demo", FuseConfig().members)
+    assert len(registry.find_members("demo", "demo-crnn/2,demo-vgg16-none/1")) == 2

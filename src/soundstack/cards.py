@@ -166,8 +166,8 @@ def family_description(facts: Facts) -> str:
     data = escape(facts.dataset, 60) or "one data set"
     return (
         f"{_what(facts)}\n\nTrained on {data}; {len(facts.classes)} classes. The description of a version is its model "
-        "card. The alias `champion` is at the newest version that was at least as good as its forerunner by macro-F1 "
-        "on devel, on the same data.\n"
+        "card. The alias `champion` moves to a new version that is at least as good by macro-F1 on devel, if both were "
+        "scored on the same clips and folds.\n"
     )
 
 

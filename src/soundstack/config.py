@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from soundstack import suites
+from soundstack import naming, suites
 from soundstack.limits import Limits
 from soundstack.networks.spec import NETWORKS
 
@@ -33,6 +33,7 @@ BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,40}$")]
+OwnName = Annotated[str, AfterValidator(naming.checked)]
 
 
 def _limits(text: str) -> str:
@@ -75,6 +76,8 @@ class Config(BaseSettings):
     )
     #: Fields that never change a result; the rest make up the fingerprint.
     irrelevant: ClassVar[frozenset[str]] = frozenset()
+    #: The module that, with all that it imports, makes the results; empty: any of the package may.
+    made_by: ClassVar[str] = ""
 
     @classmethod
     def settings_customise_sources(
@@ -108,16 +111,26 @@ def _name(*parts: str, suffix: str) -> str:
     return "-".join(parts if suffix == "none" else (*parts, suffix))
 
 
+def _refuse_name(dataset: str, name: str) -> None:
+    if dataset != "csv" and name != "auto":
+        raise ValueError(f"name: {dataset} keeps its own; leave name out, or give dataset=csv with a table of yours")
+
+
 class DataConfig(Config):
     """Parameters that say which sound goes in, shared by all steps."""
 
-    irrelevant: ClassVar[frozenset[str]] = frozenset({"data_dir", "cache_dir", "device", "jobs", "on_error"})
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"data_dir", "name", "cache_dir", "device", "jobs", "on_error"})
 
     dataset: DataSetName = Field("demo", description="data set to work on; csv is your own table of clips")
     data_dir: str = Field(
         "auto",
         description="folder of the extracted data set, or the CSV file for dataset=csv; "
         "auto: data/<dataset> (demo writes itself into the cache)",
+    )
+    name: OwnName = Field(
+        "auto",
+        description="what runs and models of your own table (dataset=csv) are called; a name belongs to one table. "
+        "auto: its file's name, or its folder's where the file's says nothing, as in birds/clips.csv",
     )
     channels: Literal["mean", "first", "each"] = Field(
         "mean",
@@ -156,6 +169,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _data_is_there(self) -> Self:
+        _refuse_name(self.dataset, self.name)
         if self.dataset == "demo":
             if self.data_dir != "auto":
                 raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
@@ -183,6 +197,13 @@ class DataConfig(Config):
         return PROJECT / "data" / ("esc50" if self.dataset == "esc10" else self.dataset)
 
     @property
+    def data_name(self) -> str:
+        """What runs and models are called after: the data set; for a table of one's own, its name."""
+        if self.dataset != "csv":
+            return self.dataset
+        return naming.of_table(self.data_path) if self.name == "auto" else self.name
+
+    @property
     def cache_path(self) -> Path:
         """The cache folder as an absolute path."""
         return Path(self.cache_dir)
@@ -201,6 +222,14 @@ class DataConfig(Config):
     def workers(self) -> int:
         """Number of decoding threads."""
         return self.jobs or cores()
+
+
+def _refuse_tuned(nested: str, trials: int) -> None:
+    if nested == "yes" and trials > 1:
+        raise ValueError(
+            "nested: yes needs trials=1, since tuning has seen every fold; give the tuned learning_rate and batch_size "
+            "of other data, or leave one of the two out"
+        )
 
 
 class SpectrogramConfig(DataConfig):
@@ -228,6 +257,7 @@ class CrnnConfig(SpectrogramConfig):
     """
 
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix"}
+    made_by: ClassVar[str] = "systems.crnn_tuning"
 
     learning_rate: LearningRate | Auto = Field("auto", description="Adam's learning rate; auto: the paper's")
     batch_size: BatchSize | Auto = Field("auto", description="clips a batch; auto: the paper's or 16 for small sets")
@@ -249,13 +279,23 @@ class CrnnConfig(SpectrogramConfig):
         le=1000,
         description="1: train once; more: Optuna tunes learning rate and batch size, one run a trial",
     )
+    nested: Literal["no", "yes"] = Field(
+        "no",
+        description="yes: also devel scores by nested cross-validation, for which a further model is trained for every "
+        "pair of folds (with 4 folds twice the time in all); not with trials > 1",
+    )
     served_limits: ServedLimits = "default"
     suffix: Suffix = Field("none", description="registered as <dataset>-crnn-<suffix>, to keep variants apart")
+
+    @model_validator(mode="after")
+    def _nothing_has_seen_a_nested_fold(self) -> Self:
+        _refuse_tuned(self.nested, self.trials)
+        return self
 
     @property
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
-        return _name(self.dataset, "crnn", suffix=self.suffix)
+        return _name(self.data_name, "crnn", suffix=self.suffix)
 
     @property
     def is_random(self) -> bool:
@@ -275,6 +315,7 @@ class DeepSpectrumConfig(DataConfig):
     """
 
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir"}
+    made_by: ClassVar[str] = "systems.deepspectrum"
 
     network: str = Field("efficientnet_lite0", description="one of: " + ", ".join(NETWORKS))
     pretraining: Literal["auto", "imagenet", "audioset", "none"] = Field(
@@ -307,7 +348,8 @@ class DeepSpectrumConfig(DataConfig):
         "macro-F1 has clearly fallen, which saves the slowest ones",
     )
     nested: Literal["no", "yes"] = Field(
-        "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
+        "no",
+        description="yes: also devel scores by nested cross-validation: for each fold, C is chosen on the others alone",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -326,7 +368,7 @@ class DeepSpectrumConfig(DataConfig):
     @property
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
-        return _name(self.dataset, self.network, self.chosen_pretraining, suffix=self.suffix)
+        return _name(self.data_name, self.network, self.chosen_pretraining, suffix=self.suffix)
 
     @property
     def is_random(self) -> bool:
@@ -372,9 +414,11 @@ class FuseConfig(Config):
     Example: mlflow run . -e fuse -P dataset=esc10 -P members="crnn,*-imagenet"
     """
 
-    irrelevant: ClassVar[frozenset[str]] = frozenset({"suffix", "cache_dir"})
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"name", "suffix", "cache_dir"})
+    made_by: ClassVar[str] = "systems.stacking"
 
     dataset: DataSetName = Field("demo", description="data set whose registered models are stacked")
+    name: OwnName = Field("auto", description="the name that your own table was trained under; needed for dataset=csv")
     members: str = Field(
         "all",
         description="comma-separated names or glob patterns of registered models, with or without the leading "
@@ -398,17 +442,29 @@ class FuseConfig(Config):
         "macro-F1 has clearly fallen, which saves the slowest ones",
     )
     nested: Literal["no", "yes"] = Field(
-        "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
+        "no",
+        description="yes: also devel scores by nested cross-validation: for each fold, the stack and its members are "
+        "chosen and trained on the others alone; needs members that were trained with nested=yes",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
     served_limits: ServedLimits = "default"
     suffix: Suffix = Field("none", description="registered as <dataset>-fusion-<suffix>")
     cache_dir: str = Field("cache", description="folder of the feature cache; relative to the project")
 
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        _refuse_name(self.dataset, self.name)
+        return self
+
+    @property
+    def data_name(self) -> str:
+        """What runs and models are called after: the data set; for a table of one's own, its name (``auto``: none)."""
+        return self.name if self.dataset == "csv" else self.dataset
+
     @property
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
-        return _name(self.dataset, "fusion", suffix=self.suffix)
+        return _name(self.data_name, "fusion", suffix=self.suffix)
 
     @property
     def is_random(self) -> bool:
@@ -446,7 +502,9 @@ class MainConfig(DataConfig):
     trials: int = Field(1, ge=1, le=1000, description="Optuna trials of the CRNN's learning rate and batch size")
     seeds: int = Field(1, ge=1, le=100, description="repeat what is random with so many seeds, counted up from seed")
     nested: Literal["no", "yes"] = Field(
-        "no", description="yes: also report devel scores by nested cross-validation, unbiased by the choice of C"
+        "no",
+        description="yes: also devel scores by nested cross-validation, for which the CRNN is trained about twice as "
+        "long; not with trials > 1",
     )
     served_limits: ServedLimits = Field(
         "default",
@@ -475,6 +533,7 @@ class MainConfig(DataConfig):
     @model_validator(mode="after")
     def _suite_is_there(self) -> Self:
         suites.load(self.suite)
+        _refuse_tuned(self.nested, self.trials)
         return self
 
     @property
@@ -487,16 +546,16 @@ class PredictConfig(Config):
     """Recognise sound files of any length with a registered model: a table of windows, one of files, one of bad files.
 
     Memory stays flat however long the recordings are; a killed run continues, and what is done is not done again.
-    Examples: mlflow run . -e predict -P input=path/to/recordings
+    Examples: mlflow run . -e predict -P model=demo-fusion -P input=path/to/recordings
               mlflow run . -e predict -P model=esc10-fusion/2 -P input="field/**/*.wav" -P timeline=yes
     """
 
     irrelevant: ClassVar[frozenset[str]] = frozenset({"output_dir", "timeline", "jobs", "device"})
 
     model: str = Field(
-        "demo-fusion",
+        "auto",
         description="registered model: NAME (its champion), NAME/version, NAME@alias or a models:/ URI; or the folder "
-        "of a saved one",
+        "of a saved one. auto: the only registered fusion",
     )
     input: str = Field(
         "none",

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from soundstack import deadlines
 from soundstack.audio import AudioSpec, Samples
 from soundstack.devices import moved
 from soundstack.networks.build import build, restore
@@ -102,5 +103,8 @@ class Embedder:
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"),
         ):
             # On a GPU nothing waits between batches: copies go there from pinned memory, features return at the end.
-            batches = torch.from_numpy(np.ascontiguousarray(inputs)).split(BATCH)
-            return torch.cat([self._forward(moved(batch, self.device)) for batch in batches]).float().cpu().numpy()
+            features = []
+            for batch in torch.from_numpy(np.ascontiguousarray(inputs)).split(BATCH):
+                deadlines.check()
+                features.append(self._forward(moved(batch, self.device)))
+            return torch.cat(features).float().cpu().numpy()

@@ -5,8 +5,8 @@ The stack is trained on out-of-fold scores only: what a member says of a clip it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,16 @@ from soundstack.scores import ScoreTable
 
 @dataclass(frozen=True)
 class Member:
-    """A member of a fusion: its name, the fingerprint of its data, and its scores on devel (out-of-fold) and test."""
+    """A member of a fusion: its name, the fingerprint of its data, and its scores on devel (out-of-fold) and test.
+
+    ``nested`` has devel scores by the fold that none of their models saw, where nested cross-validation is asked for.
+    """
 
     name: str
     data_fingerprint: str
     devel: ScoreTable
     test: ScoreTable
+    nested: Mapping[str, ScoreTable] = field(default_factory=dict)
 
 
 def stack(parts: Sequence[tuple[NDArray[np.float64], str]], *, log_probabilities: bool) -> NDArray[np.float64]:
@@ -48,13 +52,16 @@ def aligned(members: Sequence[Member]) -> list[Member]:
     for member in members:
         _check(first, member, "data fingerprint", first.data_fingerprint, member.data_fingerprint)
         tables = []
-        for ours, theirs in ((first.devel, member.devel), (first.test, member.test)):
+        pairs = [(first.devel, member.devel), (first.test, member.test)]
+        for ours, theirs in [*pairs, *((first.devel, table) for table in member.nested.values())]:
             _check(first, member, "classes", ", ".join(ours.classes), ", ".join(theirs.classes))
             table = theirs.reordered(ours.clips)
             _check(first, member, "labels", ours.labels, table.labels)
             _check(first, member, "folds", ours.folds, table.folds)
             tables.append(table)
-        result.append(Member(member.name, member.data_fingerprint, *tables))
+        devel, test, *others = tables
+        nested = dict(zip(member.nested, others, strict=True))
+        result.append(Member(member.name, member.data_fingerprint, devel, test, nested))
     return result
 
 

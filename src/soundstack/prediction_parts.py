@@ -22,10 +22,10 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from soundstack.code_versions import code_version
 from soundstack.config import fingerprint
 from soundstack.errors import StoreError
 from soundstack.sound_files import SoundFile
-from soundstack.windows import OVERLAP, TAIL
 
 Floats = NDArray[np.float64]
 
@@ -185,14 +185,14 @@ def _key(file: SoundFile) -> tuple[str, int, int]:
     return str(file.path).encode("utf-8", "backslashreplace").decode(), file.size, file.modified
 
 
-def model_key(folder: Path, shown: str) -> str:
-    """Identify a model by its name and version, by its files, and by how sound is cut: equal keys, equal results."""
+def model_key(folder: Path, shown: str, device: str) -> str:
+    """Identify a model by its name and version, by its files, and by what scores it: equal keys, equal results."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder)}\0".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return fingerprint([shown, digest.hexdigest(), OVERLAP, TAIL])
+    return fingerprint([shown, digest.hexdigest(), device, code_version("prediction")])
 
 
 @contextmanager

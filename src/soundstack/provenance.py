@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -13,23 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import soundstack
+from soundstack.code_versions import code_version
 
 _PACKAGE = Path(__file__).parent
 _PACKAGES = (
     "mlflow", "torch", "torchvision", "torchaudio", "librosa", "scikit-learn", "numpy", "scipy", "pandas",
     "matplotlib", "optuna", "av", "soxr", "safetensors",
 )  # fmt: skip
-
-
-@cache
-def code_fingerprint(*modules: str) -> str:
-    """Return 12 hex digits of the source of modules (``"audio"``, ``"networks/crnn"``), or of the whole package."""
-    files = [_PACKAGE / f"{name}.py" for name in modules] or sorted(_PACKAGE.rglob("*.py"))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(_PACKAGE)).encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 @cache
@@ -58,7 +47,7 @@ def environment() -> dict[str, Any]:
     return {
         "soundstack": soundstack.__version__,
         "git_commit": git_commit(),
-        "code_fingerprint": code_fingerprint(),
+        "code_fingerprint": code_version(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processors": os.cpu_count(),

@@ -22,6 +22,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
+from soundstack import deadlines
 from soundstack.audio import AudioSpec, Samples, prepare
 from soundstack.calibration import probabilities
 from soundstack.embedding import Embedder, EmbeddingSpec
@@ -118,6 +119,7 @@ class SingleRecogniser(Recogniser):
 
     def score_examples(self, examples: Examples) -> Scores:
         """Return class scores (N, K) of clips."""
+        deadlines.check()
         parts = examples.of(self.audio)
         scores = self.score_features(self.features(np.concatenate(parts)))
         ends = np.cumsum([len(part) for part in parts])[:-1]

@@ -13,8 +13,8 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -26,12 +26,15 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from soundstack import cards, provenance
-from soundstack.config import Config, fingerprint
-from soundstack.errors import MemberError
+from soundstack import cards, ownership
+from soundstack.code_versions import code_version
+from soundstack.config import Config, DeepSpectrumConfig, fingerprint
+from soundstack.errors import MemberError, WeightsError
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
 from soundstack.limits import Limits
+from soundstack.networks.spec import network_spec
+from soundstack.networks.weights import identity
 from soundstack.recognisers import Recogniser
 from soundstack.results import SCORES, Evaluation, Trained
 from soundstack.tracking import Run
@@ -39,6 +42,10 @@ from soundstack.tracking_store import connect, experiment_ids, fetched
 
 CHAMPION = "champion"
 _ROW_TAG = "soundstack.row"
+#: What MLflow says of a model, version or alias that is not there.
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+#: Version tags that say what data a model saw.
+_DATA_TAGS = ("dataset", "data_fingerprint", "table", "clips")
 #: What a served model needs; versions are those of the environment that trained it.
 _SERVING_PACKAGES = (
     "mlflow", "torch", "torchvision", "torchaudio", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "pillow",
@@ -60,8 +67,12 @@ def register(
     ``limits`` are what the served model takes at most; without them, the defaults. The card says what the run's folder
     holds by now: data, settings, contributions.
 
-    The alias ``champion`` moves to the new version if there is no champion, if the champion was trained on other
-    data (its scores cannot be compared), or if the new devel macro-F1 is at least the champion's.
+    The alias ``champion`` moves to the new version if there is no champion, if the champion's model is gone, or if it
+    was scored on the same clips and folds and the new devel macro-F1 is at least as good: other scores cannot be
+    compared.
+
+    Raises:
+        ConfigError: Another table took the name since the run began; nothing is registered.
     """
     with _quiet():  # MLflow remarks on the model class when it is defined
         from soundstack import serving
@@ -87,15 +98,17 @@ def register(
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    ownership.require(tags, made=version)
     client = MlflowClient()
     facts = cards.facts_of(run.name, str(version.version), recogniser, evaluation, config, tags, run.folder)
     _describe(client, run, facts)
     run.tags({"registered_model": f"{run.name}/{version.version}"})
     run.tags({_ROW_TAG: row_key(config, tags["data_fingerprint"])})
-    champion = _is_champion(client, run.name, scores["devel_macro_f1"], tags["data_fingerprint"])
-    if champion:  # last: the alias never points to a version that lacks something
+    new = client.get_model_version(run.name, version.version)
+    note = _champion_elsewhere(client, new)
+    if not note:  # last: the alias never points to a version that lacks something
         client.set_registered_model_alias(run.name, CHAMPION, version.version)
-    return Trained(run.name, str(version.version), champion, evaluation.row(run.name))
+    return Trained(run.name, str(version.version), not note, evaluation.row(run.name), note)
 
 
 def _describe(client: MlflowClient, run: Run, facts: cards.Facts) -> None:
@@ -127,24 +140,61 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _is_champion(client: MlflowClient, name: str, devel: float, fingerprint: str) -> bool:
-    present = _by_alias(client, name, CHAMPION)
-    if present is None or present.tags.get("data_fingerprint") != fingerprint:
-        return True
-    return round(devel, 6) >= float(present.tags.get("devel_macro_f1", "0"))
+def _champion_elsewhere(client: MlflowClient, new: ModelVersion) -> str:
+    """Why the present champion stays champion; empty where the new version takes its place."""
+    present = _champion(client, new.name)
+    if present is None or (_comparable(present, new) and _devel(new) >= _devel(present)) or not _has_model(present):
+        return ""
+    return f"champion stays {_beside(present, new)}"
 
 
-def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+def _beside(champion: ModelVersion, other: ModelVersion) -> str:
+    """Name the champion and what is known of it beside another version."""
+    here = (
+        f"devel macro-F1 {100 * _devel(champion):.2f} against {100 * _devel(other):.2f} here"
+        if _comparable(champion, other)
+        else "scored on other clips or folds, so that the two cannot be compared"
+    )
+    return f"models:/{champion.name}/{champion.version}, {here}"
+
+
+def _comparable(one: ModelVersion, other: ModelVersion) -> bool:
+    return one.tags.get("data_fingerprint") == other.tags.get("data_fingerprint")
+
+
+def _devel(version: ModelVersion) -> float:
+    return float(version.tags.get("devel_macro_f1", "0"))
+
+
+def _has_model(version: ModelVersion) -> bool:
+    """Tell whether the files of a version are still there."""
     try:
-        return client.get_model_version_by_alias(name, alias)
-    except MlflowException:
-        return None
+        return bool(mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return False
+        raise
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return None
+        raise  # a store that does not answer is not one without a champion
 
 
 def row_key(config: Config, data_fingerprint: str) -> str:
     """Identify a model run by its name, configuration, data and code: equal keys mean equal results."""
     name = getattr(config, "model_name", "")
-    return fingerprint([name, config.fingerprint(), data_fingerprint, provenance.code_fingerprint()])
+    code = code_version(*filter(None, [config.made_by]))
+    weights = ""
+    if isinstance(config, DeepSpectrumConfig) and config.chosen_pretraining != "none":
+        folder = None if config.weights_dir == "auto" else Path(config.weights_dir)
+        with suppress(WeightsError):  # not there yet: then no row was made of them
+            weights = identity(network_spec(config.network), folder, allow_download=False)
+    return fingerprint([name, config.fingerprint(), data_fingerprint, code, weights])
 
 
 def find_done(config: Config, data_fingerprint: str) -> Trained | None:
@@ -157,7 +207,12 @@ def find_done(config: Config, data_fingerprint: str) -> Trained | None:
     for found in client.search_runs(experiments, query, order_by=["attributes.start_time DESC"], max_results=5):
         name, _, version = found.data.tags.get("registered_model", "").rpartition("/")
         try:
-            client.get_model_version(name, version)
+            stored = client.get_model_version(name, version)
+            made_of = [client.get_model_version(*member) for member in _members_of(stored)]
+            if stored.run_id != found.info.run_id or any(
+                member.creation_timestamp > stored.creation_timestamp for member in made_of
+            ):
+                continue  # it, or a member, was deleted, and another model has the number now
             if not client.list_artifacts(found.info.run_id, "predictions"):
                 continue  # a fusion would miss them: train again
         except MlflowException:
@@ -166,10 +221,17 @@ def find_done(config: Config, data_fingerprint: str) -> Trained | None:
         intervals = {
             part: Interval(values[part], values[f"{part}_ci_low"], values[f"{part}_ci_high"]) for part in SCORES
         }
-        champion = _by_alias(client, name, CHAMPION)
+        champion = _champion(client, name)
         holds = champion is not None and str(champion.version) == version
-        return Trained(name, version, holds, SystemScores(name, **intervals))
+        note = f"champion is {_beside(champion, stored)}" if champion is not None and not holds else ""
+        return Trained(name, version, holds, SystemScores(name, **intervals), note)
     return None
+
+
+def _members_of(fusion: ModelVersion) -> list[tuple[str, str]]:
+    """Names and versions of what a fusion stacks; nothing for other models."""
+    members = filter(None, fusion.tags.get("members", "").split(","))
+    return [(name, version) for name, _, version in (member.rpartition("/") for member in members)]
 
 
 @dataclass(frozen=True)
@@ -179,10 +241,20 @@ class RegisteredMember:
     name: str
     version: str
     run_id: str
-    data_fingerprint: str
+    tags: Mapping[str, str]
 
-    def artifact(self, path: str) -> Path:
-        """Fetch an artifact of the run that trained it.
+    @property
+    def data_fingerprint(self) -> str:
+        """Of the clips and folds that it was trained on."""
+        return self.tags.get("data_fingerprint", "")
+
+    @property
+    def data_tags(self) -> dict[str, str]:
+        """The tags that say what data it saw, for what is made of it."""
+        return {name: self.tags[name] for name in _DATA_TAGS if name in self.tags}
+
+    def artifact(self, path: str, remedy: str = " Train it again, or name other members.") -> Path:
+        """Fetch an artifact of the run that trained it; without it, the ``remedy`` is told.
 
         Raises:
             MemberError: It is not there any more.
@@ -190,7 +262,7 @@ class RegisteredMember:
         return fetched(
             f"{self.name}/{self.version}: its artifact {path}",
             MemberError,
-            " Train it again, or name other members.",
+            remedy,
             run_id=self.run_id,
             artifact_path=path,
         )
@@ -218,11 +290,12 @@ def _recogniser_in(model: Path, shown: str) -> Path:
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model to predict with: its name, its name with the version, and its URI or folder."""
+    """A model to predict with: its name, its name with the version, its URI or folder, and why this version."""
 
     name: str
     shown: str
     uri: str
+    chosen: str = ""
 
     @cached_property
     def folder(self) -> Path:
@@ -239,6 +312,8 @@ class FoundModel:
 def find_model(wanted: str) -> FoundModel:
     """Find a model by name (its champion), ``name/version``, ``name@alias``, ``models:/`` URI or folder.
 
+    ``auto`` is the fusion where only one data set has one: which of several is meant, nobody but the user knows.
+
     Raises:
         MemberError: There is none, and what there is; or the folder holds no model of this project.
     """
@@ -250,10 +325,15 @@ def find_model(wanted: str) -> FoundModel:
     if re.fullmatch(r"m-[0-9a-f]{32}", word):  # a logged model that need not be registered
         return FoundModel(word, word, f"models:/{word}")
     client = MlflowClient()
+    registered = _registered(client, "")
+    there = ", ".join(registered) or "none; train some first with `mlflow run .`"
+    if word == "auto":
+        fusions = [name for name in registered if name.endswith("-fusion")]
+        if len(fusions) != 1:
+            raise MemberError(f"model: name the one to use, -P model=NAME. There are: {there}.")
+        word = fusions[0]
     name, version = _split_version(word)
-    registered = _registered(client, "%")
     if name not in registered:
-        there = ", ".join(registered) or "none; train some first with `mlflow run .`"
         raise MemberError(f"model: {name!r} is no registered model and no folder of one. There are: {there}.")
     try:
         member = _member(client, name, version)
@@ -264,16 +344,22 @@ def find_model(wanted: str) -> FoundModel:
         raise MemberError(
             f"model: {name} has no version {version.lstrip('/@')!r}. There are: {', '.join(given) or 'none'}."
         ) from None
-    return FoundModel(name, f"{name}/{member.version}", f"models:/{name}/{member.version}")
+    chosen = "" if version else "the champion" if _champion(client, name) else "the newest version: no champion is set"
+    return FoundModel(name, f"{name}/{member.version}", f"models:/{name}/{member.version}", chosen)
 
 
-def _registered(client: MlflowClient, pattern: str) -> list[str]:
-    """Names of the registered models that fit an SQL pattern, in order."""
+def _registered(client: MlflowClient, prefix: str) -> list[str]:
+    """Names of the registered models that begin so and have versions, in order."""
     names: list[str] = []
     token = None
     while True:
-        page = client.search_registered_models(f"name LIKE '{pattern}'", max_results=100, page_token=token)
-        names += [model.name for model in page]
+        page = client.search_registered_models(f"name LIKE '{prefix}%'", max_results=100, page_token=token)
+        # In LIKE, _ is any character. And some stores list no versions beside a model: they are asked for them.
+        names += [
+            m.name
+            for m in page
+            if m.name.startswith(prefix) and (m.latest_versions or client.search_model_versions(f"name='{m.name}'", 1))
+        ]
         token = page.token
         if not token:
             return sorted(names)
@@ -283,11 +369,12 @@ def find_members(dataset: str, wanted: str) -> list[RegisteredMember]:
     """Find registered models by name or glob pattern; the champion of each, or the version asked for.
 
     Raises:
-        MemberError: A name or pattern fits nothing; the message lists what there is.
+        MemberError: A name or pattern fits nothing, and what there is; or the members saw different data, and which
+            versions saw the same.
     """
     connect()
     client = MlflowClient()
-    models = _registered(client, f"{dataset}-%")
+    models = _registered(client, f"{dataset}-")
     fusions = {name for name in models if name == f"{dataset}-fusion" or name.startswith(f"{dataset}-fusion-")}
     available = sorted(set(models) - fusions)
     found: dict[str, RegisteredMember] = {}
@@ -306,7 +393,29 @@ def find_members(dataset: str, wanted: str) -> list[RegisteredMember]:
             raise MemberError(f"members: {word!r} fits no registered model of {dataset}. There are: {there}.")
         for name in names:
             found[name] = _member(client, name, version)
-    return [found[name] for name in sorted(found)]
+    members = [found[name] for name in sorted(found)]
+    for member in members:
+        if member.data_fingerprint != members[0].data_fingerprint:
+            raise MemberError(_apart(members[0], member, ownership.versions(client, f"{dataset}-"), found))
+    return members
+
+
+def _apart(
+    one: RegisteredMember, other: RegisteredMember, versions: Iterable[ModelVersion], wanted: Container[str]
+) -> str:
+    """Say that two members saw different data, and which versions of the wanted models saw the same."""
+    together: dict[str, dict[str, int]] = {}
+    for version in sorted(versions, key=lambda version: int(version.version)):
+        if version.name in wanted:
+            together.setdefault(version.tags.get("data_fingerprint", ""), {})[version.name] = int(version.version)
+    most = max(reversed(together.values()), key=len)  # of equals the newest
+    names = ",".join(f"{name}/{number}" for name, number in sorted(most.items()))
+    advice = f"These saw the same: -P members={names}. Or train" if len(most) > 1 else "Train"
+    return (
+        f"members: {one.name}/{one.version} and {other.name}/{other.version} differ in data fingerprint "
+        f"({one.data_fingerprint} against {other.data_fingerprint}): they saw other clips or folds. {advice} them "
+        "again with the same table and split_seed."
+    )
 
 
 def _split_version(word: str) -> tuple[str, str]:
@@ -324,10 +433,9 @@ def _member(client: MlflowClient, name: str, version: str) -> RegisteredMember:
         elif version.startswith("@"):
             found = client.get_model_version_by_alias(name, version[1:])
         else:
-            champion = _by_alias(client, name, CHAMPION)
-            found = champion or max(
+            found = _champion(client, name) or max(
                 client.search_model_versions(f"name='{name}'"), key=lambda candidate: int(candidate.version)
             )
     except (MlflowException, ValueError):
         raise MemberError(f"members: {name} has no version {version or CHAMPION}.") from None
-    return RegisteredMember(name, str(found.version), found.run_id or "", found.tags.get("data_fingerprint", ""))
+    return RegisteredMember(name, str(found.version), found.run_id or "", found.tags)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,24 @@ SCORES = ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1")
 
 @dataclass(frozen=True)
 class Trained:
-    """A registered model: name, version, whether it holds the champion alias, and its row in the table."""
+    """A registered model: name, version, whether it holds the champion alias, and its row in the table.
+
+    ``note`` says which version holds the alias where this one does not, and why.
+    """
 
     name: str
     version: str
     champion: bool
     scores: SystemScores
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Out-of-fold devel scores and test scores of one system, and the groups that intervals resample by.
 
+    ``nested`` holds by fold a devel table none of whose scores comes from a model that saw the fold: its own clips as
+    the test clips are scored, the others out of fold among themselves. It is empty but where ``nested=yes``.
     ``subsets`` names parts of the test clips that are also scored by themselves: on DCASE 2018 the clips of microphones
     ``known`` from the development set and those of ``unknown`` ones.
     """
@@ -47,6 +53,7 @@ class Evaluation:
     devel_probabilities: NDArray[np.float64]
     test_probabilities: NDArray[np.float64]
     subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    nested: Mapping[str, ScoreTable] = field(default_factory=dict)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -62,12 +69,26 @@ class Evaluation:
         values: dict[str, float] = {}
         for name, interval in self.intervals.items():
             values |= {name: interval.value, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
-        for name, clips in self.subsets.items():
-            rows = [row for row, clip in enumerate(self.test.clips) if clip in clips]
-            for measure, interval in bootstrap_intervals(self.test.rows(rows), self.groups).items():
-                key = f"test_{name}_{measure}"
+        parts = {
+            f"test_{name}": self.test.rows([row for row, clip in enumerate(self.test.clips) if clip in clips])
+            for name, clips in self.subsets.items()
+        }
+        if self.nested:
+            parts["devel_nested"] = self._judged()
+        for part, table in parts.items():
+            for measure, interval in bootstrap_intervals(table, self.groups).items():
+                key = f"{part}_{measure}"
                 values |= {key: interval.value, f"{key}_ci_low": interval.low, f"{key}_ci_high": interval.high}
         return values
+
+    def _judged(self) -> ScoreTable:
+        """The devel table of nested cross-validation: every clip as judged by what never saw its fold."""
+        row_of = {clip: row for row, clip in enumerate(self.devel.clips)}
+        scores = np.empty_like(self.devel.scores)
+        for fold, table in self.nested.items():
+            held_out = table.select(fold)
+            scores[[row_of[clip] for clip in held_out.clips]] = held_out.scores
+        return replace(self.devel, scores=scores)
 
     def fold_metrics(self) -> list[tuple[int, dict[str, float]]]:
         """``fold_accuracy`` and ``fold_macro_f1`` with the fold's number as step."""
@@ -82,6 +103,8 @@ class Evaluation:
 
     def write(self, folder: Path, title: str) -> None:
         """Write the contract's artifacts: predictions, confusion matrices, per-class scores, calibration."""
+        for fold, table in self.nested.items():
+            table.to_parquet(folder / nested_file(fold))
         for part, table, probabilities in (
             ("devel", self.devel, self.devel_probabilities),
             ("test", self.test, self.test_probabilities),
@@ -104,6 +127,11 @@ class Evaluation:
             write_json(folder / "per_class" / f"{part}.json", metrics.per_class(confusion, table.classes))
             figure = plots.reliability_figure(probabilities, table.truth)
             save_figure(figure, folder / "calibration" / f"{part}.png")
+
+
+def nested_file(fold: str) -> str:
+    """The artifact with the scores of nested cross-validation that belong to a fold; see :class:`Evaluation`."""
+    return f"predictions/nested/{fold}.parquet"
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -30,7 +30,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import Array, Object, Property
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from soundstack import devices, scoring_server
+from soundstack import deadlines, devices, scoring_server
 from soundstack.audio import decode, expected_size
 from soundstack.errors import AudioError, ConfigError
 from soundstack.limits import Limits
@@ -214,12 +214,12 @@ class SoundModel(PythonModel):
         """Score a batch of windows when its turn comes: torch uses all cores for one, two would hinder each other."""
         left = deadline - time.monotonic()
         if left <= 0 or not self._scoring.acquire(timeout=left if left < math.inf else -1):
-            raise MlflowException(
-                "The clips cannot be recognised in time; send fewer or shorter ones, or try again later.",
-                error_code=RESOURCE_EXHAUSTED,
-            )
+            raise _too_late()
         try:
-            return self.recogniser.scores(windows)
+            with deadlines.until(deadline):
+                return self.recogniser.scores(windows)
+        except deadlines.LateError:
+            raise _too_late() from None
         finally:
             self._scoring.release()
 
@@ -330,6 +330,11 @@ def _listed(problems: Mapping[int, AudioError]) -> str:
     if len(problems) > NAMED_ROWS:
         named.append(f"and {len(problems) - NAMED_ROWS} more rows")
     return "; ".join(named) + "."
+
+
+def _too_late() -> MlflowException:
+    message = "The clips cannot be recognised in time; send fewer or shorter ones, or try again later."
+    return MlflowException(message, error_code=RESOURCE_EXHAUSTED)
 
 
 def _refusal(message: str) -> MlflowException:

@@ -45,9 +45,18 @@ def after_extract(corpus: Corpus, made: Spectrograms) -> None:
 
 def after_model(trained: Trained) -> Trained:
     """Say how a model scored and where it is."""
-    note = "" if trained.champion else " (an earlier version is better on devel and stays champion)"
-    print(f"\n{summary_table([trained.scores])}Registered: models:/{trained.name}/{trained.version}{note}")
+    print(f"\n{summary_table([trained.scores])}Registered: models:/{trained.name}/{trained.version}")
+    print(_champion_line(trained), end="")
     return trained
+
+
+def _champion_line(trained: Trained) -> str:
+    """Which version the alias is at, if it is another one, and the command that moves it."""
+    if not trained.note:
+        return ""
+    _, _, python = _commands_of_the_user()
+    call = f"mlflow.MlflowClient().set_registered_model_alias('{trained.name}', 'champion', '{trained.version}')"
+    return f'Note: the {trained.note}. To move it: {python} -c "import mlflow; {call}"\n'
 
 
 def after_prediction(
@@ -135,24 +144,27 @@ def after_main(outcomes: Sequence[Outcome]) -> None:
     if best is None:
         return
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
-    mlflow, manager = _mlflow_of_the_user()
+    mlflow, manager, _ = _commands_of_the_user()
+    print(_champion_line(best), end="")
     print(
         f"\nCompare the runs:  {elsewhere if elsewhere.startswith('http') else f'{mlflow} {UI}'}\n"
-        f"Serve the model:   {mlflow} models serve -m models:/{best.name}@champion --env-manager {manager} -p 5001\n"
+        f"Serve the model:   {mlflow} models serve -m models:/{best.name}/{best.version} --env-manager {manager} "
+        "-p 5001\n"
         'Ask it:            (printf \'{"dataframe_records":[{"audio":"\'; base64 < CLIP.wav | '
         "tr -d '\\n'; printf '\"}]}') | "
         "curl -s -H 'Content-Type: application/json' --data-binary @- localhost:5001/invocations"
     )
 
 
-def _mlflow_of_the_user() -> tuple[str, str]:
-    """The ``mlflow`` command as the user can type it, and the environment manager that goes with it.
+def _commands_of_the_user() -> tuple[str, str, str]:
+    """The ``mlflow`` command as the user can type it, the environment manager that goes with it, and a ``python``.
 
     Where ``mlflow run`` built this environment for itself, the user's shell has none active: there uvx brings MLflow.
     """
     if ".mlflow" in Path(sys.prefix).parts:
-        return f"uvx --python 3.11 --from mlflow=={metadata.version('mlflow')} mlflow", "uv"
-    return "mlflow", "local"
+        uvx = f"uvx --python 3.11 --from mlflow=={metadata.version('mlflow')}"
+        return f"{uvx} mlflow", "uv", f"{uvx} python"
+    return "mlflow", "local", "python"
 
 
 def _first_seed(outcomes: Sequence[Outcome]) -> list[Outcome]:

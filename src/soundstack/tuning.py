@@ -6,7 +6,7 @@ cost the most time; on request the ten are tried from the smallest up, and no fu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,42 +143,55 @@ def has_fallen(fold_scores: NDArray[np.float64]) -> bool:
 
 
 def nested_decisions(
-    x: NDArray[Any],
+    features: Callable[[str], NDArray[Any]],
     truth: NDArray[np.integer],
     folds: NDArray[np.str_],
     n_classes: int,
     spec: SearchSpec,
+    *,
+    refit: bool = True,
     device: torch.device | None = None,
-) -> NDArray[np.float64]:
-    """Decision values (N, K) by nested cross-validation: C is chosen anew for each fold, on the other folds alone.
+) -> dict[str, NDArray[np.float64]]:
+    """Decision values by nested cross-validation: for each fold all is chosen and fitted anew, on the others alone.
 
-    The plain devel score is slightly optimistic, because C was chosen on the very folds it is reported on; this one
-    is not, at the price of a search a fold. ``device`` is that of :class:`soundstack.svm.PathProblem`.
+    The plain devel score is slightly optimistic, because C was chosen on the very folds it is reported on. The one
+    from these is not, at the price of a search a fold.
+
+    Args:
+        features: Of all rows (N, D), for the fold to be judged; where they are made of other models' scores, of such
+            that never saw that fold.
+        refit: Whether test clips are scored by the SVM refitted on all folds, or by the mean of the fold SVMs.
+        device: That of :class:`soundstack.svm.PathProblem`.
+
+    Returns:
+        By fold (N, K): its own rows, scored as test clips are, by what was fitted on all others; and the others', out
+        of fold among themselves, for what may be stacked on them.
 
     Raises:
         ConfigError: Fewer than three folds: without one, there is nothing left to choose on.
     """
-    names = fold_order(folds.tolist())
-    if len(names) < 3:
-        raise ConfigError(f"nested: yes needs at least three development folds; this data set has {len(names)}.")
-    decisions = np.empty((len(x), n_classes))
-    for name in names:
-        held_out = folds == name
+    nested = {}
+    for name in nestable(fold_order(folds.tolist())):
+        x, held_out = features(name), folds == name
         rest = ~held_out
         inner = PathProblem(
             x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, seed=spec.seed, device=device
         )
         found = search_cost(inner.decide, truth[rest], folds[rest], n_classes, spec)
-        decisions[held_out] = inner.refit(found.chosen).decision(x[held_out])
-    return decisions
+        svms = [inner.refit(found.chosen)] if refit else inner.fold_models(found.chosen)
+        decisions = np.empty((len(x), n_classes))
+        decisions[rest] = found.decisions
+        decisions[held_out] = np.mean([svm.decision(x[held_out]) for svm in svms], axis=0)
+        nested[name] = decisions
+    return nested
 
 
-def nested_scores(
-    decisions: NDArray[np.float64], truth: NDArray[np.integer], folds: NDArray[np.str_], n_classes: int
-) -> dict[str, float]:
-    """``devel_nested_accuracy`` and ``devel_nested_macro_f1``, means over the folds."""
-    confusions = _fold_confusions(decisions, truth, folds, n_classes)
-    return {
-        "devel_nested_accuracy": float(accuracy(confusions).mean()),
-        "devel_nested_macro_f1": float(macro_f1(confusions).mean()),
-    }
+def nestable(folds: Sequence[str]) -> Sequence[str]:
+    """The folds, if there are enough of them to hold two out.
+
+    Raises:
+        ConfigError: Fewer than three.
+    """
+    if len(folds) < 3:
+        raise ConfigError(f"nested: yes needs at least three development folds; this data set has {len(folds)}.")
+    return folds

@@ -7,7 +7,7 @@ unless it is shorter than ``TAIL`` of the length: encoders append that much sile
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ OVERLAP = 0.5
 TAIL = 0.1
 #: Windows that are scored together: bounds the memory of a request or a file, whatever its length.
 BATCH = 32
+#: Seconds of sound that a request has scored together, for long windows: bounds the time between two looks at a clock.
+SECONDS = 160.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def timelines(
     windows = [
         (samples[start:stop], rate) for (samples, rate), parts in zip(clips, cut, strict=True) for start, stop in parts
     ]
-    scores = np.concatenate([score(part) for part in _batches(windows)])
+    at_once = max(1, min(BATCH, int(SECONDS / recogniser.seconds)))
+    scores = np.concatenate([score(windows[at : at + at_once]) for at in range(0, len(windows), at_once)])
     probabilities = recogniser.probabilities(scores)
     ends = np.cumsum([len(parts) for parts in cut])
     found = []
@@ -93,8 +96,3 @@ def timelines(
         times = np.array(parts, dtype=np.float64) / rate
         found.append(Timeline(times[:, 0], times[:, 1], scores[rows], probabilities[rows]))
     return found
-
-
-def _batches(windows: Sequence[Decoded]) -> Iterator[Sequence[Decoded]]:
-    for start in range(0, len(windows), BATCH):
-        yield windows[start : start + BATCH]

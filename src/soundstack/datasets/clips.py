@@ -70,7 +70,7 @@ class DataSet:
     ``seconds`` is the nominal clip length: shorter clips are zero-padded at the end, longer ones cropped to it.
     ``sample_rate`` in Hz is the rate at which spectrograms are made; ``measure`` names the paper's headline
     score, ``"accuracy"`` or ``"macro_f1"``. ``notes`` collects what the reader should be told (skipped clips,
-    drawn folds), one sentence each.
+    drawn folds), one sentence each. ``own`` marks a table of the user's own, whose name does not say what is in it.
     """
 
     name: str
@@ -81,6 +81,7 @@ class DataSet:
     licence: str = ""
     citation: str = ""
     notes: tuple[str, ...] = ()
+    own: bool = False
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from soundstack import slices
 from soundstack.audio import AudioSpec
+from soundstack.code_versions import code_version
 from soundstack.config import DataConfig, fingerprint
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
 from soundstack.datasets.scan import Listener, Scan, scan_files
@@ -59,6 +60,18 @@ class Corpus:
             for clip, scan in zip(self.clips, self.scans, strict=True)
         ]
         return fingerprint(sorted(rows))
+
+    @cached_property
+    def table(self) -> str:
+        """Identifies the sounds and their labels, whatever their folds and groups, and the names of files."""
+        rows = [[scan.content, clip.label] for clip, scan in zip(self.clips, self.scans, strict=True)]
+        return fingerprint(sorted(rows))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a registered model says of its data; ``table`` and ``clips`` only where the name belongs to a table."""
+        tags = {"dataset": self.dataset.name, "data_fingerprint": self.fingerprint}
+        return tags | ({"table": self.table, "clips": str(len(self.clips))} if self.dataset.own else {})
 
     @cached_property
     def examples(self) -> tuple[Example, ...]:
@@ -153,14 +166,14 @@ def load_dataset(config: DataConfig) -> DataSet:
     if config.dataset == "demo":
         from soundstack.datasets import demo
 
-        folder = config.cache_path / f"demo-{demo.FORMULA_VERSION}"
+        folder = config.cache_path / f"demo-{code_version('datasets.demo')}"
         with bar("demo", demo.CLIPS, "clips") as advance:
             demo.write(folder, jobs=config.workers, progress=advance)
         return demo.load(folder)
     if config.dataset == "csv":
         from soundstack.datasets import custom
 
-        return custom.load(config.data_path, seed=config.drawn_with)
+        return replace(custom.load(config.data_path, seed=config.drawn_with), name=config.data_name)
     if config.dataset == "dcase2017":
         from soundstack.datasets import dcase2017
 
@@ -197,7 +210,7 @@ def open_corpus(config: DataConfig, ahead: Ahead | None = None) -> Corpus:
         check_splits(clips)
     kept = tuple(scan for _, scan in good)
     notes = list(dataset.notes)
-    if dataset.name == "csv":
+    if dataset.own:
         _refuse_copies(good)
     else:
         notes += _report_copies(good)

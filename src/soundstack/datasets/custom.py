@@ -81,7 +81,9 @@ def load(table: Path, *, seed: int) -> DataSet:
     _check_labels(clips, first_row, table.name)
     _check_groups(clips, first_row, table.name)
     check_splits(clips)
-    return DataSet("csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, measure="macro_f1", notes=tuple(notes))
+    return DataSet(
+        "csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, measure="macro_f1", notes=tuple(notes), own=True
+    )
 
 
 def _place(path: Path) -> str:

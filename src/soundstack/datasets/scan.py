@@ -21,15 +21,18 @@ from typing import Any, NamedTuple, Protocol
 
 from soundstack import audio, slices
 from soundstack.audio import Samples
+from soundstack.code_versions import code_version
 from soundstack.config import fingerprint
 from soundstack.decoder import opened
 from soundstack.errors import AudioError, StoreError
 from soundstack.locks import exclusive
 
-_SCHEMA = """CREATE TABLE IF NOT EXISTS scan_2 (
+#: What an earlier decoder said is not taken over.
+_TABLE = f"scan_{code_version('audio')}"
+_SCHEMA = f"""CREATE TABLE IF NOT EXISTS {_TABLE} (
     path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, content TEXT, sample_rate INTEGER,
     frames INTEGER, channels INTEGER, silent INTEGER, problem TEXT)"""
-_RECALL = """SELECT content, sample_rate, frames, channels, silent, problem FROM scan_2
+_RECALL = f"""SELECT content, sample_rate, frames, channels, silent, problem FROM {_TABLE}
     WHERE path = ? AND size = ? AND modified = ?"""
 
 
@@ -214,7 +217,7 @@ def _scan_missing(
                 results[str(item.path)] = scan
                 described = (scan.content, scan.sample_rate, scan.frames, scan.channels, int(scan.silent), scan.problem)
                 rows.append((os.fsencode(item.path), item.size, item.modified, *described))
-            database.executemany("INSERT OR REPLACE INTO scan_2 VALUES (?,?,?,?,?,?,?,?,?)", rows)
+            database.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?)", rows)
             database.commit()
             progress(len(part))
 
@@ -233,6 +236,11 @@ def _prepare(cache: Path) -> None:
 def _lay_out(cache: Path) -> None:
     with _opened(cache) as database:
         database.execute("PRAGMA journal_mode=WAL")
+        for (name,) in database.execute(
+            "SELECT name FROM sqlite_master WHERE name LIKE 'scan!_%' ESCAPE '!'"
+        ).fetchall():
+            if name != _TABLE:
+                database.execute(f"DROP TABLE {name}")
         database.execute(_SCHEMA)
         if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise _Damaged("quick_check")

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from soundstack.evaluation.fonts import Figure, drawable
 from soundstack.evaluation.metrics import calibration
 from soundstack.evaluation.tables import SystemScores
 
@@ -434,7 +434,8 @@ def _tidy(axes: Axes, title: str = "", grid: Literal["both", "x"] = "both") -> N
 
 
 def _shown(name: str, longest: int = 40) -> str:
-    """A name for a figure: not too long, and no mathematics in a dollar sign."""
+    """A name for a figure: of characters that can be drawn, not too long, and no mathematics in a dollar sign."""
+    name = drawable(name)
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return name.replace("$", r"\$")
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from soundstack import deadlines
 from soundstack.networks.weights import check_shape
 
 SAMPLE_RATE = 48_000
@@ -177,6 +178,7 @@ def by_windows(waveforms: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
     count = windows.shape[0] * windows.shape[1]
     embeddings = []
     for start in range(0, count, WINDOWS_AT_ONCE):
+        deadlines.check()
         chosen = torch.arange(start, min(start + WINDOWS_AT_ONCE, count), device=waveforms.device)
         batch = windows[chosen // windows.shape[1], chosen % windows.shape[1]]  # copies these windows only
         embeddings.append(embed(batch).float())

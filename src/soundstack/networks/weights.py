@@ -12,6 +12,7 @@ import importlib.util
 import pickle
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,27 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
         raise WeightsError(
             f"The weights of {spec.name} cannot be had: {error} Random weights need none: pretraining=none."
         ) from error
+
+
+def identity(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_download: bool = True) -> str:
+    """Tell one file of weights from another: by the published checksum, which no other file passes, or by its own.
+
+    Without a published checksum, the file is fetched if need be.
+
+    Raises:
+        WeightsError: as :func:`find_or_fetch`.
+    """
+    published = spec.weights.sha256 or getattr(spec.weights, "md5", None)
+    if published:
+        return str(published)
+    path = find_or_fetch(spec, weights_dir, allow_download=allow_download)
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    return remote.digest(path, "sha256")
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:

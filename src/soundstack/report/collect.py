@@ -25,7 +25,7 @@ from soundstack.tracking_reader import ModelRun
 _CONFIGS: Mapping[str, type[Config]] = {"crnn": CrnnConfig, "deepspectrum": DeepSpectrumConfig, "fuse": FuseConfig}
 #: What may differ between runs of one row: the seed, and whatever changes no result.
 _FREE = frozenset({"seed"}).union(*(config.irrelevant for config in _CONFIGS.values()))
-_NAMED = frozenset({"dataset", "network", "pretraining", "members"})
+_NAMED = frozenset({"dataset", "name", "network", "pretraining", "members"})
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class DataSetResults:
     @property
     def title(self) -> str:
         """The data set's name for readers."""
-        return TITLES.get(self.dataset, self.dataset)
+        return TITLES.get(self.dataset, f"{self.dataset} (your own clips)")
 
     @property
     def measure(self) -> str:
@@ -141,7 +141,7 @@ class DataSetResults:
 
 
 def choose(runs: Sequence[ModelRun], wanted: str) -> list[DataSetResults]:
-    """Choose the runs to show, by data set in the paper's order.
+    """Choose the runs to show, by data set: in the paper's order, then the user's own by name.
 
     Args:
         wanted: comma-separated data sets, or ``all``
@@ -149,7 +149,8 @@ def choose(runs: Sequence[ModelRun], wanted: str) -> list[DataSetResults]:
     Raises:
         StoreError: There is no run to show, or none of a data set that was asked for.
     """
-    there = [dataset for dataset in TITLES if any(run.dataset == dataset for run in runs)]
+    found = {run.dataset for run in runs}
+    there = [*(dataset for dataset in TITLES if dataset in found), *sorted(found - TITLES.keys())]
     if not there:
         raise StoreError(
             "The tracking store holds no finished model run yet: train something first, e.g. with "
@@ -158,11 +159,12 @@ def choose(runs: Sequence[ModelRun], wanted: str) -> list[DataSetResults]:
     names = there if wanted == "all" else wanted.split(",")
     for name in names:
         if name not in there:
+            how = f": `mlflow run . --env-manager local -P dataset={name}`" if name in TITLES else ""
             raise StoreError(
                 f"datasets: there is no finished model run of {name}, only of {', '.join(there)}. Leave it out, or "
-                f"train on it first: `mlflow run . --env-manager local -P dataset={name}`."
+                f"train on it first{how}."
             )
-    return [_column(name, [run for run in runs if run.dataset == name]) for name in TITLES if name in names]
+    return [_column(name, [run for run in runs if run.dataset == name]) for name in there if name in names]
 
 
 def clip_table(run: ModelRun) -> dict[str, tuple[str, str]]:
@@ -199,11 +201,11 @@ def off_default(system: System, row: Row | None = None) -> dict[str, str]:
     for name, field in config.model_fields.items():
         if name in _FREE | _NAMED or name not in run.params:
             continue
-        if name == "split_seed" and run.dataset != "csv":  # published folds are not drawn
+        if name == "split_seed" and run.dataset in TITLES:  # published folds are not drawn
             continue
         expected = prescribed.get(name, str(field.default))
-        if expected == "auto" and config is CrnnConfig and run.dataset in PRESETS:
-            expected = str(getattr(PRESETS[run.dataset], name, expected))
+        if expected == "auto" and config is CrnnConfig:
+            expected = str(getattr(PRESETS[run.dataset if run.dataset in TITLES else "csv"], name, expected))
         given = run.params[name]
         if given != "auto" and _plain(given) != _plain(expected):
             found[name] = given

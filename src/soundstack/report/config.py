@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from soundstack.config import PROJECT, Config, DataSetName
-
-DATASETS: tuple[str, ...] = get_args(DataSetName)
+from soundstack import naming
+from soundstack.config import PROJECT, Config
 
 
 class ReportConfig(Config):
@@ -21,7 +20,7 @@ class ReportConfig(Config):
 
     irrelevant: ClassVar[frozenset[str]] = frozenset({"output_dir"})
 
-    datasets: str = Field("all", description="comma-separated data sets; all: every one that has model runs")
+    datasets: str = Field("all", description="comma-separated data sets, own ones by name; all: every one with runs")
     rows: str = Field(
         "auto",
         description="comma-separated names of models, with or without the leading '<dataset>-', for per-class F1 and "
@@ -36,10 +35,10 @@ class ReportConfig(Config):
     def _datasets_known(cls, value: str) -> str:
         names = [name.strip() for name in value.split(",") if name.strip()]
         if not names:
-            raise ValueError(f"name at least one data set, or all; allowed: {', '.join(DATASETS)}")
+            raise ValueError(f"name at least one data set, {', '.join(naming.PUBLISHED)} or your own, or all")
         for name in names:
-            if name not in (*DATASETS, "all"):
-                raise ValueError(f"{name!r} is not known; allowed: all, {', '.join(DATASETS)}")
+            if name not in naming.PUBLISHED:
+                naming.checked(name)
         return "all" if "all" in names else ",".join(dict.fromkeys(names))
 
     @field_validator("rows")

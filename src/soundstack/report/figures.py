@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
+from soundstack.evaluation.fonts import Figure, drawable
 from soundstack.evaluation.plots import BLUE, GREY, ORANGE, PALE
 
 # Okabe and Ito, as in `evaluation.plots`; shapes differ too, for print without colour.
@@ -44,9 +44,10 @@ def per_class_figure(f1: Mapping[str, ArrayLike], classes: Sequence[str]) -> Fig
     for number, (name, scores) in enumerate(values.items()):
         colour, marker = _STYLES[number % len(_STYLES)]
         heights = places + step * ((len(values) - 1) / 2 - number)
-        label = name.replace("$", r"\$")
+        label = drawable(name).replace("$", r"\$")
         axes.plot(scores[order], heights, marker, color=colour, mec="white", mew=0.6, ms=6.5, zorder=2, label=label)
-    axes.set_yticks(places, [classes[place].replace("_", " ").replace("$", r"\$") for place in order], fontsize=9)
+    shown = [drawable(classes[place]).replace("_", " ").replace("$", r"\$") for place in order]
+    axes.set_yticks(places, shown, fontsize=9)
     axes.set_ylim(-0.7, len(classes) - 0.3)
     axes.set_xlim(10 * np.floor(every.min() / 10) - 2, 102)
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))

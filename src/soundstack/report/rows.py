@@ -6,14 +6,13 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-#: Data sets in the order of Table 3, then those that the paper does not have.
+#: Data sets in the order of Table 3, then those that the paper does not have; the user's own follow by name.
 TITLES: Mapping[str, str] = {
     "dcase2018": "DCASE 2018",
     "dcase2017": "DCASE 2017",
     "esc50": "ESC-50",
     "esc10": "ESC-10",
     "demo": "demo",
-    "csv": "your own clips (csv)",
 }
 MACRO_F1, ACCURACY = "macro_f1", "accuracy"
 MEASURES: Mapping[str, str] = {ACCURACY: "accuracy", MACRO_F1: "macro-F1"}
@@ -77,12 +76,12 @@ def command(row: Row, dataset: str, data_dir: str = "auto") -> str:
     'mlflow run . --env-manager local -e deepspectrum -P dataset=dcase2018 -P network=resnet50 -P pretraining=imagenet \
 -P colour_map=cividis -P suffix=cividis'
     """
-    settings = {"dataset": dataset}
-    if row.step != "fuse" and data_dir != "auto":
+    settings = {"dataset": dataset} if dataset in TITLES else {"dataset": "csv", "name": dataset}
+    if row.members:
+        settings["members"] = ",".join(row.members)
+    elif row.step != "fuse" and data_dir != "auto":
         settings["data_dir"] = data_dir
     settings.update(row.settings)
-    if row.members:
-        settings = {"dataset": dataset, "members": ",".join(row.members), **row.settings}
     given = " ".join(f"-P {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
     return f"mlflow run . --env-manager local -e {row.step} {given}"
 

@@ -326,8 +326,9 @@ def _notes(filled: ResultTable) -> Iterator[str]:
         yield f"Rows of {paper.source(number)}, that were run; the paper has no figures for {results.title}."
     if "devel_nested" in filled.parts:
         yield (
-            "Devel, nested: C is chosen inside each fold's training part. Plain devel chooses it on the folds that it "
-            "scores, as the paper does, and is a little optimistic."
+            "Devel, nested: for each fold, C, members and stack are chosen and trained on the other folds alone. Plain "
+            "devel chooses C on the folds that it scores and stacks members that saw them, as the paper does, and is a "
+            "little optimistic."
         )
     for entry in filled.entries:
         if entry.system:

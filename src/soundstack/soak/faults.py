@@ -21,7 +21,7 @@ from soundstack.errors import SoakError
 from soundstack.soak import server
 from soundstack.soak.kills import damaged
 from soundstack.soak.outcome import Part
-from soundstack.soak.workplace import MAIN_SECONDS, Template, Undisturbed, Workplace, end_group, last_line
+from soundstack.soak.workplace import CRNN, MAIN_SECONDS, Template, Undisturbed, Workplace, end_group, last_line
 
 #: Enough for the first files of the tiny data set, not for all (it takes some megabytes).
 FULL_DISK = "256k"
@@ -98,7 +98,7 @@ def lost_server(template: Template, reference: Undisturbed, seed: int, part: Par
     with server.tracking(store, artifacts, place.folder, log, port) as serving:
         place.uri = serving.address
         process = place.start()
-        began = _wait_for(place, "csv-crnn", process)
+        began = _wait_for(place, CRNN, process)
         server.stop(serving.process, (signal.SIGKILL,))
         if not began:
             end_group(process)

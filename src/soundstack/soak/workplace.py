@@ -31,9 +31,11 @@ from soundstack.errors import SoakError
 RATE = 8000
 CLASSES = ("buzz", "chirp", "hiss")
 FOLDS = ("1", "2", "3", "4", "test")
-MODEL = "csv-fusion"
+#: What the tiny data set is called.
+NAME = "soak"
+MAIN, CRNN, MODEL = f"{NAME}-main", f"{NAME}-crnn", f"{NAME}-fusion"
 #: Steps of `main` whose scores make up its result.
-SCORED = ("csv-crnn", "csv-efficientnet_lite0-imagenet", MODEL)
+SCORED = (CRNN, f"{NAME}-efficientnet_lite0-imagenet", MODEL)
 #: Metrics that tell how much was left to do, not what came out.
 _EFFORT = {"folds_reused", "examples_made", "examples_reused"}
 #: A `main` that takes longer than this hangs.
@@ -125,6 +127,7 @@ class Workplace:
         self.settings = {
             "dataset": "csv",
             "data_dir": template.table,
+            "name": NAME,
             "cache_dir": template.folder / name / "cache",
             "epochs": 3,
             "trials": 2,
@@ -206,7 +209,7 @@ class Workplace:
             SoakError: None has finished.
         """
         newest = {run.name: run for run in self.runs() if run.status == "FINISHED"}
-        if missing := [name for name in ("csv-main", *SCORED) if name not in newest]:
+        if missing := [name for name in (MAIN, *SCORED) if name not in newest]:
             raise SoakError(f"{self.folder.name}: no finished run of {', '.join(missing)}")
         query = "SELECT key, value FROM latest_metrics WHERE run_uuid = ?"
         metrics = {
@@ -217,8 +220,8 @@ class Workplace:
             }
             for name in SCORED
         }
-        scores = self._query(query, newest["csv-main"].id)
-        metrics["csv-main"] = {key: value for key, value in scores if key.startswith(SCORED)}
+        scores = self._query(query, newest[MAIN].id)
+        metrics[MAIN] = {key: value for key, value in scores if key.startswith(SCORED)}
         files = [(name, f"{part}.parquet") for name in SCORED for part in ("devel", "test")]
         return Result(
             metrics,

@@ -113,13 +113,14 @@ def _fusion_settings(
     fusion: Fusion, config: MainConfig, seed: int, rows: list[Outcome]
 ) -> tuple[FuseConfig, list[Outcome]]:
     """A fusion's settings, and its members as this seed's rows made them, or failed to."""
-    wanted = fusion.pick(config.dataset, [outcome.name for outcome in rows])
+    wanted = fusion.pick(config.data_name, [outcome.name for outcome in rows])
     members = [outcome for outcome in rows if outcome.name in wanted]
     there = [outcome.trained for outcome in members if outcome.trained is not None]
     settings = _validated(
         FuseConfig,
         {
             "dataset": config.dataset,
+            "name": config.data_name if config.dataset == "csv" else "auto",
             "members": ",".join(f"{trained.name}/{trained.version}" for trained in there) or "none",
             "seed": seed,
             "suffix": fusion.suffix,
@@ -153,7 +154,9 @@ def _row_settings(row: Row, config: MainConfig, seed: int, number: int) -> CrnnC
     where = f"suite row {number} ({row.step})"
     if row.step == "crnn":
         return _validated(
-            CrnnConfig, shared | {"epochs": config.epochs, "trials": config.trials} | row.parameters, where
+            CrnnConfig,
+            shared | {"epochs": config.epochs, "trials": config.trials, "nested": config.nested} | row.parameters,
+            where,
         )
     extra = {"nested": config.nested, "weights_dir": config.weights_dir}
     return _validated(DeepSpectrumConfig, shared | extra | row.parameters, where)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soundstack.datasets.clips import Clip
 from soundstack.datasets.corpus import Corpus
 from soundstack.recognisers import Recogniser
 from soundstack.results import Evaluation
 from soundstack.scores import ScoreTable
 
 
-def evaluate(corpus: Corpus, scores: NDArray[np.float64], recogniser: Recogniser) -> Evaluation:
-    """Evaluate clip scores (N, K) in corpus order: out-of-fold for development clips, the final model's for test."""
+def evaluate(
+    corpus: Corpus,
+    scores: NDArray[np.float64],
+    recogniser: Recogniser,
+    nested: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
+) -> Evaluation:
+    """Evaluate clip scores (N, K) in corpus order: out-of-fold for development clips, the final model's for test.
+
+    ``nested`` has such scores (development clips, K) by fold, of models that never saw it; see :class:`Evaluation`.
+    """
     probabilities = recogniser.probabilities(scores)
     devel = len(corpus.dataset.devel)
-    tables = [
-        ScoreTable(
+
+    def table(clips: Sequence[Clip], part: NDArray[np.float64]) -> ScoreTable:
+        return ScoreTable(
             clips=tuple(clip.id for clip in clips),
             labels=tuple(clip.label for clip in clips),
             folds=tuple(clip.fold for clip in clips),
@@ -26,11 +37,16 @@ def evaluate(corpus: Corpus, scores: NDArray[np.float64], recogniser: Recogniser
             classes=corpus.dataset.labels,
             kind=recogniser.kind,
         )
-        for clips, part in ((corpus.clips[:devel], scores[:devel]), (corpus.clips[devel:], scores[devel:]))
-    ]
-    groups = {clip.id: clip.group for clip in corpus.clips}
-    subsets = known_and_unknown((clip.id, clip.tags.get("known", "")) for clip in corpus.clips[devel:])
-    return Evaluation(tables[0], tables[1], groups, probabilities[:devel], probabilities[devel:], subsets)
+
+    return Evaluation(
+        table(corpus.clips[:devel], scores[:devel]),
+        table(corpus.clips[devel:], scores[devel:]),
+        {clip.id: clip.group for clip in corpus.clips},
+        probabilities[:devel],
+        probabilities[devel:],
+        known_and_unknown((clip.id, clip.tags.get("known", "")) for clip in corpus.clips[devel:]),
+        {fold: table(corpus.clips[:devel], part) for fold, part in nested.items()},
+    )
 
 
 def known_and_unknown(clips: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from soundstack import provenance
-from soundstack.calibration import fit_sharpness
+from soundstack.calibration import fit_sharpness, gain_of_mean
+from soundstack.code_versions import code_version
 from soundstack.config import CrnnConfig, cores, fingerprint
 from soundstack.datasets.corpus import Corpus
 from soundstack.features import clip_means
@@ -21,15 +22,17 @@ from soundstack.results import Evaluation
 from soundstack.systems.common import evaluate
 from soundstack.systems.spectrograms import Spectrograms
 from soundstack.training import FoldJob, FoldModel, TrainingSpec, train_fold
+from soundstack.tuning import nestable
 from soundstack.workers import OnEpoch, train_side_by_side
 
-#: Modules whose code decides what a trained fold is: a change of theirs trains anew.
-CODE = ("audio", "spectrogram", "training", "networks/crnn")
+#: What decides, with all that it imports, what a trained fold is: a change trains anew.
+CODE = ("spectrogram", "training")
 
 #: Examples to be trained on, epochs counted, from which on starting processes (some seconds) pays.
 WORTH_WORKERS = 10_000
 
 _PART = 4096
+_JOINT = "+"
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,11 @@ def train_folds(
     config: CrnnConfig,
     device: torch.device,
     *,
+    parts: Sequence[str] | None = None,
     on_epoch: OnEpoch = lambda fold, epoch, values: None,
     on_fold: Callable[[str, FoldModel], object] = lambda fold, model: None,
 ) -> dict[str, FoldModel]:
-    """Train one model a development fold, each on the other folds only.
+    """Train a model for each of the ``parts`` (:func:`parts_of`; the development folds), on the other folds only.
 
     ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
     """
@@ -79,22 +83,22 @@ def train_folds(
             "audio": corpus.audio.to_json(),
             "data": corpus.fingerprint,
             "device": device.type,
-            "code": provenance.code_fingerprint(*CODE),
+            "code": code_version(*CODE),
         }
     )
     jobs = {
         fold: FoldJob(
             inputs,
             targets,
-            train=torch.from_numpy(np.flatnonzero((folds != fold) & (folds != "test"))),
-            held_out=torch.from_numpy(np.flatnonzero(folds == fold)),
+            train=torch.from_numpy(np.flatnonzero(~np.isin(folds, [*_folds_in(fold), "test"]))),
+            held_out=torch.from_numpy(np.flatnonzero(np.isin(folds, _folds_in(fold)))),
             spec=spec,
             classes=len(corpus.dataset.labels),
             fold=fold,
             device=device,
             checkpoint=config.cache_path / "training" / key / f"fold-{fold}.pt",
         )
-        for fold in corpus.dataset.folds
+        for fold in parts or corpus.dataset.folds
     }
     work = sum(len(job.train) for job in jobs.values()) * spec.epochs
     if device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
@@ -110,14 +114,36 @@ def train_folds(
     return trained
 
 
+def parts_of(corpus: Corpus, *, nested: bool) -> list[str]:
+    """What models are trained without: each development fold, and pairs of them, as in ``1+2``.
+
+    The first pair tells how a mean of models is calibrated; all pairs are for nested cross-validation.
+
+    Raises:
+        ConfigError: Nested, with fewer than three folds.
+    """
+    folds = nestable(corpus.dataset.folds) if nested else corpus.dataset.folds
+    pairs = [_JOINT.join(pair) for pair in combinations(folds, 2)] if len(folds) > 2 else []
+    return [*folds, *(pairs if nested else pairs[:1])]
+
+
+def _folds_in(part: str) -> list[str]:
+    return part.split(_JOINT)
+
+
 def finish(
     corpus: Corpus,
     spectrograms: Spectrograms,
     spec: TrainingSpec,
-    folds: dict[str, FoldModel],
+    models: dict[str, FoldModel],
     device: torch.device,
 ) -> TrainedCrnn:
-    """Assemble the recogniser of trained folds, calibrate it on out-of-fold scores, and score the test clips."""
+    """Assemble the recogniser of the fold models, calibrate it on out-of-fold scores, and score the test clips.
+
+    Args:
+        models: By part; see :func:`parts_of`.
+    """
+    folds = {part: model for part, model in models.items() if part in corpus.dataset.folds}
     recogniser = CrnnRecogniser(
         labels=corpus.dataset.labels,
         audio=corpus.audio,
@@ -137,9 +163,52 @@ def finish(
         scores[rows] = recogniser.score_features(spectrograms.values[rows])
     clip_scores = clip_means(corpus, scores)
     devel = len(corpus.dataset.devel)
-    truth = clip_targets(corpus)
-    recogniser.sharpness = fit_sharpness(clip_scores[:devel], truth[:devel], recogniser.kind)
-    return TrainedCrnn(recogniser, evaluate(corpus, clip_scores, recogniser), folds)
+    pairs = {}
+    for part, model in models.items():
+        if part not in folds:
+            assert model.scores is not None
+            of_pair = np.zeros_like(scores)
+            of_pair[np.isin(owner, _folds_in(part))] = model.scores
+            pairs[part] = clip_means(corpus, of_pair)[:devel]
+    truth, clip_folds = clip_targets(corpus)[:devel], np.array([clip.fold for clip in corpus.dataset.devel])
+    recogniser.sharpness = _sharpness(clip_scores[:devel], truth, clip_folds, pairs)
+    nested = _nested(clip_folds, pairs) if len(pairs) > 1 else {}
+    return TrainedCrnn(recogniser, evaluate(corpus, clip_scores, recogniser, nested), folds)
+
+
+def _sharpness(
+    scores: NDArray[np.float64],
+    truth: NDArray[np.intp],
+    folds: NDArray[np.str_],
+    pairs: Mapping[str, NDArray[np.float64]],
+) -> float:
+    """The sharpness of the mean of all fold models, where out-of-fold scores (N, K) are of one model a clip.
+
+    On the folds of a pair there are two that never saw the clip: how their mean differs from one tells of the mean of
+    all. Without pairs (two folds), that of one.
+    """
+    of_one = fit_sharpness(scores, truth, CrnnRecogniser.kind)
+    if not pairs:
+        return of_one
+    rows = [np.isin(folds, _folds_in(part)) for part in pairs]
+    one = np.concatenate([scores[held_out] for held_out in rows])
+    other = np.concatenate([part[held_out] for part, held_out in zip(pairs.values(), rows, strict=True)])
+    known = np.concatenate([truth[held_out] for held_out in rows])
+    of_two = fit_sharpness((one + other) / 2, known, CrnnRecogniser.kind)
+    return of_one * gain_of_mean(of_two / fit_sharpness(one, known, CrnnRecogniser.kind), len(set(folds.tolist())))
+
+
+def _nested(folds: NDArray[np.str_], pairs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """By fold, scores (N, K) of models that never saw it: the mean of theirs on it, and out of fold on the others."""
+    nested: dict[str, NDArray[np.float64]] = {}
+    for part, scores in pairs.items():
+        for fold, other in permutations(_folds_in(part)):
+            found = nested.setdefault(fold, np.zeros_like(scores))
+            found[folds == other] = scores[folds == other]
+            found[folds == fold] += scores[folds == fold]
+    for fold, found in nested.items():
+        found[folds == fold] /= len(nested) - 1
+    return nested
 
 
 def held_out_macro_f1(corpus: Corpus, fold: str, model: FoldModel) -> float:

@@ -22,7 +22,8 @@ import torch
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from soundstack import provenance, tracking
+from soundstack import tracking
+from soundstack.code_versions import code_version
 from soundstack.config import CrnnConfig, fingerprint
 from soundstack.datasets.corpus import Corpus
 from soundstack.errors import StoreError
@@ -48,7 +49,7 @@ def tune(
     The first trial is the preset, so that tuning never ends below it on devel.
     """
     base = crnn.training_spec(config)
-    path = _study_path(corpus, spectrograms, config, base)
+    path = _study_path(corpus, spectrograms, config, base, device)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def objective(trial: optuna.Trial) -> float:
@@ -100,7 +101,9 @@ def run_trials(study: optuna.Study, objective: Callable[[optuna.Trial], float], 
             study.tell(trial, value)
 
 
-def _study_path(corpus: Corpus, spectrograms: Spectrograms, config: CrnnConfig, base: TrainingSpec) -> Path:
+def _study_path(
+    corpus: Corpus, spectrograms: Spectrograms, config: CrnnConfig, base: TrainingSpec, device: torch.device
+) -> Path:
     fixed = {name: value for name, value in base.to_json().items() if name not in ("learning_rate", "batch_size")}
     key = fingerprint(
         {
@@ -108,7 +111,8 @@ def _study_path(corpus: Corpus, spectrograms: Spectrograms, config: CrnnConfig, 
             "spectrogram": spectrograms.spec.to_json(),
             "audio": corpus.audio.to_json(),
             "data": corpus.fingerprint,
-            "code": provenance.code_fingerprint(*crnn.CODE),
+            "device": device.type,
+            "code": code_version(*crnn.CODE),
         }
     )
     return config.cache_path / "studies" / f"{key}.db"

@@ -11,28 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from soundstack import provenance
 from soundstack.audio import AudioSpec
 from soundstack.cache import FeatureStore
 from soundstack.calibration import fit_sharpness
+from soundstack.code_versions import code_version
 from soundstack.config import DeepSpectrumConfig
 from soundstack.datasets.corpus import Corpus
 from soundstack.embedding import Embedder, EmbeddingSpec
 from soundstack.features import Extraction, ExtractionReport, Recipe, Stages, clip_means
 from soundstack.networks.spec import NETWORKS
+from soundstack.networks.weights import identity
 from soundstack.recognisers import SvmRecogniser
 from soundstack.results import Evaluation
 from soundstack.svm import PathProblem
 from soundstack.systems.common import evaluate
 from soundstack.systems.crnn import clip_targets, example_folds, example_targets
-from soundstack.tuning import CostSearch, SearchSpec, nested_decisions, nested_scores, search_cost
-
-#: Modules whose code decides what a feature is: of both families, and of each.
-_SHARED = ("audio", "embedding", "networks/inference", "networks/fused", "networks/winograd")
-_CODE = {
-    "deepspectrum": (*_SHARED, "picture", "networks/imagenet"),
-    "audioset": (*_SHARED, "networks/panns", "networks/openl3", "networks/inference_audio"),
-}
+from soundstack.tuning import CostSearch, SearchSpec, nested_decisions, search_cost
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,6 @@ class TrainedSvm:
     recogniser: SvmRecogniser
     evaluation: Evaluation
     search: CostSearch
-    nested: dict[str, float]
 
 
 def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec) -> EmbeddingSpec:
@@ -93,10 +86,13 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
             prepares = "picture" if NETWORKS[config.network].input == "picture" else ""
             return Stages(embedder().inputs, embedder().features, names=(prepares, "forward"))
 
-        code = provenance.code_fingerprint(*_CODE[NETWORKS[config.network].family])
-        store = FeatureStore(
-            config.cache_path, f"{config.network}-{spec.pretraining}", {"embedding": spec.to_json(), "code": code}
-        )
+        description = {
+            "embedding": spec.to_json(),
+            "device": device.type,
+            "weights": "random" if spec.pretraining == "none" else identity(NETWORKS[spec.network], weights_dir),
+            "code": code_version("embedding", "slices"),
+        }
+        store = FeatureStore(config.cache_path, f"{config.network}-{spec.pretraining}", description)
         return EmbeddingRecipe(store, make_transform, spec.audio, spec, embedder)
 
     return Extraction(plan, config.workers)
@@ -153,7 +149,8 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     clip_scores[:devel_clips] = search.decisions
     nested = {}
     if config.nested == "yes":
-        decisions = nested_decisions(x, y, folds[devel], classes, spec, device)
-        by_clip = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
-        nested = nested_scores(by_clip, truth, clip_folds, classes)
-    return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser), search, nested)
+        refit = config.test_model == "refit"
+        by_fold = nested_decisions(lambda fold: x, y, folds[devel], classes, spec, refit=refit, device=device)
+        for fold, decisions in by_fold.items():
+            nested[fold] = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
+    return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser, nested), search)

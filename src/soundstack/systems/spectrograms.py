@@ -8,17 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from soundstack import provenance
 from soundstack.audio import AudioSpec
 from soundstack.cache import FeatureStore
+from soundstack.code_versions import code_version
 from soundstack.config import SpectrogramConfig
 from soundstack.datasets.corpus import Corpus
 from soundstack.features import Extraction, ExtractionReport, Recipe, Stages
 from soundstack.presets import PRESETS
 from soundstack.spectrogram import LogMel, SpectrogramSpec
 
-#: Modules whose code decides what a spectrogram is: a change of theirs makes spectrograms anew.
-_CODE = ("audio", "spectrogram")
 _PART = 4096
 
 
@@ -52,7 +50,7 @@ def extraction(config: SpectrogramConfig) -> Extraction[LogMelRecipe]:
         description = {
             "spectrogram": spec.to_json(),
             "audio": audio.to_json(),
-            "code": provenance.code_fingerprint(*_CODE),
+            "code": code_version("spectrogram", "slices"),
         }
         store = FeatureStore(config.cache_path, "logmel", description)
         return LogMelRecipe(

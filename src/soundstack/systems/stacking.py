@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,15 @@ from soundstack.config import FuseConfig
 from soundstack.datasets.clips import TEST
 from soundstack.errors import MemberError
 from soundstack.evaluation.metrics import mean_scores
-from soundstack.fusion import Member, aligned, stacked_features, weight_shares
-from soundstack.registry import RegisteredMember
-from soundstack.results import Evaluation
+from soundstack.fusion import Member, aligned, stack, stacked_features, weight_shares
+from soundstack.results import Evaluation, nested_file
 from soundstack.scores import ScoreTable
 from soundstack.svm import LinearSvm, PathProblem
 from soundstack.systems.common import known_and_unknown
-from soundstack.tuning import CostSearch, SearchSpec, nested_decisions, nested_scores, search_cost
+from soundstack.tuning import CostSearch, SearchSpec, nestable, nested_decisions, search_cost
+
+if TYPE_CHECKING:
+    from soundstack.registry import RegisteredMember
 
 _KIND = recognisers.FusionRecogniser.kind
 
@@ -45,7 +48,6 @@ class TrainedFusion:
     sharpness: float
     evaluation: Evaluation
     search: CostSearch
-    nested: dict[str, float]
     shares: dict[str, float]
     without: dict[str, float]
     devel_f1: float
@@ -53,23 +55,14 @@ class TrainedFusion:
     manifest: str
 
 
-def fetch(found: Sequence[RegisteredMember]) -> Fetched:
-    """Fetch the members' predictions and check that they belong together.
+def fetch(found: Sequence[RegisteredMember], *, nested: bool = False) -> Fetched:
+    """Fetch the members' predictions, those of nested cross-validation if asked for, and check that they fit.
 
     Raises:
         MemberError: Members are missing their artifacts, or saw different data.
+        ConfigError: Nested scores are asked for, and there are fewer than three folds.
     """
-    members = aligned(
-        [
-            Member(
-                member.name,
-                member.data_fingerprint,
-                ScoreTable.from_parquet(member.artifact("predictions/devel.parquet")),
-                ScoreTable.from_parquet(member.artifact("predictions/test.parquet")),
-            )
-            for member in found
-        ]
-    )
+    members = aligned([_member(member, nested=nested) for member in found])
     manifest = found[0].artifact("data/clips.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(manifest)))
     groups = {row["filename"]: row["group"] for row in rows}
@@ -92,6 +85,7 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
         probabilities(search.decisions, _KIND, sharpness),
         probabilities(test_scores, _KIND, sharpness),
         fetched.subsets,
+        _nested(members, config) if config.nested == "yes" else {},
     )
     shares = weight_shares(svm.coef, len(members))
     without = {}
@@ -103,7 +97,6 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
         sharpness=sharpness,
         evaluation=evaluation,
         search=search,
-        nested=_nested(members, config) if config.nested == "yes" else {},
         shares={member.name: float(share) for member, share in zip(members, shares, strict=True)},
         without=without,
         devel_f1=mean_scores(evaluation.devel)[1],
@@ -132,12 +125,16 @@ def recogniser(trained: TrainedFusion, found: Sequence[RegisteredMember]) -> rec
     )
 
 
-def _nested(members: Sequence[Member], config: FuseConfig) -> dict[str, float]:
-    devel, _ = stacked_features(members, log_probabilities=config.crnn_scores == "log")
+def _nested(members: Sequence[Member], config: FuseConfig) -> dict[str, ScoreTable]:
     first = members[0].devel
+
+    def features(fold: str) -> NDArray[np.float64]:
+        tables = [member.nested[fold] for member in members]
+        return stack([(t.scores, t.kind) for t in tables], log_probabilities=config.crnn_scores == "log")
+
     folds, classes = np.array(first.folds), len(first.classes)
-    decisions = nested_decisions(devel, first.truth, folds, classes, SearchSpec.of(config))
-    return nested_scores(decisions, first.truth, folds, classes)
+    decisions = nested_decisions(features, first.truth, folds, classes, SearchSpec.of(config))
+    return {fold: _table(first, values) for fold, values in decisions.items()}
 
 
 def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, PathProblem]:
@@ -147,6 +144,16 @@ def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, 
     classes, spec = len(first.classes), SearchSpec.of(config)
     problem = PathProblem(devel, first.truth, folds, n_classes=classes, clip=spec.clip, seed=spec.seed)
     return search_cost(problem.decide, first.truth, folds, classes, spec), problem
+
+
+def _member(member: RegisteredMember, *, nested: bool) -> Member:
+    devel = ScoreTable.from_parquet(member.artifact("predictions/devel.parquet"))
+    test = ScoreTable.from_parquet(member.artifact("predictions/test.parquet"))
+    by_fold = {}
+    for fold in nestable(devel.fold_names) if nested else ():
+        remedy = " nested=yes needs members that were trained with nested=yes: train it so, or leave nested out."
+        by_fold[fold] = ScoreTable.from_parquet(member.artifact(nested_file(fold), remedy))
+    return Member(member.name, member.data_fingerprint, devel, test, by_fold)
 
 
 def _table(like: ScoreTable, scores: NDArray[np.float64]) -> ScoreTable:
