@@ -6,12 +6,9 @@ with one line of text. Hypothesis makes, mutates and shrinks the examples; round
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,28 +83,13 @@ def fuzz(target: Target, seconds: float, seed: int) -> tuple[int, list[str]]:
                 target.holds(value)
 
         try:
-            with _quiet():
-                example()
+            example()
         except Exception as error:
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             notes = " ".join(getattr(error, "__notes__", []))
             return count, [f"{said[:200]} for {notes[:400]}"]
         number += 1
     return count, []
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the decoders' remarks, which C code writes to the file of stderr, off the terminal."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def targets(folder: Path) -> list[Target]:
