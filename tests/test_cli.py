@@ -22,6 +22,7 @@ from soundstack.config import (
     TestConfig,
 )
 from soundstack.errors import ConfigError, DataError
+from waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[1]
 ENTRY_POINTS = sorted(path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py"))
@@ -271,7 +272,7 @@ def test_help_and_a_mistake_are_answered_without_loading_anything_heavy():
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     answers = json.loads(done.stdout)
     assert len(answers) == 2 * len(ENTRY_POINTS) >= 12

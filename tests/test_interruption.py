@@ -33,6 +33,7 @@ from soundstack.suites import runner
 from soundstack.systems import crnn
 from test_tracking import crnn as recogniser
 from test_tracking import evaluation, register
+from waiting import PATIENCE
 
 EPOCHS = 1
 
@@ -160,10 +161,9 @@ def test_a_run_whose_process_is_just_starting_is_left_alone(store: str, monkeypa
     _only_processes_of_runs(monkeypatch)
     starting = _left_by_mlflow_run(PROJECT)
     sleeper = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)"], env=os.environ | {"MLFLOW_RUN_ID": starting}
+        [sys.executable, "-c", "import time; time.sleep(600)"], env=os.environ | {"MLFLOW_RUN_ID": starting}
     )
     try:
-        time.sleep(0.5)
         tracking.connect.cache_clear()
         tracking.connect()
         assert _status(starting) == "RUNNING"
@@ -178,7 +178,7 @@ def test_a_sign_of_life_tells_a_living_process_from_a_killed_one(tmp_path: Path)
         "from pathlib import Path\n"
         "from soundstack import presence\n"
         f"mine = presence.announce(Path({str(tmp_path)!r}))\n"
-        "print(mine.mark, mine.temporary_folder(), flush=True); time.sleep(60)\n"
+        "print(mine.mark, mine.temporary_folder(), flush=True); time.sleep(600)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, text=True, env=os.environ
@@ -205,8 +205,7 @@ def interrupts() -> Iterator[None]:
 
 
 def ask_for_an_end() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.05)
+    signal.raise_signal(signal.SIGINT)  # os.kill may reach another thread, and this one later
 
 
 def test_a_polite_kill_waits_for_what_must_be_whole(interrupts: None) -> None:
@@ -228,7 +227,7 @@ def test_an_interrupt_is_not_lost_to_an_error_of_what_must_be_whole(interrupts: 
 
 
 def test_who_asks_again_later_is_obeyed_at_once(interrupts: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "INSIST_SECONDS", 0.01)
+    monkeypatch.setattr(signals, "INSIST_SECONDS", -1.0)
     done = []
     with pytest.raises(KeyboardInterrupt), put_off():
         ask_for_an_end()
@@ -338,7 +337,7 @@ def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
 
     first, second = threading.Thread(target=do), threading.Thread(target=do)
     first.start()
-    assert began.wait(10)
+    assert began.wait(PATIENCE)
     second.start()
     first.join()
     second.join()
@@ -358,7 +357,7 @@ def test_the_sockets_of_workers_lie_outside_the_runs_temporary_folder_and_end_wi
         "    listener = Listener(family='AF_UNIX')\n"
         "    print(util.get_temp_dir())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     kept = Path(done.stdout.split()[-1])
