@@ -41,7 +41,7 @@ def load_tiny(reference: Undisturbed, seconds: float) -> Part:
     """Load the tiny fused model."""
     place = reference.place
     candidates = place.folder.glob("artifacts/models/*/artifacts/artifacts/*/recogniser.json")
-    fusion = next(path for path in candidates if json.loads(path.read_text())["type"] == "fusion")
+    fusion = next(path for path in candidates if json.loads(path.read_text(encoding="utf-8"))["type"] == "fusion")
     return load.run(f"models:/{MODEL}@champion", place.uri, fusion.parent, seconds, place.folder, say)
 
 
