@@ -142,7 +142,7 @@ def _mlflow_run(folder: Path, project: str, **variables: str) -> subprocess.Comp
     """Extract the tiny data set that lies in the user's folder, as a user who stands there would."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     kept |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
-    words = "--env-manager local -e extract -P dataset=csv -P data_dir=sounds/clips.csv".split()
+    words = ["--env-manager", "local", "-e", "extract", "-P", "dataset=csv", "-P", "data_dir=sounds/clips.csv"]
     return subprocess.run(
         [sys.executable, "-m", "mlflow", "run", project, *words],
         cwd=folder, env=kept | variables, capture_output=True, text=True, timeout=400,
