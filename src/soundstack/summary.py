@@ -162,7 +162,7 @@ def _ui(mlflow: str) -> str:
     store = os.environ.get("MLFLOW_TRACKING_URI", "")
     if store.startswith("http"):
         return store
-    default = unquote(store) in ("", f"sqlite:///{Path('mlflow.db').absolute()}")
+    default = unquote(store) in ("", "sqlite:///mlflow.db", f"sqlite:///{Path('mlflow.db').absolute()}")
     return f"{mlflow} ui {'' if default else f'--backend-store-uri {shlex.quote(store)} '}{UI}"
 
 

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import tempfile
@@ -37,6 +38,7 @@ from soundstack import moved_store, presence
 from soundstack.config import PROJECT
 from soundstack.errors import SoundstackError, StoreError
 from soundstack.locks import exclusive
+from soundstack.places import project
 from soundstack.signals import hold, release
 
 PROCESS_TAG = "soundstack.process"
@@ -143,7 +145,11 @@ def _absolute(uri: str) -> str:
         raise StoreError(f"The tracking store {uri} names no file; give one, as in sqlite:///mlflow.db.")
     if database.is_dir():
         raise StoreError(f"The tracking store {uri} is a folder; name a file, as in {uri.rstrip('/')}/mlflow.db.")
-    return make_url(uri).set(database=str(database)).render_as_string(hide_password=False)
+    absolute = make_url(uri).set(database=str(database)).render_as_string(hide_password=False)
+    if unquote(absolute) == absolute:
+        return absolute
+    # MLflow would make empty folders whose names are spelt like the address; nobody changes the folder from here on.
+    return make_url(uri).set(database=os.path.relpath(database)).render_as_string(hide_password=False)
 
 
 def _shown(uri: str) -> str:
@@ -213,7 +219,7 @@ def _create(uri: str) -> None:
     for orphan in database.parent.glob(f".{database.name}.*.tmp*"):
         orphan.unlink(missing_ok=True)
     temporary = database.with_name(f".{database.name}.{os.getpid()}.tmp")
-    MlflowClient(make_url(uri).set(database=str(temporary)).render_as_string(False)).search_experiments()
+    MlflowClient(_absolute(make_url(uri).set(database=str(temporary)).render_as_string(False))).search_experiments()
     temporary.replace(database)
 
 
@@ -254,10 +260,11 @@ def _never_began(run: StoredRun, uri: str) -> bool:
     which lives here can still be about to sign is given up.
     """
     tags = run.data.tags
+    source = tags.get(mlflow_tags.MLFLOW_SOURCE_NAME, "").removeprefix("file://")
     if (
         tags.get(mlflow_tags.MLFLOW_SOURCE_TYPE) != "PROJECT"
         or tags.get(mlflow_tags.MLFLOW_PROJECT_BACKEND, "local") != "local"
-        or Path(tags.get(mlflow_tags.MLFLOW_SOURCE_NAME, "").partition("#")[0].removeprefix("file://")) != PROJECT
+        or not {source, source.replace("#", "/")} & {str(PROJECT), *shlex.split(project())}  # REPOSITORY#FOLDER
         or _database(uri) is None
         or run.info.run_id == os.environ.get("MLFLOW_RUN_ID")
     ):

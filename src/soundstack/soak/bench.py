@@ -46,7 +46,7 @@ def load_tiny(reference: Undisturbed, seconds: float) -> Part:
 
 
 def load_registered(config: SoakConfig, folder: Path) -> Part:
-    """Load a registered model of the project's own store."""
+    """Load a registered model of the user's own store."""
     found = registry.find_model(config.model)
     return load.run(found.uri, tracking_reader.store(), found.folder, config.load_seconds, folder, say)
 
