@@ -345,7 +345,7 @@ def test_a_database_that_keeps_its_artifacts_elsewhere_on_purpose_is_left_as_it_
     other = tmp_path / "other"
     other.mkdir()
     monkeypatch.chdir(other)
-    moved_store.bring_home(shared)
+    moved_store.bring_home(shared, "0")
     assert shared.read_bytes() == content
     assert _note(run, other) == "hello"
 

@@ -24,11 +24,12 @@ _LOCATIONS = (
 _WITH_FILES = (("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 
 
-def bring_home(database: Path, present_run: str | None = None) -> None:
+def bring_home(database: Path, experiment: str, present_run: str | None = None) -> None:
     """Let a moved or copied database know its new place; nothing is done to one that keeps its artifacts elsewhere.
 
     Args:
         database: MLflow's SQLite file; nobody else may be at this.
+        experiment: The number of the one that new runs go to.
         present_run: A run that was made just now, which has no artifacts yet.
 
     Raises:
@@ -37,12 +38,12 @@ def bring_home(database: Path, present_run: str | None = None) -> None:
     home = database.parent / "mlruns"
     with closing(sqlite3.connect(database, timeout=60, isolation_level=None)) as connection:
         experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
-        of_default = {
-            location.removesuffix(f"/{number}"): number == 0
-            for number, location in sorted(experiments, reverse=True)
-            if location and location.endswith(f"/mlruns/{number}")
-        }
-        for root, default in of_default.items():
+        roots: dict[str, bool] = {}  # whether new runs go there
+        for number, location in experiments:
+            if location and location.endswith(f"/mlruns/{number}"):
+                root = location.removesuffix(f"/{number}")
+                roots[root] = roots.get(root, False) or str(number) == experiment
+        for root, used in roots.items():
             old = _local(root)
             if old is None or old == home or (old.exists() and home.exists() and old.samefile(home)):
                 continue
@@ -54,7 +55,7 @@ def bring_home(database: Path, present_run: str | None = None) -> None:
                 print(
                     f"{database} was moved here from {old.parent}: its artifacts are those in {home}.", file=sys.stderr
                 )
-            elif here or (default and database == Path("mlflow.db").absolute() and _strays(old, names)):
+            elif here or (used and database == Path("mlflow.db").absolute() and _strays(old, names)):
                 raise StoreError(
                     f"{database} comes from {old.parent}, and artifacts of its runs are not in {home}: copy {old} "
                     f"there, or remove {database.name} to begin a new one."

@@ -96,10 +96,11 @@ def connect() -> None:
         ):  # two processes must not create it at once
             _create(uri)
             client.search_experiments(max_results=1)
+            experiment = _experiment(client)
             if (database := _database(uri)) is not None:
-                moved_store.bring_home(database, os.environ.get("MLFLOW_RUN_ID"))
-            experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
-            experiment = client.get_experiment(experiment_id) if experiment_id else _default_experiment(client)
+                number = experiment.experiment_id if experiment is not None else ""
+                moved_store.bring_home(database, number, os.environ.get("MLFLOW_RUN_ID"))
+                experiment = _experiment(client)
         if experiment is not None:
             _refuse(uri, experiment)
         presence.remove_leftovers(me().path.parent)
@@ -165,9 +166,10 @@ def me() -> presence.Presence:
     return presence.announce(Path("mlruns", ".alive").absolute())
 
 
-def _default_experiment(client: MlflowClient) -> Experiment | None:
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    return client.get_experiment_by_name(name) if name else client.get_experiment("0")
+def _experiment(client: MlflowClient) -> Experiment | None:
+    """The experiment that runs go to; none where MLflow will make it."""
+    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+    return client.get_experiment_by_name(name) if name and not number else client.get_experiment(number or "0")
 
 
 def _refuse(uri: str, experiment: Experiment) -> None:
