@@ -107,7 +107,7 @@ def run(path: Path, arguments: list[str]) -> tuple[list[Row], str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
-        if re.search(r"parser\(\s*__doc__", path.read_text()):  # of _common
+        if re.search(r"parser\(\s*__doc__", path.read_text(encoding="utf-8")):  # of _common
             arguments = [*arguments, "--json", str(file)]
         process = subprocess.Popen([sys.executable, str(path), *arguments], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None

@@ -48,7 +48,7 @@ def tuned(table: Path, cache: Path, trials: int = 4) -> dict[str, Any]:
     path = mlflow.artifacts.download_artifacts(
         run_id=run_id, artifact_path="tuning/trials.csv", dst_path=str(cache / run_id)
     )
-    rows = [line.split(",") for line in Path(path).read_text().splitlines()]
+    rows = [line.split(",") for line in Path(path).read_text(encoding="utf-8").splitlines()]
     state, value = rows[0].index("state"), rows[0].index("value")
     parameters = [rows[0].index("params_learning_rate"), rows[0].index("params_batch_size")]
     done = [row for row in rows[1:] if row[state] != "FAIL"]
@@ -186,12 +186,13 @@ def test_a_sign_of_life_tells_a_living_process_from_a_killed_one(tmp_path: Path)
     assert process.stdout is not None
     mark, folder = process.stdout.readline().split()
     presence.remove_leftovers(tmp_path)
-    assert not presence.is_dead(mark)
+    assert not presence.is_dead(mark, tmp_path)
     assert Path(folder).is_dir()
     process.kill()
     process.wait()
-    assert presence.is_dead(mark)
-    assert not presence.is_dead(mark.replace(mark.split("|")[0], "elsewhere", 1)), "another machine's cannot be known"
+    assert presence.is_dead(mark, tmp_path)
+    assert not presence.is_dead(mark.replace(mark.split("|")[0], "elsewhere", 1), tmp_path), "another machine's"
+    assert presence.is_dead(mark.replace(str(tmp_path), str(tmp_path / "before-it-was-moved")), tmp_path)
     presence.remove_leftovers(tmp_path)
     assert not Path(folder).exists()
 
@@ -296,7 +297,7 @@ def test_a_store_or_disk_that_fails_in_the_middle_is_one_line_that_says_how_to_g
     ):
         raise error
     assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith("the same command continues.")
+    assert caught.value.__notes__ == ["Finished work is kept; the same command continues."]
     assert mlflow.active_run() is None
 
 

@@ -35,6 +35,7 @@ from soundstack.evaluation.tables import SystemScores
 from soundstack.limits import Limits
 from soundstack.networks.spec import network_spec
 from soundstack.networks.weights import identity
+from soundstack.places import project
 from soundstack.recognisers import Recogniser
 from soundstack.results import SCORES, Evaluation, Trained
 from soundstack.tracking import Run
@@ -326,7 +327,7 @@ def find_model(wanted: str) -> FoundModel:
         return FoundModel(word, word, f"models:/{word}")
     client = MlflowClient()
     registered = _registered(client, "")
-    there = ", ".join(registered) or "none; train some first with `mlflow run .`"
+    there = ", ".join(registered) or f"none; train some first with `mlflow run {project()}`"
     if word == "auto":
         fusions = [name for name in registered if name.endswith("-fusion")]
         if len(fusions) != 1:

@@ -137,7 +137,7 @@ def nested_file(fold: str) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, making the folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, default=str))
+    path.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
 
 
 def copy_files(folder: Path, files: Sequence[Path], output: Path) -> None:

@@ -101,7 +101,7 @@ def _mlflow(
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nothing here runs jobs, and their runners take a core
     }
-    with log.open("a") as output:
+    with log.open("a", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=folder,
@@ -117,7 +117,9 @@ def _mlflow(
         deadline = time.monotonic() + START_SECONDS
         while not _answers(address + health):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SoakError(f"mlflow {command[0]} does not come up: {last_line(log.read_text())} (see {log})")
+                raise SoakError(
+                    f"mlflow {command[0]} does not come up: {last_line(log.read_text(encoding='utf-8'))} (see {log})"
+                )
             time.sleep(0.3)
         yield Server(address, process)
     finally:
