@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from soundstack.errors import StoreError
 from soundstack.evaluation import metrics, plots
-from soundstack.evaluation.statistics import Interval, bootstrap_intervals
+from soundstack.evaluation.statistics import Interval, score_intervals
 from soundstack.evaluation.tables import SystemScores
 from soundstack.scores import ScoreTable
 
@@ -35,7 +35,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Out-of-fold devel scores and test scores of one system, and the groups that intervals resample by.
+    """Out-of-fold devel scores and test scores of one system, and the groups that intervals go by.
 
     ``subsets`` names parts of the test clips that are also scored by themselves: on DCASE 2018 the clips of microphones
     ``known`` from the development set and those of ``unknown`` ones.
@@ -54,19 +54,22 @@ class Evaluation:
         return {
             f"{part}_{measure}": interval
             for part, table in (("devel", self.devel), ("test", self.test))
-            for measure, interval in bootstrap_intervals(table, self.groups).items()
+            for measure, interval in score_intervals(table, self.groups).items()
         }
 
     def metrics(self) -> dict[str, float]:
-        """The contract's metrics: every score with ``_ci_low`` and ``_ci_high``."""
+        """The contract's metrics: every score with ``_ci_low`` and ``_ci_high``, and the groups they rest on."""
         values: dict[str, float] = {}
         for name, interval in self.intervals.items():
             values |= {name: interval.value, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+        for part in ("devel", "test"):
+            values[f"groups_{part}"] = self.intervals[f"{part}_accuracy"].groups or 0
         for name, clips in self.subsets.items():
             rows = [row for row, clip in enumerate(self.test.clips) if clip in clips]
-            for measure, interval in bootstrap_intervals(self.test.rows(rows), self.groups).items():
+            for measure, interval in score_intervals(self.test.rows(rows), self.groups).items():
                 key = f"test_{name}_{measure}"
                 values |= {key: interval.value, f"{key}_ci_low": interval.low, f"{key}_ci_high": interval.high}
+                values[f"groups_test_{name}"] = interval.groups or 0
         return values
 
     def fold_metrics(self) -> list[tuple[int, dict[str, float]]]:
