@@ -220,7 +220,13 @@ def find_done(config: Config, data_fingerprint: str) -> Trained | None:
             continue  # its model was deleted: train again
         values = found.data.metrics
         intervals = {
-            part: Interval(values[part], values[f"{part}_ci_low"], values[f"{part}_ci_high"]) for part in SCORES
+            part: Interval(
+                values[part],
+                values[f"{part}_ci_low"],
+                values[f"{part}_ci_high"],
+                int(values.get(f"groups_{part.partition('_')[0]}", 0)) or None,
+            )
+            for part in SCORES
         }
         champion = _champion(client, name)
         holds = champion is not None and str(champion.version) == version

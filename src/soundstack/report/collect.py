@@ -33,8 +33,8 @@ _NAMED = frozenset({"dataset", "name", "network", "pretraining", "members"})
 class Score:
     """A score in 0..1 over one or several seeds.
 
-    One seed: ``low`` and ``high`` are the run's 95 % bootstrap interval, None where it has none. Several: ``value`` is
-    their mean and ``deviation`` their sample standard deviation.
+    One seed: ``low`` and ``high`` are the run's 95 % interval, None where it has none. Several: ``value`` is their
+    mean and ``deviation`` their sample standard deviation.
     """
 
     value: float

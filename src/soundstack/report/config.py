@@ -26,8 +26,8 @@ class ReportConfig(Config):
         "paired tests; auto: best single system, CRNN and best fusion, as judged on devel",
     )
     output_dir: Place = Field("reports", description="folder that the files are copied to")
-    bootstrap: int = Field(2000, ge=100, le=1_000_000, description="replicates of the paired bootstrap test")
-    seed: int = Field(0, ge=0, lt=2**32, description="fixes the bootstrap's draws")
+    swaps: int = Field(10_000, ge=100, le=1_000_000, description="random swaps of the paired tests")
+    seed: int = Field(0, ge=0, lt=2**32, description="fixes the random swaps")
 
     @field_validator("datasets")
     @classmethod
