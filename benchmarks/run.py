@@ -37,6 +37,7 @@ RESULTS = DOCS / "performance.json"
 #: What the loads at the start differ by from run to run.
 LOAD = "load average at the start"
 QUICK: dict[str, list[str]] = {
+    "confidence": ["--repeats", "20"],
     "crnn_step": ["--turns", "3"],
     "gpu": ["--clips", "128"],
     "logmel": ["--clips", "16", "--turns", "3"],

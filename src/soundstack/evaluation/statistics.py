@@ -92,7 +92,7 @@ def score_intervals(table: ScoreTable, groups: Groups | None = None, *, level: f
     sample = _Sample(table, _group_names(table, groups))
     lows, highs = sample.ends(level)
     ends = np.stack([sample.values, lows, highs], axis=1).tolist()
-    found = (Interval(*each, sample.n_groups) for each in ends)
+    found = (Interval(value, low, high, sample.n_groups) for value, low, high in ends)
     return dict(zip(("accuracy", "macro_f1"), found, strict=True))
 
 
@@ -145,7 +145,8 @@ def paired_tests(
     margins = t.ppf((1 + level) / 2, max(a.freedom, 1)) * np.sqrt(a.variance(b) + (a.group_weights**2).sum(axis=0) ** 2)
     ends = np.stack([values, np.maximum(values - margins, -1.0), np.minimum(values + margins, 1.0)], axis=1).tolist()
     for_accuracy, for_macro_f1 = (
-        PairedDifference(Interval(*each, a.n_groups), p_value) for each, p_value in zip(ends, p_values, strict=True)
+        PairedDifference(Interval(value, low, high, a.n_groups), p_value)
+        for (value, low, high), p_value in zip(ends, p_values, strict=True)
     )
     return PairedTests(for_accuracy, for_macro_f1, mcnemars.only_a, mcnemars.only_b, by_group)
 

@@ -227,8 +227,8 @@ def _paired_tests(
             f"Corrected: after Holm, over all {2 * len(compared)} tests of this table; bold below {_LEVEL}. Only A / "
             "only B: clips that one of the two recognises.",
             f"p: how often a difference is as large when A and B are swapped at random ({n_swaps:,} times), all clips "
-            "of a group together. Accuracy of clips without groups: McNemar, mid-p. In brackets: 95 % interval by groups. "
-            "Newest run of each system.",
+            "of a group together. Accuracy of clips without groups: McNemar, mid-p. In brackets: 95 % interval, by "
+            "groups of clips. Newest run of each system.",
         ),
     )
 
