@@ -122,7 +122,7 @@ def registered(name: str, tables: Member, folder: Path) -> RegisteredMember:
         csv.writer(file).writerows([("filename", "fold", "group"), *rows])
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(folder))
-    return RegisteredMember(name, "3", run.info.run_id, "data")
+    return RegisteredMember(name, "3", run.info.run_id, {"data_fingerprint": "data"})
 
 
 @pytest.mark.usefixtures("store")
