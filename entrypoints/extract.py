@@ -25,7 +25,7 @@ def run(config: ExtractConfig) -> Corpus:
         with opened.stage("scan"):
             begun = extraction(config)
             corpus = open_corpus(config, begun)
-        ownership.require(corpus.tags)  # before anything is made: `main` begins here
+        ownership.require(corpus.tags)  # before anything is trained: `main` begins here
         opened.corpus(corpus)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
             made = log_mels_of(corpus, config, advance, begun)

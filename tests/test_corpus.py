@@ -61,6 +61,20 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_the_rows(table):
     assert [clip.id for clip in again.clips] == [clip.id for clip in first.clips]
 
 
+def test_a_table_is_known_by_its_sounds_and_labels_whatever_its_files_and_folds_are_called(table):
+    first = open_csv(table)
+    assert first.tags["table"] == first.table
+    (table.parent / "other.wav").write_bytes((table.parent / "pitch0-1-0.wav").read_bytes())
+    rewrite(table, lambda header, rows: [header, ["other.wav", "pitch0", "2"], *rows[1:]])
+    moved = open_csv(table)
+    assert moved.table == first.table
+    assert moved.fingerprint != first.fingerprint
+    rewrite(table, lambda header, rows: [header, ["other.wav", "pitch1", "2"], *rows[1:]])
+    assert open_csv(table).table != first.table
+    rewrite(table, lambda header, rows: [header, *rows[1:]])
+    assert open_csv(table).table != first.table
+
+
 def test_the_fingerprint_does_not_depend_on_how_the_sound_is_used(table):
     first = open_csv(table).fingerprint
     assert open_csv(table, channels="first", sample_rate=4000, clip_seconds=2, seed=5).fingerprint == first
