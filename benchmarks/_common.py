@@ -174,7 +174,7 @@ def machine() -> dict[str, str]:
     name = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":", 1) for line in info.read_text(encoding="utf-8").splitlines() if ":" in line)
         found = {key.strip(): value.strip() for key, value in lines.items()}
         name = found.get("model name", name)
         flags = set(found.get("flags", "").split())

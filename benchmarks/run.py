@@ -37,6 +37,7 @@ RESULTS = DOCS / "performance.json"
 #: What the loads at the start differ by from run to run.
 LOAD = "load average at the start"
 QUICK: dict[str, list[str]] = {
+    "confidence": ["--repeats", "20"],
     "crnn_step": ["--turns", "3"],
     "gpu": ["--clips", "128"],
     "logmel": ["--clips", "16", "--turns", "3"],
@@ -107,7 +108,7 @@ def run(path: Path, arguments: list[str]) -> tuple[list[Row], str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
-        if re.search(r"parser\(\s*__doc__", path.read_text()):  # of _common
+        if re.search(r"parser\(\s*__doc__", path.read_text(encoding="utf-8")):  # of _common
             arguments = [*arguments, "--json", str(file)]
         process = subprocess.Popen([sys.executable, str(path), *arguments], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None

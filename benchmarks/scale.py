@@ -73,7 +73,7 @@ def write_clips(folder: Path, count: int, seconds: float, channels: int) -> Path
 def own() -> float:
     """The memory of this process now, without mapped files, in MiB; 0 where the system does not tell."""
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         return 0.0
     return int(status.partition("RssAnon:")[2].split()[0]) / 1024

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack import cli
 from soundstack.config import DownloadConfig
+from soundstack.places import project
 
 
 def run(config: DownloadConfig) -> None:
@@ -25,7 +28,8 @@ def run(config: DownloadConfig) -> None:
         opened.settings(config, {"folder": str(done.folder)})
         opened.metrics({"archives_fetched": len(done.fetched), "archives_present": len(done.present)})
         opened.tags({"dataset": config.dataset})
-    print(f"Next: mlflow run . --env-manager local -P dataset={config.dataset} -P data_dir={config.folder}")
+    given = f"-P dataset={config.dataset} -P data_dir={shlex.quote(str(config.folder))}"
+    print(f"Next: mlflow run {project()} --env-manager local {given}")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def run(config: FuseConfig) -> Trained:
             )
             save_figure(figure, opened.folder / "contributions.png")
             (opened.folder / "data").mkdir()
-            (opened.folder / "data" / "clips.csv").write_text(trained.manifest)
+            (opened.folder / "data" / "clips.csv").write_text(trained.manifest, encoding="utf-8")
             (opened.folder / "data" / "data.json").write_bytes(found[0].artifact("data/data.json").read_bytes())
             opened.evaluation(trained.evaluation)
             registered = registry.register(

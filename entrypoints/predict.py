@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack import cli
 from soundstack.config import PredictConfig, cores
+from soundstack.places import project
 
 if TYPE_CHECKING:
     from soundstack.prediction_tables import Totals
@@ -90,7 +91,7 @@ def _next(config: PredictConfig, model: str, output: Path) -> str:
         return f"Pictures: {output / 'timelines'}"
     given = {"model": model, "input": config.input, "output_dir": str(output)}
     parameters = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
-    return f"Draw timelines of them: mlflow run . -e predict {parameters} -P timeline=yes"
+    return f"Draw timelines of them: mlflow run {project()} -e predict {parameters} -P timeline=yes"
 
 
 if __name__ == "__main__":

@@ -12,15 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # As in the entry points, and before torch is loaded: on a busy machine, spinning threads cost ten times the work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-# The same examples every time, and no limit on the time of one: other work may share the machine.
-settings.register_profile("soundstack", deadline=None, derandomize=True, print_blob=False)
+# The same examples every time, and no limit on the time of one or of making them: other work may share the machine.
+settings.register_profile(
+    "soundstack",
+    deadline=None,
+    derandomize=True,
+    print_blob=False,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("soundstack")
 
 

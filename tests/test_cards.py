@@ -149,7 +149,7 @@ def test_a_registered_version_has_its_card_and_the_model_keeps_the_user_s_own_te
     assert "# demo-crnn, version 1\n" in text and "models:/demo-crnn/1" in text
     assert f"](get-artifact?path=confusion%2Fdevel.png&run_uuid={version.run_id})" in text
     assert {"MODEL_CARD.md", "confusion"} <= {item.path for item in client.list_artifacts(version.run_id)}
-    whole = Path(client.download_artifacts(version.run_id, "MODEL_CARD.md", str(tmp_path))).read_text()
+    whole = Path(client.download_artifacts(version.run_id, "MODEL_CARD.md", str(tmp_path))).read_text(encoding="utf-8")
     assert "](confusion/devel.png)" in whole
     assert "mean of 2 fold models" in client.get_registered_model("demo-crnn").description
     client.update_registered_model("demo-crnn", "My own text.")

@@ -22,6 +22,7 @@ from soundstack.config import (
     TestConfig,
 )
 from soundstack.errors import ConfigError, DataError
+from waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[1]
 ENTRY_POINTS = sorted(path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py"))
@@ -205,7 +206,7 @@ def in_a_terminal():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_that_it_continues_and_exits_130(number, capsys, in_a_terminal):
+def test_an_interrupted_run_exits_130_and_promises_nothing_before_it_began(number, capsys, in_a_terminal):
     def action(config):
         os.kill(os.getpid(), number)
         signal.sigtimedwait([], 5)
@@ -215,8 +216,19 @@ def test_an_interrupted_run_says_that_it_continues_and_exits_130(number, capsys,
     with pytest.raises(SystemExit) as caught:
         cli.run(CrnnConfig, action, [])
     assert caught.value.code == 130
-    assert "continues" in capsys.readouterr().err
+    assert capsys.readouterr().err == "Interrupted.\n"
     assert signal.getsignal(number) is before
+
+
+def test_what_an_interrupted_run_has_to_say_stands_in_the_same_line(capsys):
+    def action(config):
+        error = KeyboardInterrupt()
+        error.add_note("Finished work is kept; the same command continues.")
+        raise error
+
+    with pytest.raises(SystemExit):
+        cli.run(CrnnConfig, action, [])
+    assert capsys.readouterr().err == "Interrupted. Finished work is kept; the same command continues.\n"
 
 
 def test_an_interrupt_that_a_library_turned_into_an_error_is_still_one(capsys, in_a_terminal):
@@ -271,7 +283,7 @@ def test_help_and_a_mistake_are_answered_without_loading_anything_heavy():
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     answers = json.loads(done.stdout)
     assert len(answers) == 2 * len(ENTRY_POINTS) >= 12

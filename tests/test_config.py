@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from soundstack import config as configs
 from soundstack.config import (
     PAPER_COSTS,
     PROJECT,
@@ -19,11 +18,14 @@ from soundstack.config import (
     ExtractConfig,
     FuseConfig,
     MainConfig,
+    PredictConfig,
     TestConfig,
     fingerprint,
 )
 from soundstack.errors import ConfigError
 from soundstack.networks.spec import NETWORKS
+from soundstack.report.config import ReportConfig
+from soundstack.soak.config import SoakConfig
 
 MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, TestConfig]
 
@@ -113,12 +115,12 @@ def test_a_configuration_cannot_be_changed_and_knows_no_other_names(model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_environment_variables_named_like_parameters_do_not_leak_in(model, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     before = model().model_dump()
     for name in model.model_fields:
         for variable in (name, name.upper(), f"SOUNDSTACK_{name.upper()}"):
             monkeypatch.setenv(variable, str(OTHER[name]))
     (tmp_path / ".env").write_text("".join(f"{name}={OTHER[name]}\n" for name in model.model_fields))
-    monkeypatch.chdir(tmp_path)
     assert model().model_dump() == before
 
 
@@ -185,20 +187,42 @@ def test_the_papers_costs_are_ten_from_a_billionth_to_one():
     assert PAPER_COSTS == (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
-def test_paths_are_taken_from_where_the_user_stands_and_the_cache_from_the_project(tmp_path, monkeypatch):
+def test_every_path_is_taken_from_where_the_user_stands_and_is_absolute(tmp_path, monkeypatch):
     (tmp_path / "table.csv").touch()
     monkeypatch.chdir(tmp_path)
     config = DataConfig(dataset="csv", data_dir="table.csv")
     assert config.data_path == tmp_path / "table.csv"
-    assert config.cache_path == PROJECT / "cache"
+    assert config.cache_path == tmp_path / "cache"
+    (tmp_path / "mine.yaml").write_text("rows: [{crnn: {}}]")
+    model = tmp_path / "saved" / "MLmodel"
+    model.parent.mkdir()
+    model.touch()
+    predict = PredictConfig(model="saved", input="field/*.wav", output_dir="out")
+    given = [
+        config.data_dir,
+        MainConfig(suite="mine.yaml").suite,
+        FuseConfig(cache_dir="c").cache_dir,
+        DeepSpectrumConfig(weights_dir="w").weights_dir,
+        DownloadConfig(data_dir="d").data_dir,
+        *(predict.model, predict.input, predict.output_dir),
+        ReportConfig(output_dir="r").output_dir,
+        SoakConfig(output_dir="s").output_dir,
+        str(PredictConfig(input="x").output_path("demo-crnn")),
+        str(DownloadConfig(dataset="esc50").folder),
+    ]
+    names = ("table.csv", "mine.yaml", "c", "w", "d", "saved", "field/*.wav", "out", "r", "s")
+    assert given == [str(tmp_path / name) for name in (*names, "predictions/demo-crnn", "data/esc50")]
+    monkeypatch.chdir("/")
+    assert MainConfig(suite=given[1]).chosen_suite.rows[0].step == "crnn"
+    monkeypatch.chdir(tmp_path)
     assert DataConfig(cache_dir=str(tmp_path)).cache_path == tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
     assert DataConfig(dataset="csv", data_dir="~/table.csv").data_path == tmp_path / "table.csv"
     assert DataConfig(cache_dir="~/cache").cache_path == tmp_path / "cache"
 
 
-def test_auto_looks_for_a_data_set_in_the_project(monkeypatch, tmp_path):
-    monkeypatch.setattr(configs, "PROJECT", tmp_path)
+def test_auto_looks_for_a_data_set_where_the_user_stands(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     for name, folder in (("esc50", "esc50"), ("esc10", "esc50"), ("dcase2018", "dcase2018")):
         (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
         assert DataConfig(dataset=name).data_path == tmp_path / "data" / folder

@@ -59,9 +59,9 @@ def evaluation(year: str, folder: Path) -> Path:
 
 def edit(path: Path, change: Callable[[list[str]], Any]) -> None:
     """Change the lines of a list."""
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     change(lines)
-    path.write_text("".join(line + "\n" for line in lines))
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 # --- DCASE 2017 task 1 -----------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,9 @@ import pytest
 import requests
 import soundfile
 
+from soundstack.soak.server import free_port
 from soundstack.soak.workplace import CLASSES, RATE, sound, write_data
+from waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.e2e
@@ -42,7 +43,9 @@ class Workplace:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`mlflow run` in the present environment."""
         command = [sys.executable, "-m", "mlflow", "run", str(PROJECT), "--env-manager", "local", *arguments]
-        return subprocess.run(command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=400)
+        return subprocess.run(
+            command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=3 * PATIENCE
+        )
 
     def main(self, **more: object) -> subprocess.CompletedProcess[str]:
         """The whole project on the tiny data."""
@@ -171,13 +174,6 @@ def test_a_wrong_parameter_is_one_line_and_a_failed_run(tmp_path: Path, argument
     assert {run.info.status for found in place.runs().values() for run in found} == {"FAILED"}
 
 
-def free_port() -> int:
-    """A TCP port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def server(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The real scoring server on the fusion: two workers, pickles forbidden."""
@@ -192,14 +188,14 @@ def server(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> It
         )
         try:
             address = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 400
+            deadline = time.monotonic() + PATIENCE
             while not answers(address):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
             yield address
         finally:
             os.killpg(process.pid, 15)
-            process.wait(30)
+            process.wait(PATIENCE)
 
 
 def answers(address: str) -> bool:
@@ -215,7 +211,7 @@ def ask(server: str, clips: list[bytes], params: dict | None = None) -> requests
     body: dict = {"dataframe_records": [{"audio": base64.b64encode(clip).decode()} for clip in clips]}
     if params:
         body["params"] = params
-    return requests.post(f"{server}/invocations", json=body, timeout=60)
+    return requests.post(f"{server}/invocations", json=body, timeout=PATIENCE)
 
 
 def test_served_probabilities_equal_the_offline_ones(workplace: Workplace, server: str) -> None:
@@ -312,11 +308,11 @@ def test_hostile_requests_are_refused_and_the_server_goes_on(workplace: Workplac
         (json.dumps({"inputs": [good]}).encode(), {}, 415, "Send JSON"),
     ]
     for data, headers, status, reason in hostile:
-        answer = requests.post(address, data=data, headers=headers, timeout=60)  # type: ignore[arg-type]
+        answer = requests.post(address, data=data, headers=headers, timeout=PATIENCE)  # type: ignore[arg-type]
         assert answer.status_code == status, answer.text[:500]
         assert reason in answer.json()["message"]
         assert good[-200:] not in answer.text
-    assert requests.post(address, json={"inputs": [good]}, timeout=60).ok
+    assert requests.post(address, json={"inputs": [good]}, timeout=PATIENCE).ok
 
 
 WATCHED = """
@@ -367,7 +363,7 @@ def test_the_model_loads_and_answers_cut_off_and_writes_nothing(workplace: Workp
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -18,6 +18,7 @@ from soundstack.config import DataConfig
 from soundstack.datasets.corpus import open_corpus
 from soundstack.errors import DataError
 from soundstack.features import Extraction, Recipe, Stages, clip_means, extract
+from waiting import PATIENCE
 
 BINS = 16
 
@@ -352,7 +353,7 @@ def _extract_in_a_process(table, cache, start, results):
         calls.append(len(waves))
         return spectrum(waves)
 
-    start.wait(timeout=60)
+    start.wait(PATIENCE)
     report, store = run(corpus, cache, transform)
     results.put((report.made, report.reused, sum(calls), store.read(keys_of(corpus)).tobytes()))
 
@@ -364,9 +365,9 @@ def test_two_processes_that_extract_the_same_corpus_do_the_work_once(table, tmp_
     processes = [context.Process(target=_extract_in_a_process, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
-    first, second = results.get(timeout=120), results.get(timeout=120)
+    first, second = results.get(timeout=PATIENCE), results.get(timeout=PATIENCE)
     for process in processes:
-        process.join(timeout=60)
+        process.join(PATIENCE)
         assert process.exitcode == 0
     assert sorted([first[:3], second[:3]]) == [(0, 15, 0), (15, 0, 15)]
     assert first[3] == second[3]

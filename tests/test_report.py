@@ -26,7 +26,7 @@ import report as entry_point
 from soundstack import cli, tracking, tracking_reader
 from soundstack.config import CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.errors import ConfigError, MemberError, StoreError
-from soundstack.evaluation.statistics import bootstrap_intervals, holm
+from soundstack.evaluation.statistics import holm, score_intervals
 from soundstack.report import collect, comparisons, html, paper, render, rows, tables
 from soundstack.report.config import ReportConfig
 from soundstack.report.document import Cell, Column, Paragraph, Report, Section, Table
@@ -121,7 +121,7 @@ def log_run(
     groups = {clip: group for part in scores for clip, _, _, group in data.clips(part)}
     values: dict[str, float] = {f"clips_{part}": len(table.clips) for part, table in scores.items()}
     for part, table in scores.items():
-        for measure, interval in bootstrap_intervals(table, groups, n_boot=100).items():
+        for measure, interval in score_intervals(table, groups).items():
             values[f"{part}_{measure}"] = interval.value
             values[f"{part}_{measure}_ci_low"], values[f"{part}_{measure}_ci_high"] = interval.low, interval.high
     marks = {"dataset": name.partition("-")[0], "data_fingerprint": fingerprint} | dict(tags or {})
@@ -254,7 +254,7 @@ def reported(empty_store: Path, refused: str) -> Reported:
     ids["renamed"] = renamed
     output, printed = empty_store / "reports", io.StringIO()
     with contextlib.redirect_stdout(printed):
-        entry_point.run(ReportConfig(output_dir=str(output), bootstrap=200))
+        entry_point.run(ReportConfig(output_dir=str(output), swaps=200))
     found = client.search_runs([client.get_experiment_by_name("tests").experiment_id], "run_name = 'report'")
     finished = [run for run in found if run.info.status == "FINISHED"]
     assert len(finished) == 1
@@ -468,19 +468,19 @@ def predictions(name: str, wrong: int, clips: int = 40) -> comparisons.Predictio
 
 def test_all_tests_of_all_data_sets_are_corrected_together() -> None:
     systems = [predictions("good", 0), predictions("fair", 6), predictions("poor", 20)]
-    compared, failed = comparisons.compare({"esc50": systems, "esc10": systems[1:]}, n_boot=200, seed=0)
+    compared, failed = comparisons.compare({"esc50": systems, "esc10": systems[1:]}, n_swaps=200, seed=0)
     assert [(each.dataset, each.a.name, each.b.name) for each in compared] == [
         ("esc50", "good", "fair"),
         ("esc50", "good", "poor"),
         ("esc50", "fair", "poor"),
         ("esc10", "fair", "poor"),
     ]
-    raw = [p for each in compared for p in (each.mcnemar.mid_p, each.bootstrap.p_value)]
-    corrected = [p for each in compared for p in (each.corrected_mcnemar, each.corrected_bootstrap)]
+    raw = [p for each in compared for p in (each.tests.accuracy.p_value, each.tests.macro_f1.p_value)]
+    corrected = [p for each in compared for p in (each.corrected_accuracy, each.corrected_macro_f1)]
     assert corrected == pytest.approx(holm(raw).tolist())
     smallest = int(np.argmin(raw))
     assert corrected[smallest] == pytest.approx(8 * raw[smallest])
-    assert compared[0].accuracy_difference == pytest.approx(6 / 40)
+    assert compared[0].tests.accuracy.interval.value == pytest.approx(6 / 40)
     assert not failed
 
 
@@ -763,8 +763,8 @@ def test_paired_tests_and_f1_by_class_are_those_of_the_chosen_systems(reported: 
         ("esc50", "crnn", "fusion-crnn_deepspectrum"),
         ("esc10", "crnn", "fusion"),
     ]
-    raw = [float(row[key]) for row in tests for key in ("mcnemar_mid_p", "bootstrap_p")]
-    corrected = [float(row[key]) for row in tests for key in ("mcnemar_holm_p", "bootstrap_holm_p")]
+    raw = [float(row[key]) for row in tests for key in ("accuracy_p", "macro_f1_p")]
+    corrected = [float(row[key]) for row in tests for key in ("accuracy_holm_p", "macro_f1_holm_p")]
     assert corrected == pytest.approx(holm(raw).tolist())
     f1 = [
         float(row["f1"]) for row in reported.csv("per_class.csv") if (row["dataset"], row["model"]) == ("esc50", "crnn")

@@ -6,8 +6,7 @@ import asyncio
 import json
 import sys
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,7 @@ from starlette.requests import Request
 from soundstack import scoring_server
 from soundstack.limits import Limits
 from soundstack.scoring_server import Door, RefusedError, read_request
+from waiting import PATIENCE
 
 JSON = {"content-type": "application/json"}
 
@@ -29,10 +29,10 @@ class Echo:
     """A model that answers what it was asked."""
 
     limits = Limits(max_request_bytes=3000, max_clips=4)
-    wait = 0.0
     problem: Exception | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[], object] = lambda: None) -> None:
+        self.wait = wait
         self.at_work = self.most = 0
         self._lock = threading.Lock()
 
@@ -42,7 +42,7 @@ class Echo:
         with self._lock:
             self.at_work += 1
             self.most = max(self.most, self.at_work)
-        time.sleep(self.wait)
+        self.wait()
         with self._lock:
             self.at_work -= 1
         return [{"row": row, "params": dict(params)} for row in rows]
@@ -232,14 +232,22 @@ def test_a_client_that_leaves_frees_what_it_held() -> None:
 
 
 def test_only_so_many_requests_are_worked_on_at_a_time_and_who_waits_too_long_is_told() -> None:
-    model = Echo()
-    model.wait = 0.2
-    answers = post(*[request(body("a")) for _ in range(5)], model=model)
-    assert [status for status, _ in answers] == [200] * 5
+    together = threading.Barrier(scoring_server.AT_WORK, timeout=PATIENCE)
+    model = Echo(together.wait)
+    answers = post(*[request(body("a")) for _ in range(3 * scoring_server.AT_WORK)], model=model, timeout=2 * PATIENCE)
+    assert [status for status, _ in answers] == [200] * len(answers)
     assert model.most == scoring_server.AT_WORK
-    model.wait = 0.5
-    busy = post(*[request(body("a")) for _ in range(5)], model=model, timeout=0.6)
-    assert [status for status, _ in busy] == [200, 200, 429, 429, 429]
+    told = threading.Event()
+    door = Door(Echo(lambda: told.wait(PATIENCE)), timeout=4.0)
+
+    async def busy() -> list[int]:
+        answers = [asyncio.create_task(door.answer(request(body("a")))) for _ in range(scoring_server.AT_WORK + 3)]
+        while sum(answer.done() for answer in answers) < 3:
+            await asyncio.sleep(0.01)
+        told.set()
+        return [answer.status_code for answer in await asyncio.gather(*answers)]
+
+    assert asyncio.run(busy()) == [200] * scoring_server.AT_WORK + [429] * 3
 
 
 def test_bodies_that_wait_in_memory_are_limited_together() -> None:
@@ -292,7 +300,7 @@ def test_the_server_of_the_installed_mlflow_takes_the_door(monkeypatch: pytest.M
         messages = [{"type": "http.request", "body": body("a", params={"unknown": 1}), "more_body": False}]
 
         async def receive() -> Any:
-            return messages.pop() if messages else await asyncio.sleep(60)
+            return messages.pop() if messages else await asyncio.sleep(PATIENCE)
 
         async def send(message: Any) -> None:
             sent.append(message)

@@ -21,6 +21,7 @@ from soundstack.soak import abuse, fuzz, guided, hostile, kills, outcome, workpl
 from soundstack.soak.config import SoakConfig
 from soundstack.soak.outcome import Curves, Part, write
 from soundstack.soak.workplace import Result, StoredRun, Template, Undisturbed, Workplace
+from waiting import PATIENCE
 
 
 def quiet(text: str) -> None:
@@ -186,22 +187,22 @@ def test_a_polite_kill_ends_a_process_and_a_stubborn_one_is_forced():
         assert process.stdout.readline() == "ready\n"
         return process
 
-    wait = "import signal, time; print('ready', flush=True); time.sleep(60)"
-    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
-    assert workplace.end_group(start(wait), (15, 9), 10)
+    wait = "import signal, time; print('ready', flush=True); time.sleep(3600)"
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+    assert workplace.end_group(start(wait), (15, 9), PATIENCE)
     stubborn = start(deaf)
     assert not workplace.end_group(stubborn, (15, 9), 1)
     assert stubborn.returncode == -9
 
 
 def test_a_process_that_outlives_its_group_leader_is_noticed():
-    child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
     leader = subprocess.Popen([sys.executable, "-c", child], text=True, start_new_session=True)
-    leader.wait(30)
+    leader.wait(PATIENCE)
     assert kills.outlived(leader, patience=0.5)
     alone = subprocess.Popen([sys.executable, "-c", ""], text=True, start_new_session=True)
-    alone.wait(30)
-    assert not kills.outlived(alone, patience=5)
+    alone.wait(PATIENCE)
+    assert not kills.outlived(alone, patience=PATIENCE)
 
 
 def test_the_bench_takes_its_parameters():

@@ -24,6 +24,7 @@ from soundstack.results import Evaluation, Trained
 from soundstack.scores import ScoreTable
 from soundstack.tuning import SearchSpec, search_cost
 from test_recognisers import LABELS, crnn
+from waiting import PATIENCE
 
 
 def evaluation(right: float) -> Evaluation:
@@ -124,7 +125,8 @@ def test_a_run_left_by_a_killed_process_is_closed_by_the_next_start(store: str) 
         "    print(run.id, flush=True); os.kill(os.getpid(), 9)\n"
     )
     project = Path(__file__).resolve().parents[1]
-    killed = subprocess.run([sys.executable, "-c", script], cwd=project, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", script]
+    killed = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=PATIENCE)
     orphan = killed.stdout.split()[-1]
     assert MlflowClient().get_run(orphan).info.status == "RUNNING"
     tracking.connect()

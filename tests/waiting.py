@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 #: Only what will never happen takes so long.
-PATIENCE = 120.0
+PATIENCE = 600.0
 
 
 def until(happened: Callable[[], object], seconds: float = PATIENCE) -> None:

@@ -64,7 +64,7 @@ class FeatureStore:
             if index.name == "spec.json":
                 continue
             try:
-                keys = json.loads(index.read_text())
+                keys = json.loads(index.read_text(encoding="utf-8"))
                 if len(self._shard(index.stem)) != len(keys):
                     raise ValueError("row count")
             except (OSError, ValueError, EOFError):

@@ -5,6 +5,8 @@ One parameter keeps the ranking, so the most probable class is always the class 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -47,15 +49,14 @@ def fit_sharpness(scores: NDArray[np.float64], truth: NDArray[np.intp], kind: st
 def gain_of_mean(gain_of_two: float, models: int) -> float:
     """How much greater the factor of a mean of models is than that of one, told by that of a mean of two.
 
-    A mean is right more often than one model and yet less certain: by the factor of one it would be underconfident.
-    A clip's logits are what all models share plus what each adds by chance; 1 / factor grows with their variance, and
-    of a mean of n only an n-th of the chance is left: 1 / factor(n) = a + b / n. Chance alone would double it for two.
+    A mean is right more often than one model and yet less certain: with the factor of one it would be underconfident.
+    Every doubling of the models is taken to gain alike, from nothing (all say the same) to a doubling (all differences
+    are chance). On ESC-10, means of 1, 2 and 3 CRNNs that had not seen a clip gained 1, 1.34 and 1.62; told: 1.59.
 
-    >>> [round(gain_of_mean(1.25, models), 3) for models in (1, 2, 4)]
-    [1.0, 1.25, 1.429]
+    >>> [gain_of_mean(1.25, models) for models in (1, 2, 4)]
+    [1.0, 1.25, 1.5625]
     """
-    gain = min(max(gain_of_two, 1.0), 2.0)
-    return 1 / (1 - 2 * (1 - 1 / gain) * (1 - 1 / models))
+    return min(max(gain_of_two, 1.0), 2.0) ** math.log2(models)
 
 
 def probabilities(scores: NDArray[np.float64], kind: str, sharpness: float) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from soundstack.audio import AudioSpec
 from soundstack.config import Config
 from soundstack.evaluation.metrics import class_scores, table_confusion
-from soundstack.evaluation.statistics import Interval
+from soundstack.evaluation.statistics import Interval, few_groups
 from soundstack.evaluation.tables import percent
 from soundstack.markdown import escape, table
 from soundstack.networks.spec import NETWORKS
@@ -259,7 +259,8 @@ def _scores_part(facts: Facts) -> Iterator[str]:
     ]
     yield "## Scores\n"
     yield table(["", "accuracy, %", "macro-F1, %"], rows, numbers=True)
-    yield "In brackets: 95 % intervals, bootstrapped over groups of clips.\n"
+    few = few_groups({part: facts.scores[f"{part}_accuracy"].groups for part in ("devel", "test")})
+    yield f"In brackets: 95 % intervals, by groups of clips. {few}".rstrip() + "\n"
 
 
 def _weaknesses_part(facts: Facts, picture: str, detail: _Detail) -> Iterator[str]:
@@ -383,4 +384,4 @@ def _settings(config: Config, resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

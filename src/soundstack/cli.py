@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import io
+import locale
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -10,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from soundstack import signals
+from soundstack import places, signals
 from soundstack.config import Config
 from soundstack.errors import ConfigError, SoundstackError
 
@@ -129,15 +133,30 @@ def run(model: type[C], action: Callable[[C], Any], arguments: Sequence[str] | N
 
     MLflow marks its run FAILED from the exit status; errors that are not the user's keep their traceback.
     """
+    if arguments is None:
+        _speak_utf8()
+        places.stand_with_the_user()
+        arguments = sys.argv[1:]
     with signals.handled():  # a polite kill ends like Ctrl-C: runs are closed, finished work is kept
         try:
-            action(parse(model, sys.argv[1:] if arguments is None else arguments))
+            action(parse(model, arguments))
         except (Exception, KeyboardInterrupt) as error:
+            kept = "".join(f" {note}" for note in getattr(error, "__notes__", []))
             if isinstance(error, KeyboardInterrupt) or signals.interrupted():
-                print("Interrupted. Finished work is kept; the same command continues.", file=sys.stderr)
+                print(f"Interrupted.{kept}", file=sys.stderr)
                 raise SystemExit(INTERRUPTED) from None
             if isinstance(error, SoundstackError):
                 name = model.__name__.removesuffix("Config").lower()
-                print(f"{name}: {error}", file=sys.stderr)
+                print(f"{name}: {error}{kept}", file=sys.stderr)
                 raise SystemExit(USER_ERROR) from None
             raise
+
+
+def _speak_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale is another: names of files, tables and texts are UTF-8."""
+    foreign = not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8"
+    if foreign and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter gets its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

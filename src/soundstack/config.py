@@ -54,13 +54,18 @@ ServedLimits = Annotated[
 PAPER_COSTS: tuple[float, ...] = tuple(10.0**power for power in range(-9, 1))
 
 
-def _expanded(value: str) -> Path:
+def _absolute(value: str) -> str:
     if not value.strip():
-        raise ValueError("is empty; give a folder")
+        raise ValueError("is empty; give a path")
     try:
-        return Path(value).expanduser()
+        return str(Path(value).expanduser().absolute())
     except RuntimeError as error:
         raise ValueError(f"{value}: {error}") from None
+
+
+#: A path, made absolute as it is given: what is relative starts where the user stands.
+Place = Annotated[str, AfterValidator(_absolute)]
+PlaceOrAuto = Annotated[str, AfterValidator(lambda value: value if value == "auto" else _absolute(value))]
 
 
 class Config(BaseSettings):
@@ -78,6 +83,11 @@ class Config(BaseSettings):
     irrelevant: ClassVar[frozenset[str]] = frozenset()
     #: The module that, with all that it imports, makes the results; empty: any of the package may.
     made_by: ClassVar[str] = ""
+
+    @property
+    def continues(self) -> bool:
+        """Whether the same command, given again after an interruption, goes on from the work that was finished."""
+        return False
 
     @classmethod
     def settings_customise_sources(
@@ -122,7 +132,7 @@ class DataConfig(Config):
     irrelevant: ClassVar[frozenset[str]] = frozenset({"data_dir", "name", "cache_dir", "device", "jobs", "on_error"})
 
     dataset: DataSetName = Field("demo", description="data set to work on; csv is your own table of clips")
-    data_dir: str = Field(
+    data_dir: PlaceOrAuto = Field(
         "auto",
         description="folder of the extracted data set, or the CSV file for dataset=csv; "
         "auto: data/<dataset> (demo writes itself into the cache)",
@@ -149,23 +159,13 @@ class DataConfig(Config):
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="a damaged clip: fail and name it, or skip it and report"
     )
-    cache_dir: str = Field("cache", description="folder of the feature cache, safe to delete; relative to the project")
+    cache_dir: Place = Field("cache", description="folder of the feature cache, safe to delete")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a usable GPU")
     seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
     split_seed: Seed | Auto = Field(
         "auto", description="draws the folds that a csv table does not give; auto: the seed"
     )
     jobs: int = Field(0, ge=0, le=1024, description="decoding threads; 0: all cores")
-
-    @field_validator("data_dir")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        return value if value == "auto" else str(_expanded(value).absolute())
-
-    @field_validator("cache_dir")
-    @classmethod
-    def _in_project(cls, value: str) -> str:
-        return str(PROJECT / _expanded(value))
 
     @model_validator(mode="after")
     def _data_is_there(self) -> Self:
@@ -190,11 +190,16 @@ class DataConfig(Config):
         return self
 
     @property
+    def continues(self) -> bool:
+        """See :class:`Config`."""
+        return True
+
+    @property
     def data_path(self) -> Path:
-        """Where the data set lies: ``data_dir``, or ``data/<dataset>`` in the project for ``auto``."""
+        """Where the data set lies: ``data_dir``, or ``data/<dataset>`` for ``auto``."""
         if self.data_dir != "auto":
             return Path(self.data_dir)
-        return PROJECT / "data" / ("esc50" if self.dataset == "esc10" else self.dataset)
+        return Path("data", "esc50" if self.dataset == "esc10" else self.dataset).absolute()
 
     @property
     def data_name(self) -> str:
@@ -361,7 +366,7 @@ class DeepSpectrumConfig(DataConfig):
         description="yes: networks run in float32 on the CPU in a form arranged for speed, equal to rounding; "
         "no: layer by layer as published",
     )
-    weights_dir: str = Field("auto", description="folder of weight files; auto: torch's hub cache")
+    weights_dir: PlaceOrAuto = Field("auto", description="folder of weight files; auto: torch's hub cache")
     served_limits: ServedLimits = "default"
     suffix: Suffix = Field("none", description="registered as <dataset>-<network>-<pretraining>-<suffix>")
 
@@ -386,11 +391,6 @@ class DeepSpectrumConfig(DataConfig):
         if value not in NETWORKS:
             raise ValueError(f"{value!r} is not known; allowed: {', '.join(NETWORKS)}")
         return value
-
-    @field_validator("weights_dir")
-    @classmethod
-    def _absolute_weights(cls, value: str) -> str:
-        return value if value == "auto" else str(_expanded(value).absolute())
 
     @model_validator(mode="after")
     def _pretraining_exists(self) -> Self:
@@ -449,7 +449,7 @@ class FuseConfig(Config):
     seed: int = Field(0, ge=0, lt=2**32, description="fixes every random choice of the run")
     served_limits: ServedLimits = "default"
     suffix: Suffix = Field("none", description="registered as <dataset>-fusion-<suffix>")
-    cache_dir: str = Field("cache", description="folder of the feature cache; relative to the project")
+    cache_dir: Place = Field("cache", description="folder of the feature cache")
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -475,11 +475,6 @@ class FuseConfig(Config):
     def limits(self) -> Limits:
         """What the served model takes at most."""
         return Limits.parse(self.served_limits)
-
-    @field_validator("cache_dir")
-    @classmethod
-    def _in_project(cls, value: str) -> str:
-        return str(PROJECT / _expanded(value))
 
 
 class MainConfig(DataConfig):
@@ -510,8 +505,13 @@ class MainConfig(DataConfig):
         "default",
         description="what the served fusions take at most, as in max_seconds=60,max_clips=16 (see -e fuse)",
     )
-    weights_dir: str = Field("auto", description="folder of weight files; auto: torch's hub cache")
+    weights_dir: PlaceOrAuto = Field("auto", description="folder of weight files; auto: torch's hub cache")
     rerun: Literal["no", "yes"] = Field("no", description="yes: train again what is done already")
+
+    @field_validator("suite")
+    @classmethod
+    def _suite_where_the_user_stands(cls, value: str) -> str:
+        return _absolute(value) if Path(value).suffix in (".yaml", ".yml") else value
 
     @field_validator("systems")
     @classmethod
@@ -535,6 +535,11 @@ class MainConfig(DataConfig):
         suites.load(self.suite)
         _refuse_tuned(self.nested, self.trials)
         return self
+
+    @property
+    def continues(self) -> bool:
+        """See :class:`Config`."""
+        return self.rerun == "no"
 
     @property
     def chosen_suite(self) -> suites.Suite:
@@ -562,9 +567,7 @@ class PredictConfig(Config):
         description="what to recognise: a folder (searched through), a glob in quotes, a sound file, or a CSV with a "
         "column filename (relative to the CSV); required",
     )
-    output_dir: str = Field(
-        "auto", description="folder of the tables; relative to the project. auto: predictions/<model name>"
-    )
+    output_dir: PlaceOrAuto = Field("auto", description="folder of the tables; auto: predictions/<model name>")
     timeline: Literal["no", "yes"] = Field("no", description="yes: also draw a timeline picture of every file")
     jobs: int = Field(0, ge=0, le=1024, description="decoding threads; 0: all cores")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a usable GPU")
@@ -574,28 +577,28 @@ class PredictConfig(Config):
     def _model_named(cls, value: str) -> str:
         if not value.strip():
             raise ValueError("is empty; name a registered model, e.g. demo-fusion")
-        place = _expanded(value)
+        place = Path(_absolute(value))
         try:
             saved = (place / "recogniser.json").is_file() or (place / "MLmodel").is_file()
         except (OSError, ValueError):  # a name that no file can have
             saved = False
-        return str(place.absolute()) if saved else value.strip()
+        return str(place) if saved else value.strip()
 
     @field_validator("input")
     @classmethod
     def _input_given(cls, value: str) -> str:
         if value.strip() in {"", "none"}:
             raise ValueError("is required; give a folder of recordings, a quoted glob, a sound file, or a CSV")
-        return str(_expanded(value).absolute())
+        return _absolute(value)
 
-    @field_validator("output_dir")
-    @classmethod
-    def _output_in_project(cls, value: str) -> str:
-        return value if value == "auto" else str(PROJECT / _expanded(value))
+    @property
+    def continues(self) -> bool:
+        """See :class:`Config`."""
+        return True
 
     def output_path(self, model: str) -> Path:
         """The folder of the tables, for a model of that name."""
-        return PROJECT / "predictions" / model if self.output_dir == "auto" else Path(self.output_dir)
+        return Path("predictions", model).absolute() if self.output_dir == "auto" else Path(self.output_dir)
 
 
 class DownloadConfig(Config):
@@ -607,7 +610,7 @@ class DownloadConfig(Config):
     dataset: Literal["esc50", "dcase2017", "dcase2018"] = Field(
         "esc50", description="esc50 (about 0.6 GB; holds esc10), dcase2017 (about 15 GB) or dcase2018 (about 90 GB)"
     )
-    data_dir: str = Field("auto", description="folder to put it in; auto: data/<dataset> in the project")
+    data_dir: PlaceOrAuto = Field("auto", description="folder to put it in; auto: data/<dataset>")
     parts: str = Field("all", description="comma-separated parts such as development or evaluation/meta; or all")
     keep_archives: Literal["no", "yes"] = Field("no", description="yes: keep the archives after unpacking")
     base_url: str = Field(
@@ -616,11 +619,14 @@ class DownloadConfig(Config):
     jobs: int = Field(4, ge=1, le=16, description="files fetched at the same time")
 
     @property
+    def continues(self) -> bool:
+        """See :class:`Config`."""
+        return True
+
+    @property
     def folder(self) -> Path:
         """Where the data set goes."""
-        if self.data_dir == "auto":
-            return PROJECT / "data" / self.dataset
-        return Path(self.data_dir).expanduser().absolute()
+        return Path("data", self.dataset).absolute() if self.data_dir == "auto" else Path(self.data_dir)
 
 
 class TestConfig(Config):

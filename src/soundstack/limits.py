@@ -131,13 +131,13 @@ class Limits(BaseModel):
     def save(self, folder: Path) -> None:
         """Write the limits beside a saved recogniser."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(self.model_dump_json(indent=1))
+        (folder / FILE).write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Limits:
         """Read what :meth:`save` wrote; a model of an earlier version, which has none, gets the defaults."""
         path = folder / FILE
-        return cls.model_validate_json(path.read_text()) if path.is_file() else cls()
+        return cls.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else cls()
 
 
 def _explained(error: ValidationError) -> str:

@@ -53,11 +53,16 @@ def announce(folder: Path) -> Presence:
     return Presence(folder)
 
 
-def is_dead(mark: str) -> bool:
-    """Tell whether the process of a mark is known to be dead; what cannot be known from here counts as living."""
+def is_dead(mark: str, folder: Path) -> bool:
+    """Tell whether the process of a mark is known to be dead; what cannot be known from here counts as living.
+
+    A sign that is not in its place any more is looked for in our own folder: it may have been moved here.
+    """
     host, _, rest = mark.partition("|")
     path = Path(rest.partition("|")[2])
-    return host == socket.gethostname() and path.is_absolute() and _is_left(path)
+    if host != socket.gethostname() or not path.is_absolute():
+        return False
+    return _is_left(path if path.exists() else folder / path.name)
 
 
 def remove_leftovers(folder: Path) -> None:

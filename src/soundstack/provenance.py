@@ -27,7 +27,12 @@ def git_commit() -> str:
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, timeout=10, check=False
+            ["git", "--no-optional-locks", *arguments],
+            cwd=_PACKAGE,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
         if done.returncode:
             raise OSError(done.stderr)

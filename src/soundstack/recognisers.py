@@ -95,7 +95,7 @@ class Recogniser(ABC):
         """Write the recogniser into a new folder."""
         folder.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, "type": self.type, "labels": self.labels, "sharpness": self.sharpness}
-        (folder / FILE).write_text(json.dumps(content | self._save(folder), indent=1))
+        (folder / FILE).write_text(json.dumps(content | self._save(folder), indent=1), encoding="utf-8")
 
 
 @dataclass(kw_only=True)
@@ -284,7 +284,7 @@ def load(folder: Path, device: torch.device | None = None) -> Recogniser:
         StoreError: The folder holds none, or one of a later format.
     """
     try:
-        content = json.loads((folder / FILE).read_text())
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"{folder} holds no recogniser ({error}).") from None
     if content["format"] != FORMAT:

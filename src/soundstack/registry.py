@@ -35,6 +35,7 @@ from soundstack.evaluation.tables import SystemScores
 from soundstack.limits import Limits
 from soundstack.networks.spec import network_spec
 from soundstack.networks.weights import identity
+from soundstack.places import project
 from soundstack.recognisers import Recogniser
 from soundstack.results import SCORES, Evaluation, Trained
 from soundstack.tracking import Run
@@ -219,7 +220,13 @@ def find_done(config: Config, data_fingerprint: str) -> Trained | None:
             continue  # its model was deleted: train again
         values = found.data.metrics
         intervals = {
-            part: Interval(values[part], values[f"{part}_ci_low"], values[f"{part}_ci_high"]) for part in SCORES
+            part: Interval(
+                values[part],
+                values[f"{part}_ci_low"],
+                values[f"{part}_ci_high"],
+                int(values.get(f"groups_{part.partition('_')[0]}", 0)) or None,
+            )
+            for part in SCORES
         }
         champion = _champion(client, name)
         holds = champion is not None and str(champion.version) == version
@@ -326,7 +333,7 @@ def find_model(wanted: str) -> FoundModel:
         return FoundModel(word, word, f"models:/{word}")
     client = MlflowClient()
     registered = _registered(client, "")
-    there = ", ".join(registered) or "none; train some first with `mlflow run .`"
+    there = ", ".join(registered) or f"none; train some first with `mlflow run {project()}`"
     if word == "auto":
         fusions = [name for name in registered if name.endswith("-fusion")]
         if len(fusions) != 1:

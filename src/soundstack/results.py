@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from soundstack.errors import StoreError
 from soundstack.evaluation import metrics, plots
-from soundstack.evaluation.statistics import Interval, bootstrap_intervals
+from soundstack.evaluation.statistics import Interval, score_intervals
 from soundstack.evaluation.tables import SystemScores
 from soundstack.scores import ScoreTable
 
@@ -39,7 +39,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Out-of-fold devel scores and test scores of one system, and the groups that intervals resample by.
+    """Out-of-fold devel scores and test scores of one system, and the groups that intervals go by.
 
     ``nested`` holds by fold a devel table none of whose scores comes from a model that saw the fold: its own clips as
     the test clips are scored, the others out of fold among themselves. It is empty but where ``nested=yes``.
@@ -61,14 +61,16 @@ class Evaluation:
         return {
             f"{part}_{measure}": interval
             for part, table in (("devel", self.devel), ("test", self.test))
-            for measure, interval in bootstrap_intervals(table, self.groups).items()
+            for measure, interval in score_intervals(table, self.groups).items()
         }
 
     def metrics(self) -> dict[str, float]:
-        """The contract's metrics: every score with ``_ci_low`` and ``_ci_high``."""
+        """The contract's metrics: every score with ``_ci_low`` and ``_ci_high``, and the groups they rest on."""
         values: dict[str, float] = {}
         for name, interval in self.intervals.items():
             values |= {name: interval.value, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+        for part in ("devel", "test"):
+            values[f"groups_{part}"] = self.intervals[f"{part}_accuracy"].groups or 0
         parts = {
             f"test_{name}": self.test.rows([row for row, clip in enumerate(self.test.clips) if clip in clips])
             for name, clips in self.subsets.items()
@@ -76,9 +78,10 @@ class Evaluation:
         if self.nested:
             parts["devel_nested"] = self._judged()
         for part, table in parts.items():
-            for measure, interval in bootstrap_intervals(table, self.groups).items():
+            for measure, interval in score_intervals(table, self.groups).items():
                 key = f"{part}_{measure}"
                 values |= {key: interval.value, f"{key}_ci_low": interval.low, f"{key}_ci_high": interval.high}
+                values[f"groups_{part}"] = interval.groups or 0
         return values
 
     def _judged(self) -> ScoreTable:
@@ -137,7 +140,7 @@ def nested_file(fold: str) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, making the folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, default=str))
+    path.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
 
 
 def copy_files(folder: Path, files: Sequence[Path], output: Path) -> None:

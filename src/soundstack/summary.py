@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from soundstack.systems.spectrograms import Spectrograms
     from soundstack.tracking import Run
 
-UI = 'ui --no-serve-artifacts --default-artifact-root "$PWD/mlruns" --workers 1'
+UI = '--no-serve-artifacts --default-artifact-root "$PWD/mlruns" --workers 1'
 
 
 def after_extract(corpus: Corpus, made: Spectrograms) -> None:
@@ -93,7 +95,7 @@ def log(run: Run, outcomes: Sequence[Outcome]) -> None:
     from soundstack.results import save_figure, write_json
 
     rows = [outcome.trained.scores for outcome in _first_seed(outcomes) if outcome.trained is not None]
-    (run.folder / "summary.md").write_text(_markdown(outcomes))
+    (run.folder / "summary.md").write_text(_markdown(outcomes), encoding="utf-8")
     write_json(
         run.folder / "summary.json",
         [
@@ -143,17 +145,25 @@ def after_main(outcomes: Sequence[Outcome]) -> None:
     best = _best(outcomes)
     if best is None:
         return
-    elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
     mlflow, manager, _ = _commands_of_the_user()
     print(_champion_line(best), end="")
     print(
-        f"\nCompare the runs:  {elsewhere if elsewhere.startswith('http') else f'{mlflow} {UI}'}\n"
+        f"\nCompare the runs:  {_ui(mlflow)}\n"
         f"Serve the model:   {mlflow} models serve -m models:/{best.name}/{best.version} --env-manager {manager} "
         "-p 5001\n"
         'Ask it:            (printf \'{"dataframe_records":[{"audio":"\'; base64 < CLIP.wav | '
         "tr -d '\\n'; printf '\"}]}') | "
         "curl -s -H 'Content-Type: application/json' --data-binary @- localhost:5001/invocations"
     )
+
+
+def _ui(mlflow: str) -> str:
+    """Where the runs are seen: a server's address, or the command that shows the store."""
+    store = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if store.startswith("http"):
+        return store
+    default = unquote(store) in ("", "sqlite:///mlflow.db", f"sqlite:///{Path('mlflow.db').absolute()}")
+    return f"{mlflow} ui {'' if default else f'--backend-store-uri {shlex.quote(store)} '}{UI}"
 
 
 def _commands_of_the_user() -> tuple[str, str, str]:

@@ -30,6 +30,7 @@ from mlflow.tracking import MlflowClient
 from soundstack import provenance
 from soundstack.config import Config
 from soundstack.datasets.corpus import Corpus
+from soundstack.errors import StoreError
 from soundstack.evaluation import plots
 from soundstack.results import Evaluation, save_figure, write_json
 from soundstack.signals import interrupted, put_off
@@ -125,7 +126,7 @@ class Run:
         self.dataset(dataset.name, corpus.fingerprint, counts)
         self.metrics(counts)
         (self.folder / "data").mkdir(exist_ok=True)
-        (self.folder / "data" / "clips.csv").write_text(corpus.manifest())
+        (self.folder / "data" / "clips.csv").write_text(corpus.manifest(), encoding="utf-8")
         content = {
             "dataset": dataset.name,
             "fingerprint": corpus.fingerprint,
@@ -205,7 +206,7 @@ def run(name: str, config: Config) -> Iterator[Run]:
         StoreError: The tracking store cannot be used, or a disk is full.
     """
     step = type(config).__name__.removesuffix("Config").lower()
-    with _opened(name, step) as opened:
+    with _opened(name, step, continues=config.continues) as opened:
         yield opened
 
 
@@ -218,7 +219,7 @@ def trial(name: str, params: Mapping[str, Any]) -> Iterator[Run]:
 
 
 @contextmanager
-def _opened(name: str, step: str) -> Iterator[Run]:
+def _opened(name: str, step: str, *, continues: bool = True) -> Iterator[Run]:
     if interrupted():  # the interrupt was lost in a library
         raise KeyboardInterrupt
     connect()
@@ -246,6 +247,9 @@ def _opened(name: str, step: str) -> Iterator[Run]:
             with put_off():
                 end(RunStatus.FINISHED)
     except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | StoreError) or interrupted()
+        if opened is not None and continues and stopped and not hasattr(error, "__notes__"):
+            error.add_note("Finished work is kept; the same command continues.")
         active_now = mlflow.active_run()
         if opened is not None and active_now is not None and active_now.info.run_id == opened.id:
             with put_off():

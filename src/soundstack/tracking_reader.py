@@ -94,7 +94,7 @@ def finished_model_runs() -> list[ModelRun]:
 
 
 def store() -> str:
-    """The tracking URI of the project's store, or of the one that ``MLFLOW_TRACKING_URI`` names."""
+    """The tracking URI of the store where the user stands, or of the one that ``MLFLOW_TRACKING_URI`` names."""
     tracking.connect()
     return str(mlflow.get_tracking_uri())
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
+import shlex
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import mlflow
 import psutil
@@ -24,15 +28,17 @@ from mlflow.entities import Experiment, RunStatus
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 from mlflow.utils import mlflow_tags
-from sqlalchemy import event, make_url
+from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-from soundstack import presence
+from soundstack import moved_store, presence
 from soundstack.config import PROJECT
 from soundstack.errors import SoundstackError, StoreError
 from soundstack.locks import exclusive
+from soundstack.places import project
 from soundstack.signals import hold, release
 
 PROCESS_TAG = "soundstack.process"
@@ -48,7 +54,6 @@ _HELD = "soundstack.held"
 _PAGE = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-_CONTINUES = "Finished work is kept; the same command continues."
 
 
 class LostStoreError(StoreError):
@@ -70,7 +75,7 @@ def _is_whole(connection: object, record: ConnectionPoolEntry) -> None:
 
 @cache
 def connect() -> None:
-    """Point MLflow at the project's own store unless ``MLFLOW_TRACKING_URI`` says otherwise, and check it.
+    """Point MLflow at ``mlflow.db`` where the user stands unless ``MLFLOW_TRACKING_URI`` says otherwise, and check it.
 
     Raises:
         StoreError: The store cannot be reached, or its artifacts cannot be written from here.
@@ -80,44 +85,112 @@ def connect() -> None:
         os.environ.setdefault(name, value)
     for logger in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # tracebacks and retries; the error says it all
         logging.getLogger(logger).setLevel(logging.CRITICAL)
-    os.chdir(PROJECT)  # MLflow resolves its default artifact folder, ./mlruns, against this
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri(f"sqlite:///{PROJECT / 'mlflow.db'}")
-    uri = mlflow.get_tracking_uri()
-    client = MlflowClient()
+    given = mlflow.get_tracking_uri()
     try:
+        uri = _absolute(given)
+        mlflow.set_tracking_uri(uri)
+        client = MlflowClient()
         me()
         with exclusive(
             _creation_lock(uri), "the tracking store", "or name another store"
         ):  # two processes must not create it at once
             _create(uri)
-            experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
-            experiment = client.get_experiment(experiment_id) if experiment_id else _default_experiment(client)
-        _refuse_artifacts_behind_a_server(uri, experiment)
+            client.search_experiments(max_results=1)
+            experiment = _experiment(client)
+            if (database := _database(uri)) is not None:
+                number = experiment.experiment_id if experiment is not None else ""
+                moved_store.bring_home(database, number, os.environ.get("MLFLOW_RUN_ID"))
+                experiment = _experiment(client)
+        if experiment is not None:
+            _refuse(uri, experiment)
         presence.remove_leftovers(me().path.parent)
         _close_orphans(client, uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except ImportError as error:
+        raise StoreError(
+            f"The tracking store {_shown(given)} needs a driver that is not here ({first_line(error)}): install it in "
+            "this environment, and name it as in postgresql+psycopg2://."
+        ) from None
+    except UnsupportedModelRegistryStoreURIException:
+        raise StoreError(
+            f"The tracking store {given} is of no kind that MLflow knows; name one as in sqlite:///mlflow.db, "
+            "postgresql://USER@HOST/NAME or http://HOST:5000."
+        ) from None
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         reason = trouble(error) if isinstance(error, OSError) else None
-        raise reason or StoreError(f"The tracking store {uri} cannot be used: {first_line(error)}") from None
+        raise reason or StoreError(f"The tracking store {_shown(given)} cannot be used: {_reason(error)}.") from None
+
+
+def _absolute(uri: str) -> str:
+    """Read a store's address from where the user stands; one that cannot be meant is refused.
+
+    Raises:
+        StoreError: It is none, or one that MLflow has given up.
+    """
+    scheme = uri.partition(":")[0] if ":" in uri else ""
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+        raise StoreError(f"The tracking store {uri} is no address; for a server write http://{uri}.")
+    if scheme in ("", "file"):
+        if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"):
+            return Path(unquote(uri.removeprefix("file://").removeprefix("file:"))).absolute().as_uri()
+        raise StoreError(
+            f"The tracking store {uri} is a folder of files, which MLflow has given up: move it into a database with "
+            "`mlflow migrate-filestore`, or name one (MLFLOW_TRACKING_URI=sqlite:///mlflow.db)."
+        )
+    if not uri.startswith("sqlite:"):
+        return uri
+    query = uri.partition("?")[2]
+    if query and "=" not in query:
+        raise StoreError(f"The tracking store {uri} has a question mark in its path: write it %3F.")
+    database = _database(uri)
+    if database is None:
+        raise StoreError(f"The tracking store {uri} names no file; give one, as in sqlite:///mlflow.db.")
+    if database.is_dir():
+        raise StoreError(f"The tracking store {uri} is a folder; name a file, as in {uri.rstrip('/')}/mlflow.db.")
+    absolute = make_url(uri).set(database=str(database)).render_as_string(hide_password=False)
+    if unquote(absolute) == absolute:
+        return absolute
+    # MLflow would make empty folders whose names are spelt like the address; nobody changes the folder from here on.
+    return make_url(uri).set(database=os.path.relpath(database)).render_as_string(hide_password=False)
+
+
+def _shown(uri: str) -> str:
+    """A store's address without its password."""
+    try:
+        return make_url(uri).render_as_string() if "@" in uri else uri
+    except SQLAlchemyError:
+        return uri
 
 
 def me() -> presence.Presence:
     """This process's sign of life."""
-    return presence.announce(PROJECT / "mlruns" / ".alive")
+    return presence.announce(Path("mlruns", ".alive").absolute())
 
 
-def _default_experiment(client: MlflowClient) -> Experiment | None:
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    return client.get_experiment_by_name(name) if name else client.get_experiment("0")
+def _experiment(client: MlflowClient) -> Experiment | None:
+    """The experiment that runs go to; none where MLflow will make it."""
+    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+    return client.get_experiment_by_name(name) if name and not number else client.get_experiment(number or "0")
 
 
-def _refuse_artifacts_behind_a_server(uri: str, experiment: Experiment | None) -> None:
-    location = experiment.artifact_location if experiment else ""
-    if experiment and location.startswith("mlflow-artifacts:") and not uri.startswith(("http://", "https://")):
+def _refuse(uri: str, experiment: Experiment) -> None:
+    """Refuse an experiment that no run can be opened in, or that a run cannot send its artifacts to."""
+    location = experiment.artifact_location
+    if experiment.lifecycle_stage == "deleted":
+        raise StoreError(
+            f"Experiment {experiment.name!r} is deleted: restore it with `mlflow experiments restore -x "
+            f"{experiment.experiment_id}`, or name another one (MLFLOW_EXPERIMENT_NAME=NEW; for `mlflow run`, "
+            "--experiment-name NEW)."
+        )
+    if location.startswith("mlflow-artifacts:") and not uri.startswith(("http://", "https://")):
         raise StoreError(
             f"Experiment {experiment.name!r} keeps its artifacts behind an MLflow server ({location}), but this run "
             "writes to the database directly: `mlflow ui` was started before the first run. Remove mlflow.db, or run "
             "with --experiment-name NEW; start the UI as the README says (--no-serve-artifacts)."
+        )
+    if location.startswith("/") and unquote(location) != location:
+        raise StoreError(
+            f"MLflow takes {location} for {unquote(location)}: stand in a folder whose path has no % followed by two "
+            "digits."
         )
 
 
@@ -130,21 +203,25 @@ def _database(uri: str) -> Path | None:
 
 
 def _creation_lock(uri: str) -> Path:
+    """Beside a database, since other folders' processes may share it."""
     database = _database(uri)
-    if database is None or database == PROJECT / "mlflow.db" or not database.parent.is_dir():
-        return PROJECT / "mlruns" / ".lock"
-    return database.with_name(f".{database.name}.lock")  # beside it: other checkouts may share it
+    return Path("mlruns", ".lock").absolute() if database is None else database.with_name(f".{database.name}.lock")
 
 
 def _create(uri: str) -> None:
-    """Lay out a new SQLite store under another name: killed meanwhile, it would be neither new nor usable."""
+    """Lay out a new SQLite store under another name: killed meanwhile, it would be neither new nor usable.
+
+    Any other is reached once: MLflow tries ten times, which takes two minutes.
+    """
     database = _database(uri)
     if database is None or (database.exists() and database.stat().st_size):
+        if not uri.startswith(("http:", "https:", "file:", "databricks", "uc:")):
+            create_engine(uri).connect().close()
         return
     for orphan in database.parent.glob(f".{database.name}.*.tmp*"):
         orphan.unlink(missing_ok=True)
     temporary = database.with_name(f".{database.name}.{os.getpid()}.tmp")
-    MlflowClient(make_url(uri).set(database=str(temporary)).render_as_string(False)).search_experiments()
+    MlflowClient(_absolute(make_url(uri).set(database=str(temporary)).render_as_string(False))).search_experiments()
     temporary.replace(database)
 
 
@@ -173,7 +250,7 @@ def _close_orphans(client: MlflowClient, uri: str) -> None:
             break
     for run in running:
         mark = run.data.tags.get(PROCESS_TAG)
-        if presence.is_dead(mark) if mark else _never_began(run, uri):
+        if presence.is_dead(mark, me().path.parent) if mark else _never_began(run, uri):
             client.set_tag(run.info.run_id, "soundstack.closed", "its process was killed; closed by a later start")
             client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
 
@@ -185,10 +262,11 @@ def _never_began(run: StoredRun, uri: str) -> bool:
     which lives here can still be about to sign is given up.
     """
     tags = run.data.tags
+    source = tags.get(mlflow_tags.MLFLOW_SOURCE_NAME, "").removeprefix("file://")
     if (
         tags.get(mlflow_tags.MLFLOW_SOURCE_TYPE) != "PROJECT"
         or tags.get(mlflow_tags.MLFLOW_PROJECT_BACKEND, "local") != "local"
-        or Path(tags.get(mlflow_tags.MLFLOW_SOURCE_NAME, "").partition("#")[0].removeprefix("file://")) != PROJECT
+        or not {source, source.replace("#", "/")} & {str(PROJECT), *shlex.split(project())}  # REPOSITORY#FOLDER
         or _database(uri) is None
         or run.info.run_id == os.environ.get("MLFLOW_RUN_ID")
     ):
@@ -249,13 +327,13 @@ def explained() -> Iterator[None]:
 def trouble(error: BaseException) -> StoreError | None:
     """Say in one line what went wrong with the store or a disk; ``None`` if that is not what went wrong."""
     if _is_full(error):
-        return StoreError(f"No space left on the disk{_where(error)}. Free space{_full_folders()}. {_CONTINUES}")
+        return StoreError(f"No space left on the disk{_where(error)}. Free space{_full_folders()}.")
     if _is_lost(error):
         return LostStoreError(
-            f"The tracking store {mlflow.get_tracking_uri()} cannot be used any more ({_reason(error)}). {_CONTINUES}"
+            f"The tracking store {_shown(mlflow.get_tracking_uri())} cannot be used any more ({_reason(error)})."
         )
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
-        return StoreError(f"{error.filename} cannot be written ({error.strerror}); mend its rights. {_CONTINUES}")
+        return StoreError(f"{error.filename} cannot be written ({error.strerror}); mend its rights.")
     return None
 
 
@@ -298,7 +376,7 @@ def _where(error: BaseException) -> str:
 
 def _full_folders() -> str:
     """Name the places of a run that have no room, as far as they are known."""
-    places = {"temporary files (TMPDIR)": Path(tempfile.gettempdir()), "the project": PROJECT}
+    places = {"temporary files (TMPDIR)": Path(tempfile.gettempdir()), "this folder": Path.cwd()}
     database = _database(mlflow.get_tracking_uri())
     if database is not None:
         places["the tracking store"] = database.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from soundstack.evaluation.statistics import Interval
+from soundstack.evaluation.statistics import Interval, few_groups
 
 COLUMNS = (
     ("devel_accuracy", "devel accuracy"),
@@ -30,7 +30,7 @@ class SystemScores:
 
     @classmethod
     def of(cls, name: str, devel: Mapping[str, Interval], test: Mapping[str, Interval] | None = None) -> SystemScores:
-        """From the results of `bootstrap_intervals` on the devel and the test table."""
+        """From the results of `score_intervals` on the devel and the test table."""
         test = test or {}
         return cls(name, devel["accuracy"], devel["macro_f1"], test.get("accuracy"), test.get("macro_f1"))
 
@@ -49,7 +49,12 @@ def summary_table(rows: Sequence[SystemScores], *, markdown: bool = False) -> st
         return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     lines = [header, ["-" * width for width in widths], *body]
-    return "".join(_aligned(cells, widths) for cells in lines) + (_BEST_LEGEND if len(rows) > 1 else _LEGEND)
+    scored = [{"devel": row.devel_accuracy, "test": row.test_accuracy} for row in rows]
+    notes = dict.fromkeys(
+        few_groups({part: each.groups if each else None for part, each in row.items()}) for row in scored
+    )
+    legend = [_BEST_LEGEND if len(rows) > 1 else _LEGEND, *(f"{note}\n" for note in notes if note)]
+    return "".join(_aligned(cells, widths) for cells in lines) + "".join(legend)
 
 
 def percent(interval: Interval) -> str:

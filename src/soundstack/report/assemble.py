@@ -11,6 +11,7 @@ import numpy as np
 import soundstack
 from soundstack.errors import SoundstackError
 from soundstack.evaluation import plots
+from soundstack.evaluation.statistics import PairedDifference
 from soundstack.report import paper, tables
 from soundstack.report.collect import DataSetResults, LeftOut, System, data_notes, off_default
 from soundstack.report.comparisons import Comparison, Predictions, best, best_fusion, compare, label, predictions
@@ -49,8 +50,8 @@ def assemble(
     for each in results:
         seen[each.dataset], problems = _fetch(each, systems[each.dataset])
         blocks += _data_set(each, filled[each.dataset], seen[each.dataset], problems)
-    compared, failed = compare(seen, config.bootstrap, config.seed)
-    blocks += _paired_tests(results, compared, failed, config.bootstrap)
+    compared, failed = compare(seen, config.swaps, config.seed)
+    blocks += _paired_tests(results, compared, failed, config.swaps)
     blocks += _runs(results)
     version = f"soundstack {soundstack.__version__}" + (f", commit {_short_commit(commit)}" if commit else "")
     count = sum(len(system.runs) for each in results for system in each.systems.values())
@@ -193,7 +194,7 @@ def _per_class_table(results: DataSetResults, seen: Sequence[Predictions]) -> Ta
 
 
 def _paired_tests(
-    results: Sequence[DataSetResults], compared: Sequence[Comparison], failed: Sequence[str], n_boot: int
+    results: Sequence[DataSetResults], compared: Sequence[Comparison], failed: Sequence[str], n_swaps: int
 ) -> Iterator[Block]:
     if not compared and not failed:
         return
@@ -213,38 +214,45 @@ def _paired_tests(
         columns=(
             Column("A", number=False),
             Column("B", number=False),
-            Column("A − B, points", "Accuracy, McNemar"),
-            Column("only A / only B", "Accuracy, McNemar"),
-            Column("p", "Accuracy, McNemar"),
-            Column("corrected", "Accuracy, McNemar"),
-            Column("A − B, points", "Macro-F1, paired bootstrap"),
-            Column("p", "Macro-F1, paired bootstrap"),
-            Column("corrected", "Macro-F1, paired bootstrap"),
+            Column("A − B, points", "Accuracy"),
+            Column("only A / only B", "Accuracy"),
+            Column("p", "Accuracy"),
+            Column("corrected", "Accuracy"),
+            Column("A − B, points", "Macro-F1"),
+            Column("p", "Macro-F1"),
+            Column("corrected", "Macro-F1"),
         ),
         sections=tuple(sections),
         notes=(
             f"Corrected: after Holm, over all {2 * len(compared)} tests of this table; bold below {_LEVEL}. Only A / "
             "only B: clips that one of the two recognises.",
-            "McNemar (mid-p) takes clips as independent: where clips come in groups, trust the bootstrap, which draws "
-            f"whole groups ({n_boot:,} replicates; in brackets the 95 % interval). Newest run of each system.",
+            f"p: how often a difference is as large when A and B are swapped at random ({n_swaps:,} times), all clips "
+            "of a group together. Accuracy of clips without groups: McNemar, mid-p. In brackets: 95 % interval, by "
+            "groups of clips. Newest run of each system.",
         ),
     )
 
 
 def _test_cells(comparison: Comparison) -> tuple[Cell, ...]:
-    difference = comparison.bootstrap.interval
-    low, high = tables.points(100 * difference.low), tables.points(100 * difference.high)
+    tests = comparison.tests
     return (
         Cell(comparison.a.label),
         Cell(comparison.b.label),
-        Cell(tables.points(100 * comparison.accuracy_difference)),
-        Cell(f"{comparison.mcnemar.only_a} / {comparison.mcnemar.only_b}"),
-        Cell(_p(comparison.mcnemar.mid_p)),
-        Cell(_p(comparison.corrected_mcnemar), best=comparison.corrected_mcnemar < _LEVEL),
-        Cell(tables.points(100 * difference.value), f"[{low}, {high}]"),
-        Cell(_p(comparison.bootstrap.p_value)),
-        Cell(_p(comparison.corrected_bootstrap), best=comparison.corrected_bootstrap < _LEVEL),
+        _difference(tests.accuracy),
+        Cell(f"{tests.only_a} / {tests.only_b}"),
+        Cell(_p(tests.accuracy.p_value)),
+        Cell(_p(comparison.corrected_accuracy), best=comparison.corrected_accuracy < _LEVEL),
+        _difference(tests.macro_f1),
+        Cell(_p(tests.macro_f1.p_value)),
+        Cell(_p(comparison.corrected_macro_f1), best=comparison.corrected_macro_f1 < _LEVEL),
     )
+
+
+def _difference(found: PairedDifference) -> Cell:
+    value, low, high = (
+        tables.points(100 * end) for end in (found.interval.value, found.interval.low, found.interval.high)
+    )
+    return Cell(value, f"[{low}, {high}]")
 
 
 def _runs(results: Sequence[DataSetResults]) -> Iterator[Block]:
@@ -298,19 +306,28 @@ def _per_class_rows(dataset: str, seen: Sequence[Predictions]) -> Iterator[tuple
 
 
 def _test_rows(compared: Sequence[Comparison]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    scores = ("accuracy", "macro_f1")
+    ends = ("difference", "ci_low", "ci_high", "p", "holm_p")
     columns = (
-        "dataset", "a", "b", "clips", "accuracy_difference", "only_a", "only_b", "mcnemar_mid_p", "mcnemar_exact_p",
-        "mcnemar_holm_p", "macro_f1_difference", "ci_low", "ci_high", "bootstrap_p", "bootstrap_holm_p",
-    )  # fmt: skip
-    return columns, [
-        (
-            each.dataset, each.a.name, each.b.name, len(each.a.table.clips), each.accuracy_difference,
-            each.mcnemar.only_a, each.mcnemar.only_b, each.mcnemar.mid_p, each.mcnemar.exact_p, each.corrected_mcnemar,
-            each.bootstrap.interval.value, each.bootstrap.interval.low, each.bootstrap.interval.high,
-            each.bootstrap.p_value, each.corrected_bootstrap,
-        )
-        for each in compared
-    ]  # fmt: skip
+        "dataset",
+        "a",
+        "b",
+        "clips",
+        "groups",
+        "only_a",
+        "only_b",
+        *(f"{x}_{end}" for x in scores for end in ends),
+    )
+    rows = []
+    for each in compared:
+        tests = each.tests
+        row: list[object] = [each.dataset, each.a.name, each.b.name, len(each.a.table.clips)]
+        row += [tests.accuracy.interval.groups, tests.only_a, tests.only_b]
+        corrected = (each.corrected_accuracy, each.corrected_macro_f1)
+        for found, p_value in zip((tests.accuracy, tests.macro_f1), corrected, strict=True):
+            row += [found.interval.value, found.interval.low, found.interval.high, found.p_value, p_value]
+        rows.append(tuple(row))
+    return columns, rows
 
 
 def _run_rows(results: Sequence[DataSetResults]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

@@ -17,6 +17,7 @@ from functools import cached_property
 
 from soundstack.config import Config, CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.errors import DataError, StoreError
+from soundstack.places import project
 from soundstack.presets import PRESETS
 from soundstack.report import paper
 from soundstack.report.rows import TITLES, Row, measure
@@ -32,8 +33,8 @@ _NAMED = frozenset({"dataset", "name", "network", "pretraining", "members"})
 class Score:
     """A score in 0..1 over one or several seeds.
 
-    One seed: ``low`` and ``high`` are the run's 95 % bootstrap interval, None where it has none. Several: ``value`` is
-    their mean and ``deviation`` their sample standard deviation.
+    One seed: ``low`` and ``high`` are the run's 95 % interval, None where it has none. Several: ``value`` is their
+    mean and ``deviation`` their sample standard deviation.
     """
 
     value: float
@@ -154,12 +155,12 @@ def choose(runs: Sequence[ModelRun], wanted: str) -> list[DataSetResults]:
     if not there:
         raise StoreError(
             "The tracking store holds no finished model run yet: train something first, e.g. with "
-            "`mlflow run . --env-manager local`, or set MLFLOW_TRACKING_URI to the store that has the runs."
+            f"`mlflow run {project()} --env-manager local`, or set MLFLOW_TRACKING_URI to the store that has the runs."
         )
     names = there if wanted == "all" else wanted.split(",")
     for name in names:
         if name not in there:
-            how = f": `mlflow run . --env-manager local -P dataset={name}`" if name in TITLES else ""
+            how = f": `mlflow run {project()} --env-manager local -P dataset={name}`" if name in TITLES else ""
             raise StoreError(
                 f"datasets: there is no finished model run of {name}, only of {', '.join(there)}. Leave it out, or "
                 f"train on it first{how}."
@@ -174,7 +175,7 @@ def clip_table(run: ModelRun) -> dict[str, tuple[str, str]]:
         StoreError: The artifact is not there any more.
         DataError: It is not a clip table.
     """
-    with run.artifact("data/clips.csv").open(newline="") as file:
+    with run.artifact("data/clips.csv").open(newline="", encoding="utf-8") as file:
         try:
             return {row["filename"]: (row["fold"], row["group"]) for row in csv.DictReader(file)}
         except KeyError as error:

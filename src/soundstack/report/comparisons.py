@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from soundstack.errors import MemberError, SoundstackError
 from soundstack.evaluation import metrics
-from soundstack.evaluation.statistics import McNemar, PairedDifference, holm, mcnemar, paired_bootstrap_macro_f1
+from soundstack.evaluation.statistics import PairedTests, holm, paired_tests
 from soundstack.report.collect import DataSetResults, System, clip_table
 from soundstack.report.rows import crnn_name, is_fusion, layouts
 from soundstack.scores import ScoreTable
@@ -45,15 +45,9 @@ class Comparison:
     dataset: str
     a: Predictions
     b: Predictions
-    mcnemar: McNemar
-    bootstrap: PairedDifference
-    corrected_mcnemar: float
-    corrected_bootstrap: float
-
-    @property
-    def accuracy_difference(self) -> float:
-        """Accuracy of A minus that of B."""
-        return (self.mcnemar.only_a - self.mcnemar.only_b) / len(self.a.table.clips)
+    tests: PairedTests
+    corrected_accuracy: float
+    corrected_macro_f1: float
 
 
 def chosen(results: Sequence[DataSetResults], wanted: str) -> dict[str, list[System]]:
@@ -119,26 +113,23 @@ def predictions(results: DataSetResults, system: System) -> Predictions:
 
 
 def compare(
-    chosen_predictions: dict[str, list[Predictions]], n_boot: int, seed: int
+    chosen_predictions: dict[str, list[Predictions]], n_swaps: int, seed: int
 ) -> tuple[list[Comparison], list[str]]:
     """Test every pair of a data set's systems, and correct over all tests of all pairs and data sets together.
 
-    Accuracy: McNemar's mid-p. Macro-F1: paired bootstrap by group. Returns the comparisons and, in words, the pairs
-    that could not be compared.
+    Returns the comparisons and, in words, the pairs that could not be compared.
     """
-    raw: list[tuple[str, Predictions, Predictions, McNemar, PairedDifference]] = []
+    raw: list[tuple[str, Predictions, Predictions, PairedTests]] = []
     failed: list[str] = []
     for dataset, systems in chosen_predictions.items():
         for a, b in combinations(systems, 2):
             try:
-                other = b.table.reordered(a.table.clips)
-                accuracy = mcnemar(a.table.truth, a.table.predicted, other.predicted)
-                macro_f1 = paired_bootstrap_macro_f1(a.table, b.table, a.groups, n_boot=n_boot, seed=seed)
+                tests = paired_tests(a.table, b.table, a.groups, n_swaps=n_swaps, seed=seed)
             except SoundstackError as error:
                 failed.append(f"{a.label} and {b.label} cannot be compared: {error}")
             else:
-                raw.append((dataset, a, b, accuracy, macro_f1))
-    corrected = holm([p for *_, accuracy, macro_f1 in raw for p in (accuracy.mid_p, macro_f1.p_value)]).tolist()
+                raw.append((dataset, a, b, tests))
+    corrected = holm([each.p_value for *_, tests in raw for each in (tests.accuracy, tests.macro_f1)]).tolist()
     pairs = zip(corrected[::2], corrected[1::2], strict=True)
     return [Comparison(*values, *ps) for values, ps in zip(raw, pairs, strict=True)], failed
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, field_validator
 
 from soundstack import naming
-from soundstack.config import PROJECT, Config
+from soundstack.config import Config, Place
 
 
 class ReportConfig(Config):
@@ -26,9 +25,9 @@ class ReportConfig(Config):
         description="comma-separated names of models, with or without the leading '<dataset>-', for per-class F1 and "
         "paired tests; auto: best single system, CRNN and best fusion, as judged on devel",
     )
-    output_dir: str = Field("reports", description="folder that the files are copied to; relative to the project")
-    bootstrap: int = Field(2000, ge=100, le=1_000_000, description="replicates of the paired bootstrap test")
-    seed: int = Field(0, ge=0, lt=2**32, description="fixes the bootstrap's draws")
+    output_dir: Place = Field("reports", description="folder that the files are copied to")
+    swaps: int = Field(10_000, ge=100, le=1_000_000, description="random swaps of the paired tests")
+    seed: int = Field(0, ge=0, lt=2**32, description="fixes the random swaps")
 
     @field_validator("datasets")
     @classmethod
@@ -50,8 +49,3 @@ class ReportConfig(Config):
         if "auto" in names and len(names) > 1:
             raise ValueError("auto stands alone; name the models, or leave rows out")
         return ",".join(dict.fromkeys(names))
-
-    @field_validator("output_dir")
-    @classmethod
-    def _in_project(cls, value: str) -> str:
-        return str(PROJECT / Path(value).expanduser())

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from soundstack.places import project
+
 #: Data sets in the order of Table 3, then those that the paper does not have; the user's own follow by name.
 TITLES: Mapping[str, str] = {
     "dcase2018": "DCASE 2018",
@@ -83,7 +85,7 @@ def command(row: Row, dataset: str, data_dir: str = "auto") -> str:
         settings["data_dir"] = data_dir
     settings.update(row.settings)
     given = " ".join(f"-P {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
-    return f"mlflow run . --env-manager local -e {row.step} {given}"
+    return f"mlflow run {project()} --env-manager local -e {row.step} {given}"
 
 
 def layouts(dataset: str) -> tuple[Layout, ...]:

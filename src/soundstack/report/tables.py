@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from soundstack.evaluation.statistics import few_groups
 from soundstack.report import paper
 from soundstack.report.collect import DataSetResults, Score, System, off_default
 from soundstack.report.document import Cell, Column, Commands, Section, Table
@@ -317,7 +318,13 @@ def _notes(filled: ResultTable) -> Iterator[str]:
         score for system in systems for part in filled.parts if (score := system.score(f"{part}_{results.measure}"))
     ]
     if any(score.low is not None for score in shown):
-        yield "In brackets: 95 % bootstrap interval, drawn by group. Bold: best of its group of rows."
+        yield "In brackets: 95 % interval, by groups of clips."
+        if few := few_groups(
+            {PARTS[part].lower(): results.newest.metrics.get(f"groups_{part}") for part in filled.parts}
+        ):
+            yield few
+    if shown:
+        yield "Bold: best of its group of rows."
     if any(score.deviation is not None for score in shown):
         yield "±: standard deviation over seeds; the uncertainty from the limited number of clips comes on top."
     if filled.has_paper:

@@ -41,12 +41,12 @@ def load_tiny(reference: Undisturbed, seconds: float) -> Part:
     """Load the tiny fused model."""
     place = reference.place
     candidates = place.folder.glob("artifacts/models/*/artifacts/artifacts/*/recogniser.json")
-    fusion = next(path for path in candidates if json.loads(path.read_text())["type"] == "fusion")
+    fusion = next(path for path in candidates if json.loads(path.read_text(encoding="utf-8"))["type"] == "fusion")
     return load.run(f"models:/{MODEL}@champion", place.uri, fusion.parent, seconds, place.folder, say)
 
 
 def load_registered(config: SoakConfig, folder: Path) -> Part:
-    """Load a registered model of the project's own store."""
+    """Load a registered model of the user's own store."""
     found = registry.find_model(config.model)
     return load.run(found.uri, tracking_reader.store(), found.folder, config.load_seconds, folder, say)
 

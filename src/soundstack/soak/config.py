@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from soundstack.config import PROJECT, Config
+from soundstack.config import Config, Place
 
 Duration = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
@@ -15,8 +14,8 @@ Duration = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 class SoakConfig(Config):
     """Try to break the project: kill it, starve it, send it nonsense, load it; report what held and what did not.
 
-    Everything is bounded in count and time and stays on this machine; the tracking store and the cache of the project
-    are not touched but for the run `soak` itself.
+    Everything is bounded in count and time and stays on this machine; your tracking store and cache are not
+    touched but for the run `soak` itself.
     Example: mlflow run . -e soak -P what=requests -P requests=500
     """
 
@@ -33,12 +32,7 @@ class SoakConfig(Config):
         "tiny", description="registered model to load, NAME or NAME/VERSION or NAME@ALIAS; tiny: one trained here"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="fixes the times of kills, the requests and the examples")
-    output_dir: str = Field("soak", description="folder that the results are copied to; relative to the project")
-
-    @field_validator("output_dir")
-    @classmethod
-    def _in_project(cls, value: str) -> str:
-        return str(PROJECT / Path(value).expanduser())
+    output_dir: Place = Field("soak", description="folder that the results are copied to")
 
     def wants(self, part: str) -> bool:
         """Tell whether a part is to be run."""

@@ -102,14 +102,14 @@ def lost_server(template: Template, reference: Undisturbed, seed: int, part: Par
         server.stop(serving.process, (signal.SIGKILL,))
         if not began:
             end_group(process)
-            return part.check("main gets as far as the CRNN", False, last_line(place.log.read_text()))
+            return part.check("main gets as far as the CRNN", False, last_line(place.output))
     started = time.monotonic()
     try:
         status = process.wait(GIVE_UP_SECONDS)
         part.check(
             "a tracking server that leaves ends main in one line",
-            status == 2 and "Traceback" not in place.log.read_text(),
-            f"status {status} after {time.monotonic() - started:.0f} s: {last_line(place.log.read_text())}",
+            status == 2 and "Traceback" not in place.output,
+            f"status {status} after {time.monotonic() - started:.0f} s: {last_line(place.output)}",
         )
     except subprocess.TimeoutExpired:
         part.check(

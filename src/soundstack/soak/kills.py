@@ -167,7 +167,10 @@ def _until_done(place: Workplace, rng: np.random.Generator, ledger: Ledger, say:
             if fresh and not status:  # the company changes, and with it the pace
                 ledger.duration = time.monotonic() - started
             if status:
-                ledger.note("status", [f"{place.folder.name}: status {status}: {last_line(place.log.read_text())}"])
+                ledger.note(
+                    "status",
+                    [f"{place.folder.name}: status {status}: {last_line(place.output)}"],
+                )
             return
     done = place.main()
     if done.returncode:
@@ -230,7 +233,7 @@ def damaged(cache: Path) -> list[str]:
             continue
         try:
             rows = np.load(index.with_suffix(".npy"), allow_pickle=False)
-            if len(rows) != len(json.loads(index.read_text())):
+            if len(rows) != len(json.loads(index.read_text(encoding="utf-8"))):
                 raise ValueError("its keys and rows differ in number")
         except (OSError, ValueError, EOFError) as error:
             found.append(f"{index}: {error}")

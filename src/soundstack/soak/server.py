@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import subprocess
@@ -59,10 +60,12 @@ def stop(process: subprocess.Popen[str], signals: Sequence[int] = (signal.SIGTER
 
 
 def free_port() -> int:
-    """A TCP port of loopback nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of loopback nobody listens on, nor will: systems give those that are free from 32,768 on."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -98,7 +101,7 @@ def _mlflow(
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nothing here runs jobs, and their runners take a core
     }
-    with log.open("a") as output:
+    with log.open("a", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=folder,
@@ -114,7 +117,9 @@ def _mlflow(
         deadline = time.monotonic() + START_SECONDS
         while not _answers(address + health):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SoakError(f"mlflow {command[0]} does not come up: {last_line(log.read_text())} (see {log})")
+                raise SoakError(
+                    f"mlflow {command[0]} does not come up: {last_line(log.read_text(encoding='utf-8'))} (see {log})"
+                )
             time.sleep(0.3)
         yield Server(address, process)
     finally:

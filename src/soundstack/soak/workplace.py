@@ -96,7 +96,7 @@ def write_data(folder: Path, seed: int = 7) -> Path:
                 soundfile.write(folder / name, sound(label, rng), RATE)
                 rows.append((name, label, fold))
     table = folder / "clips.csv"
-    with table.open("w", newline="") as file:
+    with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     return table
 
@@ -160,10 +160,10 @@ class Workplace:
 
     def start(self, **more: object) -> subprocess.Popen[str]:
         """Start `main` as the leader of a process group of its own; its output is added to the workplace's log."""
-        with self.log.open("a") as log:
+        with self.log.open("a", encoding="utf-8") as log:
             return subprocess.Popen(
                 self.main_command(**more),
-                cwd=PROJECT,
+                cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -185,12 +185,17 @@ class Workplace:
             raise SoakError(f"main did not end within {MAIN_SECONDS:g} s; see {self.log}") from None
         finally:
             end_group(process)
-        return subprocess.CompletedProcess(process.args, status, stderr=self.log.read_text(errors="replace"))
+        return subprocess.CompletedProcess(process.args, status, stderr=self.output)
 
     @property
     def log(self) -> Path:
         """The output of all processes that worked here."""
         return self.folder / "log"
+
+    @property
+    def output(self) -> str:
+        """What all processes have said that worked here."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
 
     def runs(self) -> list[StoredRun]:
         """The runs in the store, oldest first."""

@@ -91,12 +91,12 @@ def load(name: str) -> Suite:
         ConfigError: There is no such suite or file, or the file is not a suite; the message says where.
     """
     if name in NAMES:
-        text = resources.files(__package__).joinpath(f"{name}.yaml").read_text()
+        text = resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     else:
         path = Path(name).expanduser()
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
             raise ConfigError(f"suite: {name!r} is not known; allowed: {', '.join(NAMES)}, or the path of a YAML file")
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     try:
         return Suite.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:

@@ -152,7 +152,7 @@ def _explained(path: Path) -> Iterator[None]:
         reason = error.__cause__ or error
         raise StoreError(
             f"The study {path} cannot be used ({str(reason).splitlines()[0]}); free space, mend its rights, or choose "
-            "another cache_dir. Finished trials are kept; the same command continues."
+            "another cache_dir."
         ) from error
 
 

@@ -63,7 +63,7 @@ def fetch(found: Sequence[RegisteredMember], *, nested: bool = False) -> Fetched
         ConfigError: Nested scores are asked for, and there are fewer than three folds.
     """
     members = aligned([_member(member, nested=nested) for member in found])
-    manifest = found[0].artifact("data/clips.csv").read_text()
+    manifest = found[0].artifact("data/clips.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(io.StringIO(manifest)))
     groups = {row["filename"]: row["group"] for row in rows}
     subsets = known_and_unknown((row["filename"], row.get("known", "")) for row in rows if row["fold"] == TEST)
