@@ -39,7 +39,11 @@ _CODECS = (
     "pcm_s16le_planar pcm_s24be pcm_s24le pcm_s24le_planar pcm_s32be pcm_s32le pcm_s32le_planar pcm_s64be pcm_s64le "
     "pcm_s8 pcm_u8 speex vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice"
 )
-_OPTIONS = {"codec_whitelist": _CODECS.replace(" ", ","), "protocol_whitelist": "none"}
+_OPTIONS = {
+    "codec_whitelist": _CODECS.replace(" ", ","),
+    "protocol_whitelist": "none",
+    "max_probe_packets": "1",  # else megabytes of every WAV are searched for what might be hidden in it
+}
 #: FFmpeg's sample formats: the type of their values, what is silence, and what is full scale.
 _FORMATS: dict[str, tuple[str, int, float]] = {
     "u8": ("u1", 128, 2.0**7),
@@ -243,8 +247,8 @@ def _values(frame: av.AudioFrame) -> Samples:
     channels = frame.layout.nb_channels
     kind, silence, scale = _FORMATS[frame.format.packed.name]
     count = frame.samples if planar else frame.samples * channels
-    planes: NDArray[Any] = np.stack([np.frombuffer(memoryview(plane), kind, count) for plane in frame.planes])
-    values: NDArray[Any] = planes.T if planar else planes.reshape(-1, channels)
+    planes = [np.frombuffer(memoryview(plane), kind, count) for plane in frame.planes]
+    values: NDArray[Any] = np.stack(planes, axis=1) if planar else planes[0].reshape(-1, channels)
     if kind == "f4":
         return values
     if kind == "f8":
