@@ -200,7 +200,7 @@ class SoundReader:
     def _decode(self) -> Iterator[av.AudioFrame]:
         """Yield what FFmpeg makes of the packets, and refuse what loses sound on the way."""
         packets = bad = 0
-        cut, resyncs = False, self._found.demuxer in _MPEG
+        cut, resyncs, timed = False, self._found.demuxer in _MPEG, self._found.demuxer == "flac"
         next_pts: int | None = None
         with _refusing():
             for packet in self._container.demux(self._track):
@@ -214,7 +214,7 @@ class SoundReader:
                 if bad and frames and not resyncs:
                     raise AudioError(f"is damaged: it cannot be decoded after {self.frames / self.rate:.2f} s")
                 for frame in frames:
-                    if frame.pts is not None and self._found.demuxer == "flac" and frame.time_base:
+                    if timed and frame.pts is not None and frame.time_base:
                         if next_pts is not None and (frame.pts - next_pts) * frame.time_base > _GAP_SECONDS:
                             raise AudioError(f"is damaged: sound is missing after {self.frames / self.rate:.2f} s")
                         next_pts = frame.pts + round(frame.samples / frame.sample_rate / frame.time_base)
@@ -243,12 +243,12 @@ def _form(frame: av.AudioFrame) -> tuple[int, int]:
 
 def _values(frame: av.AudioFrame) -> Samples:
     """The samples of a frame, (samples, channels), scaled to -1..1."""
-    planar = frame.format.is_planar
     channels = frame.layout.nb_channels
-    kind, silence, scale = _FORMATS[frame.format.packed.name]
-    count = frame.samples if planar else frame.samples * channels
-    planes = [np.frombuffer(memoryview(plane), kind, count) for plane in frame.planes]
-    values: NDArray[Any] = np.stack(planes, axis=1) if planar else planes[0].reshape(-1, channels)
+    kind, silence, scale = _FORMATS[frame.format.name.removesuffix("p")]  # planar: a plane a channel
+    planes = frame.planes
+    count = frame.samples * channels // len(planes)
+    found = [np.frombuffer(memoryview(plane), kind, count) for plane in planes]
+    values: NDArray[Any] = np.array(found).T if len(found) > 1 else found[0].reshape(-1, channels)
     if kind == "f4":
         return values
     if kind == "f8":
