@@ -55,7 +55,9 @@ def jackknife(table: ScoreTable, groups: Mapping[str, str], score: int) -> float
     variance = 0.0
     for fold in set(table.folds):
         names = np.unique(group[folds == fold])
-        left = [mean_scores(table.rows(np.flatnonzero((group != name) | (folds != fold)).tolist()))[score] for name in names]
+        left = [
+            mean_scores(table.rows(np.flatnonzero((group != name) | (folds != fold)).tolist()))[score] for name in names
+        ]
         variance += (len(names) - 1) * np.var(left)
     return variance
 
