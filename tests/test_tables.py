@@ -84,3 +84,12 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     results = doctest.testmod(tables)
     assert results.attempted >= 1
     assert results.failed == 0
+
+
+def test_intervals_that_rest_on_few_groups_say_so_below_the_table() -> None:
+    few, enough = Interval(0.5, 0.1, 0.9, groups=5), Interval(0.5, 0.4, 0.6, groups=50)
+    rows = [SystemScores(name, enough, enough, few, few) for name in ("crnn", "fusion")]
+    table = summary_table(rows)
+    assert table.count("Only 5 groups of clips in test") == 1
+    assert "devel:" not in table
+    assert "groups" not in summary_table([SystemScores("crnn", enough, enough, enough, enough)])
