@@ -161,16 +161,27 @@ def plot(rows: list[Row]) -> None:
     figure.savefig(DOCS / "performance.png", dpi=110)
 
 
+def line(*cells: str) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
 def written(known: dict[str, dict[str, Any]]) -> str:
     """The page of all results."""
     rows = [Row(**result["row"]) for result in known.values() if "row" in result]
-    newest = max(known.values(), key=lambda result: str(result["date"]))["machine"]
+    commands = {result["command"]: result for result in known.values()}
+    machine_of = {
+        name: {key: value for key, value in of["machine"].items() if key != LOAD} for name, of in commands.items()
+    }
+    machines = [of for place, of in enumerate(machine_of.values()) if of not in list(machine_of.values())[:place]]
     parts = [
         "# Performance",
         "Written by `python benchmarks/run.py`; do not edit. A ratio is that of two medians of one run in which both "
         "did the same work in turns. On a busy machine processor time tells more than the clock.",
-        "| machine | |\n|---|---|\n"
-        + "\n".join(f"| {key} | {value} |" for key, value in newest.items() if key != LOAD),
+        "\n".join(
+            [line("machine", *map(str, range(1, len(machines) + 1))), line(*["---"] * (len(machines) + 1))]
+            + [line(key, *(each.get(key, "") for each in machines)) for key in machines[0]]
+        ),
     ]
     if rows:
         parts += [table(rows), "![Ratios and targets](performance.png)"]
@@ -182,11 +193,15 @@ def written(known: dict[str, dict[str, Any]]) -> str:
             parts += [f"## {name}", about(result["script"]), f"```\n{result['text']}\n```"]
             if result.get("picture"):
                 parts.append(f"![{name}, drawn]({result['picture']})")
-    commands = {result["command"]: result for result in known.values()}
     parts += [
         "## How it was measured",
-        "| command | date | load at its start |\n|---|---|---|\n"
-        + "\n".join(f"| `{name}` | {of['date']} | {of['machine'].get(LOAD, '')} |" for name, of in commands.items()),
+        "\n".join(
+            [line("command", "date", "machine", "load at its start"), line(*["---"] * 4)]
+            + [
+                line(f"`{name}`", of["date"], str(machines.index(machine_of[name]) + 1), of["machine"].get(LOAD, ""))
+                for name, of in commands.items()
+            ]
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 

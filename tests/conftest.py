@@ -31,6 +31,12 @@ settings.load_profile("soundstack")
 
 
 @pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in the test's own folder: what a run makes lies where its user stands, and not in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
 def seeds() -> None:
     """Start every test from the same random state; torch is seeded only where it is loaded already."""
     random.seed(0)

@@ -507,11 +507,13 @@ def test_ctrl_c_ends_the_running_downloads_and_they_can_be_resumed(server: Local
 
 
 INTERRUPTED = """
+import signal
 import sys
 from pathlib import Path
 from soundstack import cli, remote
 from soundstack.config import DownloadConfig
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
 url, folder, single = sys.argv[1:]
 
 def download(config):

@@ -105,10 +105,8 @@ def _distributions() -> Mapping[str, list[str]]:
 
 def _versions(library: str) -> str:
     """The versions of the distributions that an importable name comes from; empty where it is not installed."""
-    try:
-        return metadata.version(
-            library
-        )  # most are called as what they install; to look through all takes half a second
+    try:  # most are called as what they install; to look through all takes half a second
+        return metadata.version(library)
     except metadata.PackageNotFoundError:
         pass
     return " ".join(f"{name}=={metadata.version(name)}" for name in sorted(set(_distributions().get(library, ()))))
