@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -63,6 +64,9 @@ _GAP_SECONDS = 0.001
 _EXACT, _MPEG = ("flac", "mp3", "nistsphere"), ("mp3", "aac")
 #: Whose last packet may decode to more than the sound; FFmpeg leaves that in.
 _PADDED = ("ogg", "mov")
+
+#: A frame is decoded in microseconds; threads that hand Python's lock to and fro for each take longer than one alone.
+_DECODING = threading.Lock()
 
 av.logging.set_level(None)  # its remarks would reach the terminal
 
@@ -172,30 +176,37 @@ class SoundReader:
             AudioError: The file is truncated, damaged, over the limits or holds values that are not finite; what has
                 been yielded by then is to be thrown away.
         """
-        waiting: list[Samples] = []
-        held = 0
-        for frame in chain([self._ahead] if self._ahead else [], self._decoded):
-            if _form(frame) != (self.rate, self.channels):
-                raise AudioError(
-                    f"changes after {self.frames / self.rate:.2f} s from {self.channels} channels at {self.rate:,} Hz "
-                    f"to {frame.layout.nb_channels} at {frame.sample_rate:,} Hz; store it in one form"
-                )
-            self.frames += frame.samples
-            if self._limits is not None:
-                self._limits.check_length(self.frames, self.rate, self.channels)
-            if held >= BLOCK:
-                yield _joined(waiting)
-                waiting, held = [], 0
-            held += frame.samples
-            waiting.append(_values(frame))
-        padding = self.frames - self._told
-        if self._found.demuxer in _PADDED and self._told and 0 < padding < len(waiting[-1]):
-            waiting[-1] = waiting[-1][:-padding]
-            self.frames -= padding
-        yield _joined(waiting)
+        frames = chain([self._ahead] if self._ahead else [], self._decoded)
+        block = self._block(frames)
+        while block:
+            following = self._block(frames)
+            padding = self.frames - self._told
+            if not following and self._found.demuxer in _PADDED and self._told and 0 < padding < len(block[-1]):
+                block[-1] = block[-1][:-padding]
+                self.frames -= padding
+            yield _joined(block)
+            block = following
         told, ends = (self._found.frames, _ENDS) if self._found.demuxer == "mp3" else (self._told, 0)
         if self._found.demuxer in _EXACT and self.frames < told - ends:
             raise AudioError(f"is truncated: {told:,} samples declared, {self.frames:,} found")
+
+    def _block(self, frames: Iterator[av.AudioFrame]) -> list[Samples]:
+        """The parts of the next block, each (frames, channels); none at the end."""
+        parts: list[Samples] = []
+        held = 0
+        with _DECODING:
+            while held < BLOCK and (frame := next(frames, None)) is not None:
+                if _form(frame) != (self.rate, self.channels):
+                    raise AudioError(
+                        f"changes after {self.frames / self.rate:.2f} s from {self.channels} channels at {self.rate:,} "
+                        f"Hz to {frame.layout.nb_channels} at {frame.sample_rate:,} Hz; store it in one form"
+                    )
+                self.frames += frame.samples
+                if self._limits is not None:
+                    self._limits.check_length(self.frames, self.rate, self.channels)
+                held += frame.samples
+                parts.append(_values(frame))
+        return parts
 
     def _decode(self) -> Iterator[av.AudioFrame]:
         """Yield what FFmpeg makes of the packets, and refuse what loses sound on the way."""
