@@ -67,6 +67,22 @@ def test_two_archives_share_a_root_and_a_later_one_replaces_files(tmp_path: Path
     assert everything(folder) == {"root/a": b"1", "root/b": b"2", "root/same": b"new"}
 
 
+def test_a_folder_that_another_archive_makes_at_the_same_time_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, folder = make_zip(tmp_path / "x.zip", {"root/audio/a": b"1"}), tmp_path / "out"
+    make = Path.mkdir
+
+    def beaten(path: Path, *args: object, **options: object) -> None:
+        if path.name == "audio" and "exist_ok" not in options and path.is_relative_to(folder / "root"):
+            make(path)  # the other one's, between the look and the making
+        make(path, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", beaten)
+    extract_zip(archive, folder)
+    assert (folder / "root" / "audio" / "a").read_bytes() == b"1"
+
+
 def test_backslashes_of_old_windows_tools_are_folders(tmp_path: Path, folder: Path) -> None:
     extract_zip(make_zip(tmp_path / "x.zip", {"root\\audio\\": b"", "root\\audio\\1.wav": b"RIFF"}), folder)
     assert everything(folder) == {"root/audio/1.wav": b"RIFF"}

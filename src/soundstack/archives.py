@@ -259,8 +259,13 @@ def _all_or_nothing(folder: Path, old: Path) -> Iterator[Callable[[Path, PurePos
     def place(source: Path, name: PurePosixPath) -> None:
         target = folder / name
         for parent in reversed([*takewhile(lambda parent: not parent.exists(), target.parents)]):
-            parent.mkdir()
-            made.append(parent)
+            try:
+                parent.mkdir()
+            except FileExistsError:  # another archive, unpacked beside this one, was quicker
+                if not parent.is_dir():
+                    raise
+            else:
+                made.append(parent)
         if target.is_dir() and not target.is_symlink():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         if os.path.lexists(target):
