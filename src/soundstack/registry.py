@@ -357,19 +357,7 @@ def find_model(wanted: str) -> FoundModel:
 
 def _registered(client: MlflowClient, prefix: str) -> list[str]:
     """Names of the registered models that begin so and have versions, in order."""
-    names: list[str] = []
-    token = None
-    while True:
-        page = client.search_registered_models(f"name LIKE '{prefix}%'", max_results=100, page_token=token)
-        # In LIKE, _ is any character. And some stores list no versions beside a model: they are asked for them.
-        names += [
-            m.name
-            for m in page
-            if m.name.startswith(prefix) and (m.latest_versions or client.search_model_versions(f"name='{m.name}'", 1))
-        ]
-        token = page.token
-        if not token:
-            return sorted(names)
+    return sorted({version.name for version in ownership.versions(client, prefix)})
 
 
 def find_members(dataset: str, wanted: str) -> list[RegisteredMember]:
