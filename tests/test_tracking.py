@@ -163,9 +163,12 @@ def test_the_champion_changes_only_for_a_model_that_is_at_least_as_good(store: s
     assert champion("demo-crnn") == "3"
 
 
+@pytest.mark.parametrize("environment", ["/home/me/.mlflow/envs/mlflow-1", "/home/me/venv"])
 def test_a_better_score_on_other_clips_or_folds_does_not_move_the_champion(
-    store: str, capsys: pytest.CaptureFixture[str]
+    store: str, environment: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In an environment that ``mlflow run`` made, the command is run by uvx; it is the same command."""
+    monkeypatch.setattr(sys, "prefix", environment)
     assert register("demo-crnn", 0.3).champion
     better = register("demo-crnn", 1.0, "data2")
     assert not better.champion
@@ -174,7 +177,10 @@ def test_a_better_score_on_other_clips_or_folds_does_not_move_the_champion(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Note: ")]
     assert line.startswith("Note: the champion stays models:/demo-crnn/1, scored on other clips or folds, so that ")
     command = shlex.split(line.partition("To move it: ")[2])
-    done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=120)
+    python = command.index("-c")
+    assert command[0] == ("uvx" if ".mlflow" in environment else "python")
+    assert command[python - 1] == "python"
+    done = subprocess.run([sys.executable, *command[python:]], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert champion("demo-crnn") == "2", "the printed command moves the alias"
 
