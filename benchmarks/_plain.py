@@ -18,9 +18,9 @@ from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
-from soundstack.audio import AudioSpec
-from soundstack.networks.crnn import DROPOUT, HIDDEN, Block
-from soundstack.spectrogram import SpectrogramSpec
+from soundstack.audio.decode import AudioSpec
+from soundstack.crnn.network import DROPOUT, HIDDEN, Block
+from soundstack.spectrograms.log_mel import SpectrogramSpec
 from toolkit_figure import draw_figure
 
 

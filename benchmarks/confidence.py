@@ -20,8 +20,8 @@ import _common  # noqa: F401  # isort: skip  puts src on the path
 import numpy as np
 
 from soundstack.evaluation.metrics import accuracy, macro_f1
+from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import mcnemar, paired_tests, score_intervals
-from soundstack.scores import ScoreTable
 
 ACCURACIES = (0.5, 0.8, 0.95, 0.98, 0.99)
 BOOT = 300

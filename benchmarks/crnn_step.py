@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import _plain
-from soundstack.networks.crnn import FOUR_BLOCKS, Crnn
+from soundstack.crnn.network import FOUR_BLOCKS, Crnn
 
 FRAMES, BANDS, CLASSES, BATCH = 32, 128, 10, 16
 
@@ -52,8 +52,8 @@ def written(clips: int, early: bool) -> Step:
 
 
 def ours(clips: int) -> Step:
-    """An epoch as :func:`soundstack.training.train_fold` goes through it."""
-    from soundstack.devices import keep_pages
+    """An epoch as :func:`soundstack.crnn.training.train_fold` goes through it."""
+    from soundstack.utils.devices import keep_pages
 
     keep_pages()
     torch.set_num_threads(1)

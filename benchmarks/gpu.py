@@ -29,14 +29,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import networks
 import svm_path
-from soundstack import devices
-from soundstack.audio import AudioSpec
-from soundstack.embedding import Embedder, EmbeddingSpec
-from soundstack.networks.crnn import Crnn
+from soundstack.audio.decode import AudioSpec
+from soundstack.crnn.network import Crnn
+from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
+from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.networks.spec import NETWORKS
-from soundstack.slices import SLICE
-from soundstack.svm import PathProblem, Standardiser
-from soundstack.training import FoldJob, TrainingSpec, train_fold
+from soundstack.svm.linear_svm import PathProblem, Standardiser
+from soundstack.utils import devices
+from soundstack.utils.slices import SLICE
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FRAMES, BANDS, CLASSES, BATCH, EPOCHS = 32, 128, 50, 16, 4

@@ -26,9 +26,9 @@ import numpy as np
 import soundfile
 
 import _plain
-from soundstack import audio
-from soundstack.devices import keep_pages
-from soundstack.spectrogram import LogMel, SpectrogramSpec
+from soundstack.audio import decode as audio
+from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
+from soundstack.utils.devices import keep_pages
 
 RATE, SECONDS = 44_100, 5.0
 SPEC = SpectrogramSpec(RATE)

@@ -63,7 +63,7 @@ def inputs(name: str, clips: int, turn: int) -> NDArray[Any]:
 
 def pictures(clips: int, turn: int) -> NDArray[np.uint8]:
     """Pictures of noise that swells, with a step in the middle, (clips, 3, 224, 224)."""
-    from soundstack.picture import DeepSpectrumPicture
+    from soundstack.spectrograms.picture import DeepSpectrumPicture
 
     random = np.random.default_rng(turn)
     swell = np.linspace(0.01, 0.5, 16_000) * np.where(np.arange(16_000) < 8000, 0.1, 1)
@@ -97,11 +97,11 @@ def plain(name: str, clips: int) -> Step:
 
 
 def ours(name: str, clips: int, shortcuts: bool = True) -> Step:
-    """As :class:`soundstack.embedding.Embedder` does it."""
-    from soundstack import devices
-    from soundstack.audio import AudioSpec
-    from soundstack.embedding import Embedder, EmbeddingSpec
+    """As :class:`soundstack.deepspectrum.embedding.Embedder` does it."""
+    from soundstack.audio.decode import AudioSpec
+    from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
     from soundstack.networks.spec import NETWORKS
+    from soundstack.utils import devices
 
     device = devices.choose("cpu")
     rate = NETWORKS[name].sample_rate

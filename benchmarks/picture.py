@@ -19,8 +19,8 @@ from _common import Row, parser, show, take_turns  # isort: skip  (first: makes 
 import numpy as np
 
 import _plain
-from soundstack.devices import keep_pages
-from soundstack.picture import DeepSpectrumPicture
+from soundstack.spectrograms.picture import DeepSpectrumPicture
+from soundstack.utils.devices import keep_pages
 
 
 def compare(rate: int, seconds: float, clips: int, turns: int) -> Row:

@@ -53,7 +53,7 @@ class Clock:
 
 def settings(given: dict[str, Any], cache: str, seed: int) -> tuple[Any, Any, list[Any]]:
     """The corpus, and the configurations of CRNN and networks."""
-    from soundstack.config import CrnnConfig, DeepSpectrumConfig
+    from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig
     from soundstack.datasets.corpus import open_corpus
 
     shared = {"dataset": given["dataset"], "data_dir": given["data_dir"], "cache_dir": cache, "seed": seed}
@@ -67,10 +67,10 @@ def before(given: dict[str, Any]) -> Step:
     import torch
 
     import _plain
+    from soundstack.crnn.system import clip_targets, training_spec
     from soundstack.networks.build import build
-    from soundstack.picture import DeepSpectrumPicture
-    from soundstack.systems.crnn import clip_targets, training_spec
-    from soundstack.systems.spectrograms import spectrogram_spec
+    from soundstack.spectrograms.extract import spectrogram_spec
+    from soundstack.spectrograms.picture import DeepSpectrumPicture
 
     def work(seed: int) -> Found:
         clock = Clock("before", seed)
@@ -109,8 +109,8 @@ def _crnn(mels: Any, y: Any, folds: Any, classes: int, spec: Any) -> Any:
     from torch.utils.data import DataLoader, TensorDataset
 
     import _plain
-    from soundstack.networks.crnn import LAYOUTS
-    from soundstack.training import DECAY
+    from soundstack.crnn.network import LAYOUTS
+    from soundstack.crnn.training import DECAY
 
     blocks, probabilities = LAYOUTS[spec.layout], np.zeros((len(y), classes))
     development = sorted(set(folds) - {"test"})
@@ -142,8 +142,8 @@ def _crnn(mels: Any, y: Any, folds: Any, classes: int, spec: Any) -> Any:
 def _svm(features: Any, y: Any, folds: Any) -> Any:
     """Decision values of every clip (N, K): out-of-fold on devel at the best C, the refitted SVM's on test."""
     import _plain
-    from soundstack.config import PAPER_COSTS
-    from soundstack.svm import Standardiser
+    from soundstack.config.steps import PAPER_COSTS
+    from soundstack.svm.linear_svm import Standardiser
 
     test = folds == "test"
     held_out = [folds == fold for fold in sorted(set(folds) - {"test"})]
@@ -170,12 +170,14 @@ def _accuracy(scores: Any, y: Any, folds: Any) -> tuple[float, float]:
 
 def after(given: dict[str, Any]) -> Step:
     """The project's steps."""
-    from soundstack import devices
-    from soundstack.config import FuseConfig
+    from soundstack.config.steps import FuseConfig
+    from soundstack.crnn import system as crnn
+    from soundstack.deepspectrum import system as deepspectrum
     from soundstack.evaluation.metrics import mean_scores
-    from soundstack.fusion import Member, aligned
-    from soundstack.systems import crnn, deepspectrum, stacking
-    from soundstack.systems.spectrograms import log_mels_of
+    from soundstack.fusion import system as stacking
+    from soundstack.fusion.stacking import Member, aligned
+    from soundstack.spectrograms.extract import log_mels_of
+    from soundstack.utils import devices
 
     device = devices.choose("cpu")
 

@@ -31,7 +31,7 @@ RATE, SECONDS = 16_000, 5
 
 def sounds(count: int) -> list[Any]:
     """Different synthesised sounds of five seconds."""
-    from soundstack.datasets.synthesis import SOUNDS, synthesise
+    from soundstack.datasets.demo.synthesis import SOUNDS, synthesise
 
     kinds = sorted(SOUNDS)
     draws = [(np.random.default_rng(n), np.random.default_rng(count + n)) for n in range(count)]
@@ -67,7 +67,7 @@ def _measure(work: str, model: str, source: Path, output: Path) -> tuple[float, 
 
 def _predict(model: str, source: Path, output: Path) -> tuple[float, Any]:
     import predict
-    from soundstack.config import PredictConfig
+    from soundstack.config.steps import PredictConfig
 
     config = PredictConfig(model=model, input=str(source), output_dir=str(output))
     started = time.perf_counter()
@@ -76,9 +76,11 @@ def _predict(model: str, source: Path, output: Path) -> tuple[float, Any]:
 
 
 def _forward(model: str, source: Path, output: Path) -> tuple[float, Any]:
-    from soundstack import devices, recognisers, registry
-    from soundstack.audio import decode
-    from soundstack.windows import BATCH
+    from soundstack.audio.decode import decode
+    from soundstack.audio.windows import BATCH
+    from soundstack.recognisers import base as recognisers
+    from soundstack.tracking import registry
+    from soundstack.utils import devices
 
     recogniser = recognisers.load(registry.find_model(model).folder, devices.choose("auto"))
     clips = [decode(path) for path in sorted(source.glob("*.wav"))[: 2 * BATCH]]

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from _common import ROOT, Row, parser, show  # isort: skip
 
-from soundstack.soak import bench
-from soundstack.soak.config import SoakConfig
-from soundstack.soak.workplace import plain_environment
+from soak_bench import bench
+from soak_bench.config import SoakConfig
+from soak_bench.workplace import plain_environment
 
 MODEL = "demo-fusion"
 

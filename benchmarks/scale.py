@@ -110,12 +110,12 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
     """Work on one size in this process, and return seconds and highest own memory (MiB) by stage."""
     import torch
 
-    from soundstack import cache as stores
-    from soundstack.config import ExtractConfig
+    from soundstack.config.steps import ExtractConfig
+    from soundstack.crnn.system import example_folds, example_targets
+    from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
     from soundstack.datasets.corpus import open_corpus
-    from soundstack.systems.crnn import example_folds, example_targets
-    from soundstack.systems.spectrograms import extraction, log_mels_of
-    from soundstack.training import FoldJob, TrainingSpec, train_fold
+    from soundstack.features import store as stores
+    from soundstack.spectrograms.extract import extraction, log_mels_of
 
     config = ExtractConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache))
     found: dict[str, Any] = {}

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
 import _plain
-from soundstack.config import PAPER_COSTS
-from soundstack.devices import keep_pages
-from soundstack.svm import PathProblem, Standardiser, fit_path
+from soundstack.config.steps import PAPER_COSTS
+from soundstack.svm.linear_svm import PathProblem, Standardiser, fit_path
+from soundstack.utils.devices import keep_pages
 
 Array = NDArray[Any]
 

@@ -5,22 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.config import CrnnConfig
+from soundstack.config import cli
+from soundstack.config.steps import CrnnConfig
 
 if TYPE_CHECKING:
-    from soundstack.results import Trained
+    from soundstack.evaluation.evaluation import Trained
 
 
 def run(config: CrnnConfig) -> Trained:
     """Train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
-    from soundstack import devices, ownership, registry, summary, tracking
+    from soundstack.crnn import search as crnn_tuning
+    from soundstack.crnn import system as crnn
     from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
-    from soundstack.progress import bar
-    from soundstack.results import save_figure
-    from soundstack.systems import crnn, crnn_tuning
-    from soundstack.systems.spectrograms import extraction, log_mels_of
+    from soundstack.evaluation.evaluation import save_figure
+    from soundstack.spectrograms.extract import extraction, log_mels_of
+    from soundstack.suites import summary
+    from soundstack.tracking import ownership, registry
+    from soundstack.tracking import run as tracking
+    from soundstack.utils import devices
+    from soundstack.utils.progress import bar
 
     device = devices.choose(config.device)
     with tracking.run(config.model_name, config) as opened:

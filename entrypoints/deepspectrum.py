@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.config import DeepSpectrumConfig
+from soundstack.config import cli
+from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.networks.spec import NETWORKS
 
 if TYPE_CHECKING:
-    from soundstack.results import Trained
+    from soundstack.evaluation.evaluation import Trained
 
 
 def run(config: DeepSpectrumConfig) -> Trained:
     """Extract features, search C, evaluate and register as one MLflow run."""
-    from soundstack import devices, ownership, registry, summary, tracking
     from soundstack.datasets.corpus import open_corpus
-    from soundstack.progress import bar
-    from soundstack.systems import deepspectrum
+    from soundstack.deepspectrum import system as deepspectrum
+    from soundstack.suites import summary
+    from soundstack.tracking import ownership, registry
+    from soundstack.tracking import run as tracking
+    from soundstack.utils import devices
+    from soundstack.utils.progress import bar
 
     device = devices.choose(config.device)
     with tracking.run(config.model_name, config) as opened:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.config import DownloadConfig
-from soundstack.places import project
+from soundstack.config import cli
+from soundstack.config.places import project
+from soundstack.config.steps import DownloadConfig
 
 
 def run(config: DownloadConfig) -> None:
     """Download, verify and unpack what is missing; log what was fetched as one MLflow run."""
-    from soundstack import tracking
-    from soundstack.datasets.sources import download
+    from soundstack.datasets.download import download
+    from soundstack.tracking import run as tracking
 
     with tracking.run(f"{config.dataset}-download", config) as opened:
         with opened.stage("download"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.config import ExtractConfig
+from soundstack.config import cli
+from soundstack.config.steps import ExtractConfig
 
 if TYPE_CHECKING:
     from soundstack.datasets.corpus import Corpus
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 def run(config: ExtractConfig) -> Corpus:
     """Extract, and log previews, statistics and the data fingerprint as one MLflow run."""
-    from soundstack import ownership, summary, tracking
     from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
-    from soundstack.progress import bar
-    from soundstack.results import save_figure, write_json
-    from soundstack.systems.spectrograms import extraction, log_mels_of, preview, statistics
+    from soundstack.evaluation.evaluation import save_figure, write_json
+    from soundstack.spectrograms.extract import extraction, log_mels_of, preview, statistics
+    from soundstack.suites import summary
+    from soundstack.tracking import ownership
+    from soundstack.tracking import run as tracking
+    from soundstack.utils.progress import bar
 
     with tracking.run(f"{config.data_name}-extract", config) as opened:
         with opened.stage("scan"):

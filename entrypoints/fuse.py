@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.config import FuseConfig
+from soundstack.config import cli
+from soundstack.config.steps import FuseConfig
 
 if TYPE_CHECKING:
-    from soundstack.results import Trained
+    from soundstack.evaluation.evaluation import Trained
 
 
 def run(config: FuseConfig) -> Trained:
     """Fetch the members' predictions, stack them, evaluate and register as one MLflow run."""
-    from soundstack import ownership, registry, summary, tracking
     from soundstack.evaluation import plots
-    from soundstack.results import save_figure, write_json
-    from soundstack.systems import stacking
+    from soundstack.evaluation.evaluation import save_figure, write_json
+    from soundstack.fusion import system as stacking
+    from soundstack.suites import summary
+    from soundstack.tracking import ownership, registry
+    from soundstack.tracking import run as tracking
 
     if config.data_name == "auto":
         ownership.refuse_nameless()

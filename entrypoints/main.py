@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.config import DataConfig, ExtractConfig, MainConfig
+from soundstack.config import cli
+from soundstack.config.steps import DataConfig, ExtractConfig, MainConfig
 
 
 def run(config: MainConfig) -> None:
@@ -13,8 +13,9 @@ def run(config: MainConfig) -> None:
     import deepspectrum
     import extract
     import fuse
-    from soundstack import summary, tracking
+    from soundstack.suites import summary
     from soundstack.suites.runner import Steps, run_suite
+    from soundstack.tracking import run as tracking
 
     shared = {name: getattr(config, name) for name in DataConfig.model_fields}
     with tracking.run(f"{config.data_name}-main", config) as opened:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.config import PredictConfig, cores
-from soundstack.places import project
+from soundstack.config import cli
+from soundstack.config.places import project
+from soundstack.config.steps import PredictConfig, cores
 
 if TYPE_CHECKING:
-    from soundstack.prediction_tables import Totals
+    from soundstack.prediction.tables import Totals
 
 #: Tables larger than this, together, stay in the output folder and are not copied into the tracking store.
 LARGEST_ARTIFACTS = 20 * 1024 * 1024
@@ -22,19 +22,17 @@ LARGEST_ARTIFACTS = 20 * 1024 * 1024
 
 def run(config: PredictConfig) -> Totals:
     """Find the model and the files, score what is not done yet, and write the tables, as one MLflow run."""
-    from soundstack import (
-        devices,
-        prediction,
-        prediction_tables,
-        prediction_timelines,
-        recognisers,
-        registry,
-        sound_files,
-        summary,
-        tracking,
-    )
-    from soundstack.prediction_parts import claim, model_key
-    from soundstack.progress import bar
+    from soundstack.audio import find as sound_files
+    from soundstack.prediction import run as prediction
+    from soundstack.prediction import tables as prediction_tables
+    from soundstack.prediction import timelines as prediction_timelines
+    from soundstack.prediction.parts import claim, model_key
+    from soundstack.recognisers import base as recognisers
+    from soundstack.suites import summary
+    from soundstack.tracking import registry
+    from soundstack.tracking import run as tracking
+    from soundstack.utils import devices
+    from soundstack.utils.progress import bar
 
     files = sound_files.find(config.input)
     model = registry.find_model(config.model)

@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.report.config import ReportConfig
+from soundstack.config import cli
+from soundstack.config.report import ReportConfig
 
 
 def run(config: ReportConfig) -> None:
     """Choose the runs, compare them, and write the report to the run ``report`` and to ``output_dir``."""
-    from soundstack import provenance, tracking, tracking_reader
+    from soundstack.evaluation.evaluation import copy_files
     from soundstack.report import assemble, collect, comparisons, render
-    from soundstack.results import copy_files
+    from soundstack.tracking import reader as tracking_reader
+    from soundstack.tracking import run as tracking
+    from soundstack.utils import provenance
 
     with tracking.run("report", config) as opened:
         with opened.stage("read"):

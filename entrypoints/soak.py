@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from soak_bench.config import SoakConfig
+
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.soak.config import SoakConfig
+from soundstack.config import cli
 
 
 def run(config: SoakConfig) -> None:
@@ -16,9 +17,11 @@ def run(config: SoakConfig) -> None:
     Raises:
         SoakError: Something does not hold; the run is FAILED and has the results.
     """
-    from soundstack import results, tracking
-    from soundstack.errors import SoakError
-    from soundstack.soak import bench, outcome
+    from soak_bench import bench, outcome
+
+    from soundstack.evaluation import evaluation as results
+    from soundstack.tracking import run as tracking
+    from soundstack.utils.errors import SoakError
 
     with (
         tracking.run("soak", config) as opened,

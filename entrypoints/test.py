@@ -7,8 +7,8 @@ import shlex
 import sys
 
 import _project  # noqa: F401  (first: makes src importable)
-from soundstack import cli
-from soundstack.config import PROJECT, TestConfig
+from soundstack.config import cli
+from soundstack.config.steps import PROJECT, TestConfig
 
 
 def run(config: TestConfig) -> None:

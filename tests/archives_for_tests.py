@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from soundstack.datasets.sources import Archive, Source
+from soundstack.datasets.download import Archive, Source
 
 FOLDS = (1, 2, 3, 4)
 ESC50_CLASSES = {"dog": (0, True), "rooster": (1, True), "chirping_birds": (14, False)}

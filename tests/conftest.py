@@ -143,7 +143,7 @@ def store(store_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import mlflow
     from mlflow.tracking import MlflowClient
 
-    from soundstack import tracking
+    from soundstack.tracking import run as tracking
 
     own = tmp_path / "mlflow.db"
     own.write_bytes(store_file.read_bytes())

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundstack import archives, signals
-from soundstack.archives import Limits, extract_zip, is_unpacked
-from soundstack.errors import DataError, DownloadError
-from soundstack.remote import digest
+from soundstack.datasets import archives
+from soundstack.datasets.archives import Limits, extract_zip, is_unpacked
+from soundstack.utils import signals
+from soundstack.utils.download import digest
+from soundstack.utils.errors import DataError, DownloadError
 
 
 def make_zip(path: Path, members: dict[str, bytes]) -> Path:
@@ -147,7 +148,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path, folder: Path
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from soundstack.archives import extract_zip
+from soundstack.datasets.archives import extract_zip
 
 move = Path.replace
 

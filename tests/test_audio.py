@@ -1,4 +1,4 @@
-"""The audio policy, row by row of the table in `soundstack.audio`: what comes in, and what happens to it."""
+"""The audio policy, row by row of the table in `soundstack.audio.decode`: what comes in, and what happens to it."""
 
 import io
 import struct
@@ -9,11 +9,11 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundstack import audio
-from soundstack.audio import AudioSpec
-from soundstack.decoder import SoundReader
-from soundstack.errors import AudioError
-from soundstack.limits import Limits
+from soundstack.audio import decode as audio
+from soundstack.audio.decode import AudioSpec
+from soundstack.audio.decoder import SoundReader
+from soundstack.audio.limits import Limits
+from soundstack.utils.errors import AudioError
 
 RATE = 8000
 

@@ -11,11 +11,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from soundstack.config import FuseConfig
-from soundstack.networks.crnn import FOUR_BLOCKS, Crnn
-from soundstack.svm import PathProblem
-from soundstack.training import TrainingSpec
-from soundstack.tuning import SearchSpec, search_cost
+from soundstack.config.steps import FuseConfig
+from soundstack.crnn.network import FOUR_BLOCKS, Crnn
+from soundstack.crnn.training import TrainingSpec
+from soundstack.svm.cost_search import SearchSpec, search_cost
+from soundstack.svm.linear_svm import PathProblem
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from soundstack import cache
-from soundstack.cache import FeatureStore, write_atomically
-from soundstack.errors import StoreError
+from soundstack.features import store as cache
+from soundstack.features.store import FeatureStore, write_atomically
+from soundstack.utils.errors import StoreError
 
 SPEC = {"rate": 8000, "clip_db": -80.0}
 KEYS = [f"key{number}" for number in range(5)]

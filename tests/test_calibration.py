@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from soundstack.calibration import fit_sharpness, gain_of_mean, logits, probabilities
+from soundstack.evaluation.calibration import fit_sharpness, gain_of_mean, logits, probabilities
 
 
 def log_loss(values, truth):

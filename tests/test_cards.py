@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
 
-from soundstack import cards, markdown, registry
-from soundstack.audio import AudioSpec
-from soundstack.config import CrnnConfig
+from soundstack.audio.decode import AudioSpec
+from soundstack.config.steps import CrnnConfig
+from soundstack.evaluation.evaluation import SCORES
 from soundstack.evaluation.statistics import Interval
-from soundstack.results import SCORES
+from soundstack.tracking import card as cards
+from soundstack.tracking import registry
+from soundstack.utils import markdown
 from test_recognisers import crnn
 from test_tracking import evaluation, register
 

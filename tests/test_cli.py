@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundstack import cli, signals
-from soundstack.config import (
+from soundstack.config import cli
+from soundstack.config.steps import (
     CrnnConfig,
     DeepSpectrumConfig,
     DownloadConfig,
@@ -21,7 +21,8 @@ from soundstack.config import (
     MainConfig,
     TestConfig,
 )
-from soundstack.errors import ConfigError, DataError
+from soundstack.utils import signals
+from soundstack.utils.errors import ConfigError, DataError
 from waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import soundstack
-from soundstack import code_versions, registry
-from soundstack.audio import AudioSpec
-from soundstack.code_versions import code_version
-from soundstack.config import CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig
+from soundstack.audio.decode import AudioSpec
+from soundstack.config.steps import CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.datasets.corpus import open_corpus
+from soundstack.deepspectrum import system as deepspectrum
 from soundstack.networks.spec import NETWORKS
-from soundstack.systems import deepspectrum
+from soundstack.tracking import registry
+from soundstack.utils import code_versions
+from soundstack.utils.code_versions import code_version
 
 SOURCE = Path(soundstack.__file__).parent
 #: What is remembered, and by the code of what.

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from soak_bench.config import SoakConfig
 
-from soundstack.config import (
+from soundstack.config.report import ReportConfig
+from soundstack.config.steps import (
     PAPER_COSTS,
     PROJECT,
     Config,
@@ -22,10 +24,8 @@ from soundstack.config import (
     TestConfig,
     fingerprint,
 )
-from soundstack.errors import ConfigError
 from soundstack.networks.spec import NETWORKS
-from soundstack.report.config import ReportConfig
-from soundstack.soak.config import SoakConfig
+from soundstack.utils.errors import ConfigError
 
 MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, TestConfig]
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundstack import slices
-from soundstack.config import DataConfig
+from soundstack.config.steps import DataConfig
 from soundstack.datasets import scan
 from soundstack.datasets.clips import TEST, Clip, check_splits
 from soundstack.datasets.corpus import open_corpus
 from soundstack.datasets.scan import scan_files
-from soundstack.errors import DataError, StoreError
+from soundstack.utils import slices
+from soundstack.utils.errors import DataError, StoreError
 
 
 def open_csv(table, cache=None, **options):

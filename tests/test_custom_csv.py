@@ -7,9 +7,9 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from soundstack.datasets import custom
+from soundstack.datasets import csv_table as custom
 from soundstack.datasets.clips import TEST, check_splits
-from soundstack.errors import DataError
+from soundstack.utils.errors import DataError
 
 NAMES = [f"{label}{number}.wav" for label in "ab" for number in range(10)]
 

@@ -15,11 +15,12 @@ import soundfile
 
 import archives_for_tests as tiny
 from local_http import LocalServer, Served
-from soundstack import remote
-from soundstack.datasets import dcase2017, dcase2018, sources
+from soundstack.datasets import dcase2017, dcase2018
+from soundstack.datasets import download as sources
 from soundstack.datasets.clips import DataSet
-from soundstack.errors import ConfigError, DataError, DownloadError
-from soundstack.remote import human
+from soundstack.utils import download as remote
+from soundstack.utils.download import human
+from soundstack.utils.errors import ConfigError, DataError, DownloadError
 
 BOTH = pytest.mark.parametrize("year", ["2017", "2018"])
 LOADERS: dict[str, ModuleType] = {"2017": dcase2017, "2018": dcase2018}

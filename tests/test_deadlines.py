@@ -13,15 +13,15 @@ import torch
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
-from soundstack import deadlines
-from soundstack.embedding import Embedder
-from soundstack.limits import Limits
+from soundstack.audio.limits import Limits
+from soundstack.audio.windows import SECONDS, timelines
+from soundstack.deepspectrum.embedding import Embedder
 from soundstack.networks import openl3
 from soundstack.networks.fused import BATCH
-from soundstack.recognisers import FusionRecogniser
-from soundstack.serving import SoundModel
-from soundstack.svm import LinearSvm
-from soundstack.windows import SECONDS, timelines
+from soundstack.recognisers.base import FusionRecogniser
+from soundstack.serving.model import SoundModel
+from soundstack.svm.linear_svm import LinearSvm
+from soundstack.utils import deadlines
 from test_recognisers import LABELS, crnn
 from test_serving import encoded
 

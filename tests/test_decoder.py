@@ -21,11 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sound_making import KINDS, TOLD, UNTOLD, by_ffmpeg, by_sndfile, wave
-from soundstack import audio, containers, decoder, sound_files
+from soundstack.audio import containers, decoder
+from soundstack.audio import decode as audio
+from soundstack.audio import find as sound_files
+from soundstack.audio.decoder import SoundReader
+from soundstack.audio.limits import Limits
 from soundstack.datasets import scan
-from soundstack.decoder import SoundReader
-from soundstack.errors import AudioError, DataError
-from soundstack.limits import Limits
+from soundstack.utils.errors import AudioError, DataError
 
 ODD = Path(__file__).parents[2] / "shared" / "data" / "odd_sounds"
 

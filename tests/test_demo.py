@@ -18,10 +18,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from soundstack.datasets import demo
 from soundstack.datasets.clips import DataSet
-from soundstack.datasets.synthesis import FORMULA_VERSION, SOUNDS, synthesise
-from soundstack.errors import DataError
+from soundstack.datasets.demo import dataset as demo
+from soundstack.datasets.demo.synthesis import FORMULA_VERSION, SOUNDS, synthesise
+from soundstack.utils.errors import DataError
 
 FEW = 2  # clips per class and fold: one source with two takes
 

@@ -11,8 +11,9 @@ import soundfile
 
 import archives_for_tests as tiny
 from local_http import LocalServer
-from soundstack.datasets import esc50, sources
-from soundstack.errors import DataError
+from soundstack.datasets import download as sources
+from soundstack.datasets import esc50
+from soundstack.utils.errors import DataError
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "esc10"
 

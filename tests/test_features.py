@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundstack import audio, features, slices
-from soundstack.cache import FeatureStore
-from soundstack.config import DataConfig
+from soundstack.audio import decode as audio
+from soundstack.config.steps import DataConfig
 from soundstack.datasets.corpus import open_corpus
-from soundstack.errors import DataError
-from soundstack.features import Extraction, Recipe, Stages, clip_means, extract
+from soundstack.features import extract as features
+from soundstack.features.extract import Extraction, Recipe, Stages, clip_means, extract
+from soundstack.features.store import FeatureStore
+from soundstack.utils import slices
+from soundstack.utils.errors import DataError
 from waiting import PATIENCE
 
 BINS = 16
@@ -246,7 +248,7 @@ def test_progress_ends_at_the_number_of_clips(table, tmp_path, small_slices):
 
 @pytest.mark.parametrize("killed_at", [1, 3])
 def test_a_resumed_extraction_equals_an_uninterrupted_one_bit_for_bit(table, tmp_path, small_slices, killed_at):
-    from soundstack.spectrogram import LogMel, SpectrogramSpec
+    from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
 
     log_mel = LogMel(SpectrogramSpec(8000))
     calls = []

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from soundstack.errors import MemberError
-from soundstack.fusion import Member, aligned, stack, stacked_features, weight_shares
-from soundstack.scores import ScoreTable
+from soundstack.evaluation.score_table import ScoreTable
+from soundstack.fusion.stacking import Member, aligned, stack, stacked_features, weight_shares
+from soundstack.utils.errors import MemberError
 
 CLASSES = ("bell", "cat", "dog")
 DEVEL = tuple(f"d{number}" for number in range(12))

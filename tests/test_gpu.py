@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from soundstack import devices
-from soundstack.audio import AudioSpec
-from soundstack.embedding import Embedder, EmbeddingSpec
+from soundstack.audio.decode import AudioSpec
+from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
+from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.networks.spec import NETWORKS
-from soundstack.svm import PathProblem
-from soundstack.training import FoldJob, TrainingSpec, train_fold
+from soundstack.svm.linear_svm import PathProblem
+from soundstack.utils import devices
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here that torch can use")
 

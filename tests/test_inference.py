@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from counted_operations import Operations
-from soundstack.audio import AudioSpec
-from soundstack.embedding import Embedder, EmbeddingSpec
+from soundstack.audio.decode import AudioSpec
+from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.networks import inference, winograd
 from soundstack.networks.build import build
 from soundstack.networks.fused import BATCH

@@ -25,12 +25,15 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine, text
 
 import crnn as crnn_step
-from soundstack import presence, registry, signals, tracking, tracking_store
-from soundstack.config import PROJECT, CrnnConfig, ExtractConfig
-from soundstack.errors import StoreError
-from soundstack.signals import put_off
-from soundstack.suites import runner
-from soundstack.systems import crnn
+from soundstack.config.steps import PROJECT, CrnnConfig, ExtractConfig
+from soundstack.config.suite import runner
+from soundstack.crnn import system as crnn
+from soundstack.tracking import presence, registry
+from soundstack.tracking import run as tracking
+from soundstack.tracking import store as tracking_store
+from soundstack.utils import signals
+from soundstack.utils.errors import StoreError
+from soundstack.utils.signals import put_off
 from test_tracking import crnn as recogniser
 from test_tracking import evaluation, register
 from waiting import PATIENCE
@@ -326,8 +329,8 @@ def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
         return finished[0]
 
     def register_like() -> Any:
+        from soundstack.evaluation.evaluation import Trained
         from soundstack.evaluation.tables import SystemScores
-        from soundstack.results import Trained
 
         return Trained("demo-crnn", str(len(finished) + 1), True, SystemScores("demo-crnn"))
 
@@ -352,7 +355,7 @@ def test_the_sockets_of_workers_lie_outside_the_runs_temporary_folder_and_end_wi
         "from multiprocessing import util\n"
         "from multiprocessing.connection import Listener\n"
         "from soundstack import tracking, workers\n"
-        "from soundstack.config import ExtractConfig\n"
+        "from soundstack.config.steps import ExtractConfig\n"
         "with tracking.run('demo-extract', ExtractConfig()):\n"
         "    workers._settle_sockets()\n"
         "    listener = Listener(family='AF_UNIX')\n"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from soundstack.config import FuseConfig
-from soundstack.errors import ConfigError
-from soundstack.limits import Limits
+from soundstack.audio.limits import Limits
+from soundstack.config.steps import FuseConfig
+from soundstack.utils.errors import ConfigError
 
 
 def test_named_limits_are_set_and_the_others_keep_their_defaults():

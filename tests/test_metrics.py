@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from soundstack.errors import DataError
 from soundstack.evaluation import metrics
 from soundstack.evaluation.metrics import (
     accuracy,
@@ -24,7 +23,8 @@ from soundstack.evaluation.metrics import (
     per_class,
     table_confusion,
 )
-from soundstack.scores import ScoreTable
+from soundstack.evaluation.score_table import ScoreTable
+from soundstack.utils.errors import DataError
 
 
 @st.composite

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundstack import naming
+from soundstack.config import naming
 
 
 def test_the_examples_hold() -> None:

@@ -14,16 +14,17 @@ from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
 import crnn as crnn_step
-from soundstack.config import CrnnConfig, FuseConfig
-from soundstack.errors import ConfigError, MemberError
+from soundstack.config.steps import CrnnConfig, FuseConfig
+from soundstack.crnn import system as crnn
+from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import mean_scores
-from soundstack.fusion import Member
-from soundstack.registry import RegisteredMember
-from soundstack.results import Evaluation
-from soundstack.scores import ScoreTable
-from soundstack.svm import PathProblem
-from soundstack.systems import crnn, stacking
-from soundstack.tuning import SearchSpec, nested_decisions, search_cost
+from soundstack.evaluation.score_table import ScoreTable
+from soundstack.fusion import system as stacking
+from soundstack.fusion.stacking import Member
+from soundstack.svm.cost_search import SearchSpec, nested_decisions, search_cost
+from soundstack.svm.linear_svm import PathProblem
+from soundstack.tracking.registry import RegisteredMember
+from soundstack.utils.errors import ConfigError, MemberError
 
 CLIPS, CLASSES = 80, 4
 FOLDS = np.array([str(1 + clip % 4) for clip in range(CLIPS)])

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from published_networks import hollow_state, without_checksum
-from soundstack.errors import ConfigError, WeightsError
 from soundstack.networks import imagenet
 from soundstack.networks.build import build, restore
 from soundstack.networks.spec import NETWORKS, NetworkSpec, PackagedWeights, network_spec
+from soundstack.utils.errors import ConfigError, WeightsError
 
 SEED = 7
 LIGHT = ("resnet50", "densenet121", "efficientnet_lite0", "panns_cnn10", "openl3_mel256_env_512")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from published_networks import hollow_state, known_state, numbers, published_shapes, without_checksum
-from soundstack.errors import WeightsError
 from soundstack.networks import openl3
 from soundstack.networks.build import build, restore
+from soundstack.utils.errors import WeightsError
 
 # Librosa tells that the lowest bands are narrower than an FFT bin: so they are in openl3.
 pytestmark = pytest.mark.filterwarnings("ignore:Empty filters detected")

@@ -12,8 +12,8 @@ from mlflow.tracking import MlflowClient
 
 import main
 import predict
-from soundstack.config import MainConfig, PredictConfig
-from soundstack.errors import ConfigError, MemberError
+from soundstack.config.steps import MainConfig, PredictConfig
+from soundstack.utils.errors import ConfigError, MemberError
 
 pytestmark = pytest.mark.e2e
 NETWORK = "efficientnet_lite0-imagenet"

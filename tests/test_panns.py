@@ -21,10 +21,10 @@ from published_networks import (
     published_shapes,
     without_checksum,
 )
-from soundstack.errors import WeightsError
 from soundstack.networks import panns
 from soundstack.networks.build import build, restore
 from soundstack.networks.spec import NETWORKS
+from soundstack.utils.errors import WeightsError
 
 NAMES = tuple(name for name in NETWORKS if name.startswith("panns"))
 WAVEGRAM = "panns_wavegram_logmel_cnn14"

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from soundstack.errors import ConfigError
-from soundstack.picture import COLOUR_MAPS, DeepSpectrumPicture
+from soundstack.spectrograms.picture import COLOUR_MAPS, DeepSpectrumPicture
+from soundstack.utils.errors import ConfigError
 from toolkit_figure import draw_figure
 
 RATE = 16_000

@@ -16,10 +16,11 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from soundstack import moved_store, tracking
-from soundstack.config import PROJECT, ExtractConfig, PredictConfig
-from soundstack.errors import StoreError
-from soundstack.report.config import ReportConfig
+from soundstack.config.report import ReportConfig
+from soundstack.config.steps import PROJECT, ExtractConfig, PredictConfig
+from soundstack.tracking import moved_store
+from soundstack.tracking import run as tracking
+from soundstack.utils.errors import StoreError
 
 
 @pytest.fixture
@@ -351,7 +352,7 @@ def test_a_database_that_keeps_its_artifacts_elsewhere_on_purpose_is_left_as_it_
 
 
 def test_models_are_found_after_a_move(standing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from soundstack import registry
+    from soundstack.tracking import registry
     from test_tracking import register
 
     register("demo-crnn", 0.5)
@@ -384,7 +385,7 @@ def test_a_locale_that_is_not_utf_8_changes_nothing(tmp_path: Path) -> None:
     sound = tmp_path / "Gerät"
     code = (
         f"import sys; sys.path.insert(0, {str(PROJECT / 'src')!r})\n"
-        "from pathlib import Path\nfrom soundstack import cli\nfrom soundstack.config import PredictConfig\n"
+        "from pathlib import Path\nfrom soundstack import cli\nfrom soundstack.config.steps import PredictConfig\n"
         "def show(config):\n"
         "    print(sys.flags.utf8_mode, config.input, Path('täble').write_text('日'))\n"
         "cli.run(PredictConfig, show)\n"

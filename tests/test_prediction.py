@@ -19,15 +19,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from soundstack import decoder, prediction, prediction_tables, prediction_timelines, sound_files
-from soundstack.audio import Samples, decode
-from soundstack.config import PredictConfig
-from soundstack.decoder import SoundReader
-from soundstack.errors import AudioError, DataError, MemberError, StoreError
-from soundstack.prediction_parts import Parts, claim, model_key
-from soundstack.recognisers import Decoded, FusionRecogniser, Recogniser
-from soundstack.stream import Cutter, windows
-from soundstack.windows import spans, timelines
+from soundstack.audio import decoder
+from soundstack.audio import find as sound_files
+from soundstack.audio.decode import Samples, decode
+from soundstack.audio.decoder import SoundReader
+from soundstack.audio.stream import Cutter, windows
+from soundstack.audio.windows import spans, timelines
+from soundstack.config.steps import PredictConfig
+from soundstack.prediction import run as prediction
+from soundstack.prediction import tables as prediction_tables
+from soundstack.prediction import timelines as prediction_timelines
+from soundstack.prediction.parts import Parts, claim, model_key
+from soundstack.recognisers.base import Decoded, FusionRecogniser, Recogniser
+from soundstack.utils.errors import AudioError, DataError, MemberError, StoreError
 from test_recognisers import LABELS, crnn
 
 Tone = Callable[..., Path]
@@ -148,7 +152,7 @@ def test_a_damaged_file_is_refused_for_the_reason_that_decoding_it_whole_gives(k
 
 
 def fusion(other_seconds: float) -> FusionRecogniser:
-    from soundstack.svm import LinearSvm
+    from soundstack.svm.linear_svm import LinearSvm
 
     members = {"one": crnn(), "two": crnn("each" if other_seconds == 1.0 else "mean")}
     x = np.random.default_rng(0).standard_normal((12, 6)).astype(np.float32)
@@ -428,7 +432,7 @@ def test_the_input_is_required() -> None:
 def test_a_missing_model_is_refused_with_what_there_is(store: str, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    from soundstack import registry
+    from soundstack.tracking import registry
 
     with pytest.raises(MemberError, match="There are: none; train some first"):
         registry.find_model("demo-fusion")

@@ -15,7 +15,7 @@ import yaml
 
 import test_layers
 from soundstack import __version__
-from soundstack.config import Config
+from soundstack.config.steps import Config
 
 PROJECT = Path(__file__).resolve().parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())

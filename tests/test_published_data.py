@@ -10,9 +10,9 @@ from mlflow.tracking import MlflowClient
 import archives_for_tests as tiny
 import main
 from local_http import LocalServer
-from soundstack import tracking_reader
-from soundstack.config import MainConfig
-from soundstack.datasets import sources
+from soundstack.config.steps import MainConfig
+from soundstack.datasets import download as sources
+from soundstack.tracking import reader as tracking_reader
 
 pytestmark = pytest.mark.e2e
 

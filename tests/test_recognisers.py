@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from soundstack import recognisers
-from soundstack.audio import AudioSpec
-from soundstack.embedding import Embedder, EmbeddingSpec
-from soundstack.errors import StoreError
-from soundstack.networks.crnn import Crnn
-from soundstack.recognisers import CrnnRecogniser, Decoded, FusionRecogniser, Recogniser, SvmRecogniser
-from soundstack.spectrogram import SpectrogramSpec
-from soundstack.svm import LinearSvm
-from soundstack.training import FoldModel
+from soundstack.audio.decode import AudioSpec
+from soundstack.crnn.network import Crnn
+from soundstack.crnn.training import FoldModel
+from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
+from soundstack.recognisers import base as recognisers
+from soundstack.recognisers.base import CrnnRecogniser, Decoded, FusionRecogniser, Recogniser, SvmRecogniser
+from soundstack.spectrograms.log_mel import SpectrogramSpec
+from soundstack.svm.linear_svm import LinearSvm
+from soundstack.utils.errors import StoreError
 
 RATE = 8000
 LABELS = ("a", "b", "c")

@@ -20,9 +20,10 @@ import pytest
 from urllib3.util import Retry
 
 from local_http import LocalServer, Served
-from soundstack import cli, remote
-from soundstack.errors import DataError, DownloadError
-from soundstack.remote import RemoteFile, fetch, fetch_all, require_space
+from soundstack.config import cli
+from soundstack.utils import download as remote
+from soundstack.utils.download import RemoteFile, fetch, fetch_all, require_space
+from soundstack.utils.errors import DataError, DownloadError
 from waiting import PATIENCE, until
 
 CONTENT = np.random.default_rng(7).bytes(1_000_000)
@@ -511,7 +512,7 @@ import signal
 import sys
 from pathlib import Path
 from soundstack import cli, remote
-from soundstack.config import DownloadConfig
+from soundstack.config.steps import DownloadConfig
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
 url, folder, single = sys.argv[1:]

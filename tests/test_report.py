@@ -23,16 +23,18 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 import report as entry_point
-from soundstack import cli, tracking, tracking_reader
-from soundstack.config import CrnnConfig, DeepSpectrumConfig, FuseConfig
-from soundstack.errors import ConfigError, MemberError, StoreError
+from soundstack.config import cli
+from soundstack.config.report import ReportConfig
+from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig
+from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import holm, score_intervals
 from soundstack.report import collect, comparisons, html, paper, render, rows, tables
-from soundstack.report.config import ReportConfig
 from soundstack.report.document import Cell, Column, Paragraph, Report, Section, Table
 from soundstack.report.figures import per_class_figure
-from soundstack.scores import ScoreTable
-from soundstack.tracking_reader import ModelRun
+from soundstack.tracking import reader as tracking_reader
+from soundstack.tracking import run as tracking
+from soundstack.tracking.reader import ModelRun
+from soundstack.utils.errors import ConfigError, MemberError, StoreError
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 WHOLE_ESC50 = {"clips_devel": 1600, "clips_test": 400}

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundstack.errors import DataError, MemberError, StoreError
-from soundstack.scores import ScoreTable
+from soundstack.evaluation.score_table import ScoreTable
+from soundstack.utils.errors import DataError, MemberError, StoreError
 
 CLASSES = ("cafe/restaurant", "city center", "Ünicode_ score_x")
 PARTS = ("clips", "labels", "folds", "classes", "kind")

@@ -17,9 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from starlette.requests import Request
 
-from soundstack import scoring_server
-from soundstack.limits import Limits
-from soundstack.scoring_server import Door, RefusedError, read_request
+from soundstack.audio.limits import Limits
+from soundstack.serving import http as scoring_server
+from soundstack.serving.http import Door, RefusedError, read_request
 from waiting import PATIENCE
 
 JSON = {"content-type": "application/json"}

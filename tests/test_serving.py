@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
 import test_recognisers
-from soundstack import serving
-from soundstack.decoder import SoundReader
-from soundstack.limits import Limits
-from soundstack.recognisers import FusionRecogniser, Recogniser
-from soundstack.serving import SoundModel
-from soundstack.windows import timelines
+from soundstack.audio.decoder import SoundReader
+from soundstack.audio.limits import Limits
+from soundstack.audio.windows import timelines
+from soundstack.recognisers.base import FusionRecogniser, Recogniser
+from soundstack.serving import model as serving
+from soundstack.serving.model import SoundModel
 from test_recognisers import LABELS, RATE, crnn
 
 svm, fusion = test_recognisers.svm, test_recognisers.fusion  # fixtures

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from soundstack import cards, summary
+from soundstack.evaluation.evaluation import Trained
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
-from soundstack.results import Trained
+from soundstack.suites import summary
 from soundstack.suites.runner import Outcome
+from soundstack.tracking import card as cards
 from test_cards import facts
 
 PROJECT = Path(__file__).resolve().parents[1]

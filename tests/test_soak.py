@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from soak_bench import abuse, fuzz, guided, hostile, kills, outcome, workplace
+from soak_bench.config import SoakConfig
+from soak_bench.outcome import Curves, Part, write
+from soak_bench.workplace import Result, StoredRun, Template, Undisturbed, Workplace
 
-from soundstack.audio import decode
-from soundstack.cli import parse
-from soundstack.limits import Limits
-from soundstack.soak import abuse, fuzz, guided, hostile, kills, outcome, workplace
-from soundstack.soak.config import SoakConfig
-from soundstack.soak.outcome import Curves, Part, write
-from soundstack.soak.workplace import Result, StoredRun, Template, Undisturbed, Workplace
+from soundstack.audio.decode import decode
+from soundstack.audio.limits import Limits
+from soundstack.config.cli import parse
 from waiting import PATIENCE
 
 

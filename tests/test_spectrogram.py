@@ -6,8 +6,8 @@ import librosa
 import numpy as np
 import pytest
 
-from soundstack import audio
-from soundstack.spectrogram import LogMel, SpectrogramSpec, relative_decibel
+from soundstack.audio import decode as audio
+from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec, relative_decibel
 
 
 def clip(rate, seconds=5.0, seed=0):

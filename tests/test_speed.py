@@ -21,15 +21,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from counted_operations import Operations
-from soundstack import tracking
-from soundstack.config import PAPER_COSTS, ExtractConfig
-from soundstack.networks.crnn import Crnn
+from soundstack.config.steps import PAPER_COSTS, ExtractConfig
+from soundstack.crnn.network import Crnn
+from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
 from soundstack.networks.winograd import WinogradConv
-from soundstack.picture import DeepSpectrumPicture
-from soundstack.spectrogram import LogMel, SpectrogramSpec
-from soundstack.svm import CLIP, PathProblem, Standardiser
-from soundstack.svm_solver import NewtonPath
-from soundstack.training import FoldJob, TrainingSpec, train_fold
+from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
+from soundstack.spectrograms.picture import DeepSpectrumPicture
+from soundstack.svm.linear_svm import CLIP, PathProblem, Standardiser
+from soundstack.svm.newton import NewtonPath
+from soundstack.tracking import run as tracking
 from test_svm import features
 from toolkit_figure import draw_figure
 

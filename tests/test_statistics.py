@@ -10,18 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from soundstack.errors import DataError, MemberError
 from soundstack.evaluation import statistics
 from soundstack.evaluation.metrics import mean_scores
-from soundstack.evaluation.statistics import (
-    Interval,
-    few_groups,
-    holm,
-    mcnemar,
-    paired_tests,
-    score_intervals,
-)
-from soundstack.scores import ScoreTable
+from soundstack.evaluation.score_table import ScoreTable
+from soundstack.evaluation.statistics import Interval, few_groups, holm, mcnemar, paired_tests, score_intervals
+from soundstack.utils.errors import DataError, MemberError
 
 
 def classes(n: int) -> tuple[str, ...]:

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from soundstack import registry, suites, summary
-from soundstack.config import CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig
-from soundstack.errors import ConfigError, WeightsError
+from soundstack.config import suite as suites
+from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig
+from soundstack.config.suite import runner
+from soundstack.evaluation.evaluation import Trained
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
-from soundstack.results import Trained
-from soundstack.suites import runner
+from soundstack.suites import summary
 from soundstack.suites.runner import Outcome
+from soundstack.tracking import registry
+from soundstack.utils.errors import ConfigError, WeightsError
 
 DATASETS = ("demo", "esc10", "esc50", "dcase2017", "dcase2018", "csv")
 PAPER_NETWORKS = ("densenet121", "resnet50", "vgg16", "vgg19")

@@ -17,9 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from soundstack import svm
-from soundstack.errors import ConfigError, DataError
-from soundstack.svm import (
+from soundstack.svm import linear_svm as svm
+from soundstack.svm.linear_svm import (
     CLIP,
     LinearSvm,
     PathProblem,
@@ -29,7 +28,8 @@ from soundstack.svm import (
     cross_validate_path,
     fit_path,
 )
-from soundstack.svm_solver import TOLERANCE, LiblinearPath, NewtonPath, _line_search, _objective, _solve_ridge
+from soundstack.svm.newton import TOLERANCE, LiblinearPath, NewtonPath, _line_search, _objective, _solve_ridge
+from soundstack.utils.errors import ConfigError, DataError
 
 Array = NDArray[Any]
 
@@ -140,10 +140,10 @@ def test_direct_steps_and_conjugate_gradients_lead_to_the_same_solution(
 ) -> None:
     x, y = standardised(n, d, 3)
     expected = [reference(x, y, cost)[0] for cost in (1e-3, 1.0)]
-    monkeypatch.setattr("soundstack.svm_solver._FEW", -1)
-    monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", pace)  # all by conjugate gradients, or all directly
+    monkeypatch.setattr("soundstack.svm.newton._FEW", -1)
+    monkeypatch.setattr("soundstack.svm.newton._DIRECT_PACE", pace)  # all by conjugate gradients, or all directly
     if pace < 1:
-        monkeypatch.setattr("soundstack.svm_solver._solve_ridge", None)
+        monkeypatch.setattr("soundstack.svm.newton._solve_ridge", None)
     else:
         monkeypatch.setattr(NewtonPath, "_conjugate_gradients", None)
     for point, coef in zip(fit_path(x, y, [1e-3, 1.0], n_classes=3), expected, strict=True):
@@ -153,11 +153,11 @@ def test_direct_steps_and_conjugate_gradients_lead_to_the_same_solution(
 def test_a_class_whose_conjugate_gradients_take_too_long_is_solved_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = standardised(300, 40, 3)
     expected = fit_path(x, y, [1.0], n_classes=3)[0].coef
-    monkeypatch.setattr("soundstack.svm_solver._FEW", -1)
-    monkeypatch.setattr("soundstack.svm_solver._SOON", 0)
-    monkeypatch.setattr("soundstack.svm_solver._DIRECT_PACE", 20)  # patience for an iteration or two, then give up
+    monkeypatch.setattr("soundstack.svm.newton._FEW", -1)
+    monkeypatch.setattr("soundstack.svm.newton._SOON", 0)
+    monkeypatch.setattr("soundstack.svm.newton._DIRECT_PACE", 20)  # patience for an iteration or two, then give up
     direct = Mock(side_effect=_solve_ridge)
-    monkeypatch.setattr("soundstack.svm_solver._solve_ridge", direct)
+    monkeypatch.setattr("soundstack.svm.newton._solve_ridge", direct)
     np.testing.assert_allclose(fit_path(x, y, [1.0], n_classes=3)[0].coef, expected, atol=1e-4 * np.abs(expected).max())
     assert direct.called
 
@@ -206,7 +206,7 @@ def test_torch_solves_what_numpy_solves(n: int, d: int, classes: int, seed: int)
 
 def test_a_gpu_takes_folds_that_are_large_enough_and_fit_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, free = torch.device("cuda"), Mock(return_value=2**30)
-    monkeypatch.setattr("soundstack.devices.free_memory", free)
+    monkeypatch.setattr("soundstack.utils.devices.free_memory", free)
     assert svm._accelerator(gpu, np.empty((2000, 1000)), 50) == gpu
     assert svm._accelerator(gpu, np.empty((200, 100)), 50) is None  # the way there would take longer
     assert svm._accelerator(gpu, np.empty((20_000, 10_000)), 50) is None
@@ -246,7 +246,7 @@ def test_a_second_run_gives_the_very_same_numbers() -> None:
 
 
 def test_folds_side_by_side_give_what_one_after_the_other_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("soundstack.svm._small", lambda x: False)
+    monkeypatch.setattr("soundstack.svm.linear_svm._small", lambda x: False)
     x, y = features(90, 130, 4)
     folds = np.arange(90) % 3
     with threadpool_limits(3, user_api="blas"):
@@ -318,7 +318,7 @@ def test_duplicated_and_constant_columns_and_repeated_clips_do_no_harm(n: int, d
 
 
 def test_an_unsolved_cost_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("soundstack.svm_solver._NEWTON_STEPS", 1)
+    monkeypatch.setattr("soundstack.svm.newton._NEWTON_STEPS", 1)
     x, y = standardised(60, 20, 3)
     with pytest.warns(ConvergenceWarning, match="C = 1 is solved to a relative duality gap"):
         fit_path(x, y, [1.0], n_classes=3)

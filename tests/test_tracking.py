@@ -16,13 +16,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
-from soundstack import ownership, registry, summary, tracking
-from soundstack.config import ExtractConfig, FuseConfig
-from soundstack.errors import ConfigError, DataError, MemberError, StoreError
-from soundstack.limits import Limits
-from soundstack.results import Evaluation, Trained
-from soundstack.scores import ScoreTable
-from soundstack.tuning import SearchSpec, search_cost
+from soundstack.audio.limits import Limits
+from soundstack.config.steps import ExtractConfig, FuseConfig
+from soundstack.evaluation.evaluation import Evaluation, Trained
+from soundstack.evaluation.score_table import ScoreTable
+from soundstack.suites import summary
+from soundstack.svm.cost_search import SearchSpec, search_cost
+from soundstack.tracking import ownership, registry
+from soundstack.tracking import run as tracking
+from soundstack.utils.errors import ConfigError, DataError, MemberError, StoreError
 from test_recognisers import LABELS, crnn
 from waiting import PATIENCE
 
@@ -120,7 +122,7 @@ def test_a_run_left_by_a_killed_process_is_closed_by_the_next_start(store: str) 
     script = (
         "import os, sys; sys.path.insert(0, 'src')\n"
         "from soundstack import tracking\n"
-        "from soundstack.config import ExtractConfig\n"
+        "from soundstack.config.steps import ExtractConfig\n"
         "with tracking.run('demo-extract', ExtractConfig()) as run:\n"
         "    print(run.id, flush=True); os.kill(os.getpid(), 9)\n"
     )

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from soundstack import training
-from soundstack.errors import StoreError
-from soundstack.networks.crnn import LAYOUTS, Crnn
-from soundstack.training import FoldJob, TrainingSpec, derived_seed, input_scaling, train_fold
+from soundstack.crnn import training
+from soundstack.crnn.network import LAYOUTS, Crnn
+from soundstack.crnn.training import FoldJob, TrainingSpec, derived_seed, input_scaling, train_fold
+from soundstack.utils.errors import StoreError
 
 CPU = torch.device("cpu")
 CLASSES, FRAMES, BANDS = 3, 6, 16
@@ -356,7 +356,7 @@ def test_folds_side_by_side_equal_folds_one_after_the_other_whatever_a_queue_doe
     tmp_path, monkeypatch, method, fault
 ):
     """Two processes with one thread each, against this process with one thread."""
-    from soundstack.workers import train_side_by_side
+    from soundstack.crnn.fold_workers import train_side_by_side
 
     monkeypatch.setattr(multiprocessing.queues.Queue, method, fault)
     inputs, targets = torch.randn(24, 12, 128), torch.arange(24) % 3
@@ -393,7 +393,7 @@ def test_folds_side_by_side_equal_folds_one_after_the_other_whatever_a_queue_doe
 
 
 def test_a_pruned_search_stops_the_other_workers(tmp_path):
-    from soundstack.workers import train_side_by_side
+    from soundstack.crnn.fold_workers import train_side_by_side
 
     def job(fold, epochs):
         rows = torch.arange(16)

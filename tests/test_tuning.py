@@ -4,11 +4,11 @@ import numpy as np
 import optuna
 import pytest
 
-from soundstack.config import PAPER_COSTS
-from soundstack.errors import ConfigError
+from soundstack.config.steps import PAPER_COSTS
 from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
-from soundstack.svm import PathProblem
-from soundstack.tuning import SearchSpec, has_fallen, nested_decisions, search_cost
+from soundstack.svm.cost_search import SearchSpec, has_fallen, nested_decisions, search_cost
+from soundstack.svm.linear_svm import PathProblem
+from soundstack.utils.errors import ConfigError
 
 TRUTH = np.tile([0, 1, 2], 20)
 FOLDS = np.repeat(["1", "2", "3", "4"], 15)

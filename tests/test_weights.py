@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from urllib3.util import Retry
 
 from local_http import LocalServer
-from soundstack import remote
-from soundstack.errors import WeightsError
 from soundstack.networks.spec import NETWORKS, NetworkSpec, PackagedWeights, WeightsFile
 from soundstack.networks.weights import find_or_fetch, load_state_dict, load_strictly
+from soundstack.utils import download as remote
+from soundstack.utils.errors import WeightsError
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
 

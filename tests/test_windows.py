@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundstack.windows import TAIL, spans, timelines, window_frames
+from soundstack.audio.windows import TAIL, spans, timelines, window_frames
 from test_recognisers import LABELS, RATE, crnn
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from soundstack.errors import DataError
+from soundstack.utils.errors import DataError
 
 TEST = "test"
 Fold = TypeVar("Fold", str, int)

@@ -12,14 +12,14 @@ from functools import cached_property
 from itertools import groupby
 from typing import Protocol
 
-from soundstack import slices
-from soundstack.audio import AudioSpec
-from soundstack.code_versions import code_version
-from soundstack.config import DataConfig, fingerprint
+from soundstack.audio.decode import AudioSpec
+from soundstack.config.steps import DataConfig, fingerprint
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
 from soundstack.datasets.scan import Listener, Scan, scan_files
-from soundstack.errors import DataError
-from soundstack.progress import bar
+from soundstack.utils import slices
+from soundstack.utils.code_versions import code_version
+from soundstack.utils.errors import DataError
+from soundstack.utils.progress import bar
 
 #: A longest clip beyond this is cropped unless ``clip_seconds`` says otherwise.
 LONGEST_AUTO_SECONDS = 10.0
@@ -164,14 +164,14 @@ def load_dataset(config: DataConfig) -> DataSet:
         DataError: The data set is missing, malformed, or its splits leak.
     """
     if config.dataset == "demo":
-        from soundstack.datasets import demo
+        from soundstack.datasets.demo import dataset as demo
 
         folder = config.cache_path / f"demo-{code_version('datasets.demo')}"
         with bar("demo", demo.CLIPS, "clips") as advance:
             demo.write(folder, jobs=config.workers, progress=advance)
         return demo.load(folder)
     if config.dataset == "csv":
-        from soundstack.datasets import custom
+        from soundstack.datasets import csv_table as custom
 
         return replace(custom.load(config.data_path, seed=config.drawn_with), name=config.data_name)
     if config.dataset == "dcase2017":

@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits, ungrouped
-from soundstack.datasets.listing import (
+from soundstack.datasets.lists import (
     AGAIN,
     by_sound,
     check_against_meta,
@@ -24,7 +24,7 @@ from soundstack.datasets.listing import (
     require_sounds,
     third_cells,
 )
-from soundstack.errors import DataError
+from soundstack.utils.errors import DataError
 
 URLS = {
     "development": "https://zenodo.org/record/400515/files/{file}",

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits, ungrouped
-from soundstack.datasets.listing import (
+from soundstack.datasets.lists import (
     AGAIN,
     by_sound,
     check_against_meta,
@@ -25,7 +25,7 @@ from soundstack.datasets.listing import (
     require_sounds,
     third_cells,
 )
-from soundstack.errors import DataError
+from soundstack.utils.errors import DataError
 
 URLS = {
     "development": "https://zenodo.org/record/1247102/files/{file}",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
-from soundstack.datasets.listing import incomplete, read_text, require_folder, require_sounds
-from soundstack.errors import DataError
+from soundstack.datasets.lists import incomplete, read_text, require_folder, require_sounds
+from soundstack.utils.errors import DataError
 
 URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
 ROOT = "ESC-50-master"

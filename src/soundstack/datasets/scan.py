@@ -19,13 +19,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from soundstack import audio, slices
-from soundstack.audio import Samples
-from soundstack.code_versions import code_version
-from soundstack.config import fingerprint
-from soundstack.decoder import opened
-from soundstack.errors import AudioError, StoreError
-from soundstack.locks import exclusive
+from soundstack.audio import decode as audio
+from soundstack.audio.decode import Samples
+from soundstack.audio.decoder import opened
+from soundstack.config.steps import fingerprint
+from soundstack.utils import slices
+from soundstack.utils.code_versions import code_version
+from soundstack.utils.errors import AudioError, StoreError
+from soundstack.utils.locks import exclusive
 
 #: What an earlier decoder said is not taken over.
 _TABLE = f"scan_{code_version('audio')}"

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from soundstack.datasets.clips import TEST
-from soundstack.errors import DataError
-from soundstack.scores import ScoreTable
+from soundstack.evaluation.score_table import ScoreTable
+from soundstack.utils.errors import DataError
 
 Floats = NDArray[np.float64]
 

@@ -28,9 +28,9 @@ from scipy import sparse
 from scipy.sparse import csr_array
 from scipy.stats import beta, binom, t
 
-from soundstack.errors import DataError, MemberError
 from soundstack.evaluation.metrics import accuracy, check_one_split, fold_scores, macro_f1
-from soundstack.scores import ScoreTable
+from soundstack.evaluation.score_table import ScoreTable
+from soundstack.utils.errors import DataError, MemberError
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from soundstack import deadlines
 from soundstack.networks.weights import check_shape
+from soundstack.utils import deadlines
 
 SAMPLE_RATE = 48_000
 WINDOW = 48_000  # samples: 1 s

@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from soundstack.errors import ConfigError
+from soundstack.utils.errors import ConfigError
 
 PICTURE_SIZE = 224
 """Width and height in pixels of the pictures that the image networks are fed."""

@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from soundstack import remote
-from soundstack.errors import DownloadError, WeightsError
 from soundstack.networks.spec import NetworkSpec, PackagedWeights
+from soundstack.utils import download as remote
+from soundstack.utils.errors import DownloadError, WeightsError
 
 _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
 

@@ -9,17 +9,17 @@ from datetime import datetime
 import numpy as np
 
 import soundstack
-from soundstack.errors import SoundstackError
+from soundstack.config.report import ReportConfig
 from soundstack.evaluation import plots
 from soundstack.evaluation.statistics import PairedDifference
 from soundstack.report import paper, tables
 from soundstack.report.collect import DataSetResults, LeftOut, System, data_notes, off_default
 from soundstack.report.comparisons import Comparison, Predictions, best, best_fusion, compare, label, predictions
-from soundstack.report.config import ReportConfig
 from soundstack.report.document import Block, Bullets, Cell, Column, Heading, Paragraph, Picture, Report, Section, Table
 from soundstack.report.figures import per_class_figure
 from soundstack.report.rows import MEASURES, is_fusion
-from soundstack.tracking_reader import ModelRun
+from soundstack.tracking.reader import ModelRun
+from soundstack.utils.errors import SoundstackError
 
 _FOLD_BEYOND = 20
 _LEVEL = 0.05

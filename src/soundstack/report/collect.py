@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from soundstack.config import Config, CrnnConfig, DeepSpectrumConfig, FuseConfig
-from soundstack.errors import DataError, StoreError
-from soundstack.places import project
-from soundstack.presets import PRESETS
+from soundstack.config.places import project
+from soundstack.config.presets import PRESETS
+from soundstack.config.steps import Config, CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.report import paper
 from soundstack.report.rows import TITLES, Row, measure
-from soundstack.tracking_reader import ModelRun
+from soundstack.tracking.reader import ModelRun
+from soundstack.utils.errors import DataError, StoreError
 
 _CONFIGS: Mapping[str, type[Config]] = {"crnn": CrnnConfig, "deepspectrum": DeepSpectrumConfig, "fuse": FuseConfig}
 #: What may differ between runs of one row: the seed, and whatever changes no result.

@@ -9,12 +9,12 @@ from itertools import combinations
 
 from numpy.typing import NDArray
 
-from soundstack.errors import MemberError, SoundstackError
 from soundstack.evaluation import metrics
+from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import PairedTests, holm, paired_tests
 from soundstack.report.collect import DataSetResults, System, clip_table
 from soundstack.report.rows import crnn_name, is_fusion, layouts
-from soundstack.scores import ScoreTable
+from soundstack.utils.errors import MemberError, SoundstackError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from soundstack.markdown import escape
+from soundstack.evaluation.evaluation import save_figure
 from soundstack.report.document import (
     Block,
     Bullets,
@@ -22,7 +22,7 @@ from soundstack.report.document import (
     plain,
 )
 from soundstack.report.html import to_html
-from soundstack.results import save_figure
+from soundstack.utils.markdown import escape
 
 FIGURES = "figures"
 _ASCII = str.maketrans({"−": "-", "–": "-", "±": "+/-"})

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from soundstack.places import project
+from soundstack.config.places import project
 
 #: Data sets in the order of Table 3, then those that the paper does not have; the user's own follow by name.
 TITLES: Mapping[str, str] = {

@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from soundstack import registry
-from soundstack.cli import explain
-from soundstack.config import Config, CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig, MainConfig
-from soundstack.errors import ConfigError, MemberError, WeightsError
-from soundstack.locks import exclusive
+from soundstack.config.cli import explain
+from soundstack.config.steps import Config, CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig, MainConfig
+from soundstack.config.suite import Fusion, Row
+from soundstack.evaluation.evaluation import Trained
 from soundstack.networks import weights
 from soundstack.networks.spec import network_spec
-from soundstack.results import Trained
-from soundstack.suites import Fusion, Row
+from soundstack.tracking import registry
+from soundstack.utils.errors import ConfigError, MemberError, WeightsError
+from soundstack.utils.locks import exclusive
 
 C = TypeVar("C", bound=Config)
 

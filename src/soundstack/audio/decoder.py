@@ -1,0 +1,326 @@
+"""An encoded sound file read block by block, to its end, by FFmpeg's libraries: the one way in which sound is decoded.
+
+Whoever sent the file chose its content, so FFmpeg gets the bytes of one file and nothing else: which demuxer reads them
+is told by :mod:`soundstack.audio.containers`, only the codecs named here decode them, and no protocol is there by which what
+a file refers to could be opened. Of several sound tracks, the one that players choose is read; pictures and films
+are passed over.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from av.codec.context import Flags2
+from numpy.typing import NDArray
+
+from soundstack.audio import containers
+from soundstack.audio.limits import Limits
+from soundstack.utils.errors import AudioError
+
+Samples = NDArray[np.float32]
+
+#: Frames that are handed on at once: small beside a window, large beside the cost of a call.
+BLOCK = 1 << 16
+#: More than float files that hold unscaled 32-bit integers.
+_LOUDEST = 1e10
+_CODECS = (
+    "aac adpcm_ima_qt adpcm_ima_wav adpcm_ms alac amrnb amrwb flac g726 g726le gsm gsm_ms mp1float mp2float mp2 mp3 "
+    "mp3float opus pcm_alaw pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be pcm_s16be_planar pcm_s16le "
+    "pcm_s16le_planar pcm_s24be pcm_s24le pcm_s24le_planar pcm_s32be pcm_s32le pcm_s32le_planar pcm_s64be pcm_s64le "
+    "pcm_s8 pcm_u8 speex vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice"
+)
+_OPTIONS = {
+    "codec_whitelist": _CODECS.replace(" ", ","),
+    "protocol_whitelist": "none",
+    "max_probe_packets": "1",  # else megabytes of every WAV are searched for what might be hidden in it
+}
+#: FFmpeg's sample formats: the type of their values, what is silence, and what is full scale.
+_FORMATS: dict[str, tuple[str, int, float]] = {
+    "u8": ("u1", 128, 2.0**7),
+    "s16": ("i2", 0, 2.0**15),
+    "s32": ("i4", 0, 2.0**31),
+    "s64": ("i8", 0, 2.0**63),
+    "flt": ("f4", 0, 1.0),
+    "dbl": ("f8", 0, 1.0),
+}
+#: Of the packets of an MPEG stream, which finds its feet again after damage, so many may be bad.
+_BAD_PACKETS = 0.01
+#: What an MP3's length header counts and a decoder leaves out at the ends, at most.
+_ENDS = 4 * 1152
+#: FLAC's packets know their time; a gap of more seconds is lost sound.
+_GAP_SECONDS = 0.001
+#: Whose header tells how many samples there are, and whose packets are found by their own first bytes.
+_EXACT, _MPEG = ("flac", "mp3", "nistsphere"), ("mp3", "aac")
+#: Whose last packet may decode to more than the sound; FFmpeg leaves that in.
+_PADDED = ("ogg", "mov")
+
+#: A frame is decoded in microseconds; threads that hand Python's lock to and fro for each take longer than one alone.
+_DECODING = threading.Lock()
+
+av.logging.set_level(None)  # its remarks would reach the terminal
+
+
+class SoundReader:
+    """An open sound file; use it in a ``with`` statement.
+
+    Attributes:
+        rate: In Hz.
+        channels: Their number.
+        frames: What has been read so far.
+        expected: Frames that there should be, by the header or by an estimate; 0 where nothing is known.
+        exact: Whether that counts every frame, as for PCM and FLAC.
+    """
+
+    def __init__(self, source: Path | bytes, limits: Limits | None = None) -> None:
+        """Open a file and decode its beginning.
+
+        Args:
+            source: A path, or the bytes of an encoded file.
+            limits: What exceeds them is refused, by its header before anything is decoded; and as headers lie,
+                no more is ever decoded than they allow.
+
+        Raises:
+            AudioError: The file cannot be read, is no sound file, empty, truncated or over the limits.
+        """
+        self._limits = limits
+        self.frames = 0
+        with ExitStack() as opening:
+            self._start(source, opening)
+            self._open = opening.pop_all()
+
+    def __enter__(self) -> SoundReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _start(self, source: Path | bytes, opening: ExitStack) -> None:
+        if isinstance(source, bytes) and self._limits is not None:
+            self._limits.check_bytes(len(source))
+        file = opening.enter_context(io.BytesIO(source) if isinstance(source, bytes) else opened(source))
+        with _refusing():
+            self._found = containers.look(file)
+            file.seek(0)
+            options = _OPTIONS | ({"ignore_length": "1"} if self._found.unbounded else {})
+            self._container = opening.enter_context(
+                av.open(
+                    file,
+                    mode="r",
+                    format=self._found.demuxer,
+                    options=options,
+                    metadata_errors="replace",
+                    buffer_size=1 << 16,
+                )
+            )
+            track = self._container.streams.best("audio")
+        if not isinstance(track, av.AudioStream):
+            raise AudioError("holds no sound track")
+        self._track = track
+        # FFmpeg has no context for what it cannot decode at all.
+        codec = track.codec_context.name if track.codec_context is not None else "unknown"
+        if codec not in _CODECS.split():
+            raise AudioError(f"cannot be decoded (its sound is encoded as {codec}); send or store {containers.SHOWN}")
+        self.exact = codec.startswith(("pcm_", "flac"))
+        context = self._context = track.codec_context
+        if self._found.big_endian and codec.endswith("le"):
+            swapped = av.CodecContext.create(f"{codec[:-2]}be", "r")
+            assert isinstance(swapped, av.AudioCodecContext)
+            swapped.sample_rate, swapped.layout = context.sample_rate, context.layout
+            self._context = swapped
+        context.thread_count = 1
+        if codec in ("flac", "wavpack"):  # damage is else decoded to noise
+            context.options = {"err_detect": "crccheck+explode"}
+        if self._found.demuxer == "caf":  # FFmpeg takes padding off the end of ALAC that has none
+            context.flags2 |= Flags2.skip_manual
+        self.rate, self.channels = context.sample_rate, context.channels
+        self._told = self._length(track.duration, track.time_base)
+        self.expected = self._told or self._length(self._container.duration, Fraction(1, av.time_base))
+        self._check_header()
+        self._decoded = self._decode()
+        self._ahead = next(self._decoded, None)
+        if self._ahead is None:
+            raise AudioError("holds no samples")
+        if (self.rate, self.channels) != _form(self._ahead):  # a codec's extension may double both
+            self.expected = self.expected * self._ahead.sample_rate // max(1, self.rate)
+            self.rate, self.channels = _form(self._ahead)
+            self._check_header()
+
+    def _length(self, duration: int | None, unit: Fraction | None) -> int:
+        return max(0, round(duration * unit * self.rate)) if duration and unit else 0
+
+    def _check_header(self) -> None:
+        if self._limits is None:
+            return
+        self._limits.check_form(self.rate, self.channels)
+        # Of these, FFmpeg guesses the length by the rate of bits at the beginning.
+        guessed = self._found.demuxer in (*_MPEG, "amr")
+        told = self._found.frames if guessed else self.expected
+        slack = _ENDS if guessed else 0
+        self._limits.check_length(max(0, told - slack), self.rate, self.channels)
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield the samples in order, each block (frames, channels), float32 in -1..1 (float files may exceed that).
+
+        Raises:
+            AudioError: The file is truncated, damaged, over the limits or holds values that are not finite; what has
+                been yielded by then is to be thrown away.
+        """
+        frames = chain([self._ahead] if self._ahead else [], self._decoded)
+        block = self._block(frames)
+        while block:
+            following = self._block(frames)
+            padding = self.frames - self._told
+            if not following and self._found.demuxer in _PADDED and self._told and 0 < padding < len(block[-1]):
+                block[-1] = block[-1][:-padding]
+                self.frames -= padding
+            yield _joined(block)
+            block = following
+        told, ends = (self._found.frames, _ENDS) if self._found.demuxer == "mp3" else (self._told, 0)
+        if self._found.demuxer in _EXACT and self.frames < told - ends:
+            raise AudioError(f"is truncated: {told:,} samples declared, {self.frames:,} found")
+
+    def _block(self, frames: Iterator[av.AudioFrame]) -> list[Samples]:
+        """The parts of the next block, each (frames, channels); none at the end."""
+        parts: list[Samples] = []
+        held = 0
+        with _DECODING:
+            while held < BLOCK and (frame := next(frames, None)) is not None:
+                if _form(frame) != (self.rate, self.channels):
+                    raise AudioError(
+                        f"changes after {self.frames / self.rate:.2f} s from {self.channels} channels at {self.rate:,} "
+                        f"Hz to {frame.layout.nb_channels} at {frame.sample_rate:,} Hz; store it in one form"
+                    )
+                self.frames += frame.samples
+                if self._limits is not None:
+                    self._limits.check_length(self.frames, self.rate, self.channels)
+                held += frame.samples
+                parts.append(_values(frame))
+        return parts
+
+    def _decode(self) -> Iterator[av.AudioFrame]:
+        """Yield what FFmpeg makes of the packets, and refuse what loses sound on the way."""
+        packets = bad = 0
+        cut, resyncs, timed = False, self._found.demuxer in _MPEG, self._found.demuxer == "flac"
+        next_pts: int | None = None
+        with _refusing():
+            for packet in self._container.demux(self._track):
+                packets += 1
+                try:
+                    frames = self._frames_of(packet)
+                except av.error.InvalidDataError:
+                    bad, cut = bad + 1, True
+                    continue
+                cut = cut and not frames
+                if bad and frames and not resyncs:
+                    raise AudioError(f"is damaged: it cannot be decoded after {self.frames / self.rate:.2f} s")
+                for frame in frames:
+                    if timed and frame.pts is not None and frame.time_base:
+                        if next_pts is not None and (frame.pts - next_pts) * frame.time_base > _GAP_SECONDS:
+                            raise AudioError(f"is damaged: sound is missing after {self.frames / self.rate:.2f} s")
+                        next_pts = frame.pts + round(frame.samples / frame.sample_rate / frame.time_base)
+                    yield frame
+        if bad and bad >= packets - 1:  # the last one is the end
+            raise AudioError("is damaged: nothing of it can be decoded")
+        if cut and self._found.demuxer != "mp3":
+            raise AudioError("is truncated: its last part is not whole")
+        if bad > max(1, _BAD_PACKETS * packets):
+            raise AudioError(f"is damaged: {bad} of its {packets} parts cannot be decoded")
+
+    def _frames_of(self, packet: av.Packet[av.AudioStream]) -> list[av.AudioFrame]:
+        try:
+            return self._context.decode(packet)
+        except av.error.InvalidDataError:
+            content = bytes(packet)
+            behind = content[containers.tag_bytes(content) :]
+            if len(behind) in (0, len(content)):
+                raise
+            return self._context.decode(av.Packet(behind))  # joined MP3s have a tag in the middle
+
+
+def _form(frame: av.AudioFrame) -> tuple[int, int]:
+    return frame.sample_rate, frame.layout.nb_channels
+
+
+def _values(frame: av.AudioFrame) -> Samples:
+    """The samples of a frame, (samples, channels), scaled to -1..1."""
+    channels = frame.layout.nb_channels
+    kind, silence, scale = _FORMATS[frame.format.name.removesuffix("p")]  # planar: a plane a channel
+    planes = frame.planes
+    count = frame.samples * channels // len(planes)
+    found = [np.frombuffer(memoryview(plane), kind, count) for plane in planes]
+    values: NDArray[Any] = np.array(found).T if len(found) > 1 else found[0].reshape(-1, channels)
+    if kind == "f4":
+        return values
+    if kind == "f8":
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            return values.astype(np.float32)
+    numbers: NDArray[Any] = values.astype(np.float64 if kind == "i8" else np.float32)
+    return ((numbers - silence) / scale).astype(np.float32, copy=False)
+
+
+def _joined(parts: list[Samples]) -> Samples:
+    samples = np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
+    check_values(samples)
+    return samples
+
+
+def check_values(samples: Samples) -> None:
+    """Refuse samples that no sound has.
+
+    Raises:
+        AudioError: A value is not finite, or so large that sums of squares overflow.
+    """
+    loudest = max(float(samples.max()), -float(samples.min()))
+    if not np.isfinite(loudest):  # NaN passes through max
+        raise AudioError("holds values that are not finite (NaN or infinity)")
+    if loudest > _LOUDEST:
+        raise AudioError(f"holds values up to {loudest:.0e}; scale it to -1..1")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; a pipe is not waited for.
+
+    The name is nowhere passed on: FFmpeg would take a colon in it for a protocol.
+
+    Raises:
+        AudioError: It is not there, not a regular file, or may not be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise AudioError(f"is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+        with open(descriptor, "rb") as file:  # noqa: PTH123
+            yield file
+    except FileNotFoundError:
+        raise AudioError("does not exist") from None
+    except (OSError, ValueError) as error:
+        raise AudioError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what a damaged or unreadable file raises into an AudioError."""
+    try:
+        yield
+    except av.error.EOFError:
+        raise AudioError("holds no samples") from None
+    except av.error.InvalidDataError:
+        raise AudioError(f"cannot be decoded (it is damaged); send or store {containers.SHOWN}") from None
+    except MemoryError:
+        raise AudioError("is damaged: its header asks for more memory than there is") from None
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error)
+        raise AudioError(f"cannot be decoded ({reason[:1].lower()}{reason[1:]})") from None

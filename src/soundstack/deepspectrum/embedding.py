@@ -1,0 +1,110 @@
+"""Deep features of clips: waveform -> picture (image networks only) -> pre-trained network -> one vector a clip.
+
+The same object makes the features that SVMs are trained on and those of a served model (paper section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from soundstack.audio.decode import AudioSpec, Samples
+from soundstack.networks.build import build, restore
+from soundstack.networks.fused import BATCH
+from soundstack.networks.inference import arrange
+from soundstack.networks.spec import NETWORKS
+from soundstack.spectrograms.picture import DeepSpectrumPicture
+from soundstack.utils import deadlines
+from soundstack.utils.devices import moved
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    """Everything that changes a feature vector, be it in the last digit.
+
+    ``seed`` is that of random weights, 0 for published ones. ``shortcuts`` lets a network run on the CPU in the
+    form that :mod:`soundstack.networks.inference` gives it.
+    """
+
+    network: str
+    pretraining: str
+    audio: AudioSpec
+    colour_map: str = "magma"
+    window: float | None = None
+    precision: str = "float32"
+    shortcuts: bool = True
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values, without those that do not matter for this network."""
+        values = asdict(self)
+        if NETWORKS[self.network].input == "waveform":
+            del values["colour_map"], values["window"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> EmbeddingSpec:
+        """Undo :meth:`to_json`."""
+        return cls(**{**values, "audio": AudioSpec(**values["audio"])})
+
+
+class Embedder:
+    """Waveforms (B, samples) at the spec's rate to features (B, dim), float32.
+
+    ``network`` is the network as built or restored, the one that is saved; features may come from a faster form of it.
+    """
+
+    def __init__(self, spec: EmbeddingSpec, network: nn.Module, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self._picture: DeepSpectrumPicture | None = None
+        if NETWORKS[spec.network].input == "picture":
+            self._picture = DeepSpectrumPicture(spec.audio.sample_rate, spec.colour_map, spec.window)
+        # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        faster = None
+        if device.type == "cpu" and spec.precision == "float32" and spec.shortcuts:
+            faster = arrange(spec.network, self.network)
+        self._forward: Callable[[Tensor], Tensor] = faster or self.network
+
+    @classmethod
+    def build(cls, spec: EmbeddingSpec, device: torch.device, weights_dir: Path | None = None) -> Embedder:
+        """Build the network with its published or random weights.
+
+        Raises:
+            WeightsError: Published weights are missing and cannot be fetched, or are not the published ones.
+        """
+        return cls(spec, build(spec.network, spec.pretraining, seed=spec.seed, weights_dir=weights_dir), device)
+
+    @classmethod
+    def restore(cls, spec: EmbeddingSpec, weights: dict[str, Tensor], device: torch.device) -> Embedder:
+        """Build the network from the weights a saved model carries; nothing is fetched."""
+        return cls(spec, restore(spec.network, weights), device)
+
+    def __call__(self, waves: Samples) -> NDArray[np.float32]:
+        """Return features (B, dim) of waveforms (B, samples)."""
+        return self.features(self.inputs(waves))
+
+    def inputs(self, waves: Samples) -> NDArray[Any]:
+        """Return what the network is fed: pictures uint8 (B, 3, 224, 224), or the waveforms (B, samples)."""
+        return self._picture.batch(waves) if self._picture else waves
+
+    def features(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Return features (B, dim) of the network's inputs (B, ...)."""
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"),
+        ):
+            # On a GPU nothing waits between batches: copies go there from pinned memory, features return at the end.
+            features = []
+            for batch in torch.from_numpy(np.ascontiguousarray(inputs)).split(BATCH):
+                deadlines.check()
+                features.append(self._forward(moved(batch, self.device)))
+            return torch.cat(features).float().cpu().numpy()

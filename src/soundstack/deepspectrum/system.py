@@ -1,0 +1,156 @@
+"""DEEP SPECTRUM and the AudioSet networks (paper section 3.3): deep features, linear SVM, C searched over the folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from soundstack.audio.decode import AudioSpec
+from soundstack.config.steps import DeepSpectrumConfig
+from soundstack.crnn.system import clip_targets, example_folds, example_targets
+from soundstack.datasets.corpus import Corpus
+from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
+from soundstack.evaluation.calibration import fit_sharpness
+from soundstack.evaluation.evaluation import Evaluation
+from soundstack.features.extract import Extraction, ExtractionReport, Recipe, Stages, clip_means
+from soundstack.features.store import FeatureStore
+from soundstack.networks.spec import NETWORKS
+from soundstack.networks.weights import identity
+from soundstack.recognisers.base import SvmRecogniser
+from soundstack.recognisers.evaluate import evaluate
+from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, search_cost
+from soundstack.svm.linear_svm import PathProblem
+from soundstack.utils.code_versions import code_version
+
+
+@dataclass(frozen=True)
+class Features:
+    """Deep features of all examples (E, dim), and how they were made."""
+
+    values: NDArray[np.float32]
+    spec: EmbeddingSpec
+    report: ExtractionReport
+    embedder: Callable[[], Embedder]
+
+
+@dataclass(frozen=True)
+class TrainedSvm:
+    """A trained system: recogniser, evaluation, and the search for C."""
+
+    recogniser: SvmRecogniser
+    evaluation: Evaluation
+    search: CostSearch
+
+
+def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec) -> EmbeddingSpec:
+    """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own."""
+    rate = NETWORKS[config.network].sample_rate or audio.sample_rate
+    return EmbeddingSpec(
+        network=config.network,
+        pretraining=config.chosen_pretraining,
+        audio=AudioSpec(rate, audio.seconds, audio.channels),
+        colour_map=config.colour_map,
+        window=None if config.window == "auto" else config.window,
+        precision=config.precision,
+        shortcuts=config.shortcuts == "yes",
+        seed=config.seed if config.chosen_pretraining == "none" else 0,
+    )
+
+
+@dataclass(frozen=True)
+class EmbeddingRecipe(Recipe):
+    """How deep features are made; ``embedder`` builds the network at its first call."""
+
+    spec: EmbeddingSpec
+    embedder: Callable[[], Embedder]
+
+
+def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
+    """The extraction of deep features, to be begun with the scan."""
+    weights_dir = None if config.weights_dir == "auto" else Path(config.weights_dir)
+
+    def plan(audio: AudioSpec) -> EmbeddingRecipe:
+        spec = embedding_spec(config, audio)
+
+        @cache
+        def embedder() -> Embedder:
+            return Embedder.build(spec, device, weights_dir)
+
+        def make_transform() -> Stages:
+            prepares = "picture" if NETWORKS[config.network].input == "picture" else ""
+            return Stages(embedder().inputs, embedder().features, names=(prepares, "forward"))
+
+        description = {
+            "embedding": spec.to_json(),
+            "device": device.type,
+            "weights": "random" if spec.pretraining == "none" else identity(NETWORKS[spec.network], weights_dir),
+            "code": code_version("embedding", "slices"),
+        }
+        store = FeatureStore(config.cache_path, f"{config.network}-{spec.pretraining}", description)
+        return EmbeddingRecipe(store, make_transform, spec.audio, spec, embedder)
+
+    return Extraction(plan, config.workers)
+
+
+def features_of(
+    corpus: Corpus,
+    config: DeepSpectrumConfig,
+    device: torch.device,
+    progress: Callable[[int], object] = lambda count: None,
+    begun: Extraction[EmbeddingRecipe] | None = None,
+) -> Features:
+    """Make what is missing in the cache and read the features of all examples; ``begun`` went with the scan.
+
+    The network is built only when features are missing, or when the recogniser needs it.
+
+    Raises:
+        WeightsError: Published weights are missing and cannot be fetched.
+    """
+    begun = begun or extraction(config, device)
+    report, recipe = begun.finish(corpus, progress), begun.recipe(corpus.audio)
+    values = recipe.store.read([example.key for example in corpus.examples])
+    return Features(values, recipe.spec, report, recipe.embedder)
+
+
+def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device: torch.device) -> TrainedSvm:
+    """Search C over the development folds, refit, calibrate on out-of-fold scores, and score the test clips."""
+    folds, targets = example_folds(corpus), example_targets(corpus)
+    classes = len(corpus.dataset.labels)
+    devel = folds != "test"
+    spec = SearchSpec.of(config)
+    x, y = features.values[devel], targets[devel]
+    problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, seed=spec.seed, device=device)
+    devel_clips = len(corpus.dataset.devel)
+    truth = clip_targets(corpus)[:devel_clips]
+    clip_folds = np.array([clip.fold for clip in corpus.dataset.devel])
+    padding = np.zeros((int((~devel).sum()), classes))
+
+    def decide(costs: list[float]) -> NDArray[np.float64]:
+        # Several examples of a clip (channels=each) are averaged before they are judged.
+        return np.stack(
+            [clip_means(corpus, np.concatenate([scores, padding]))[:devel_clips] for scores in problem.decide(costs)]
+        )
+
+    search = search_cost(decide, truth, clip_folds, classes, spec)
+    svms = problem.fold_models(search.chosen) if config.test_model == "folds" else [problem.refit(search.chosen)]
+    recogniser = SvmRecogniser(
+        labels=corpus.dataset.labels, audio=features.spec.audio, embedder=features.embedder(), svms=svms
+    )
+    recogniser.sharpness = fit_sharpness(search.decisions, truth, recogniser.kind)
+    scores = np.zeros((len(folds), classes))
+    scores[~devel] = recogniser.score_features(features.values[~devel])
+    clip_scores = clip_means(corpus, scores)
+    clip_scores[:devel_clips] = search.decisions
+    nested = {}
+    if config.nested == "yes":
+        refit = config.test_model == "refit"
+        by_fold = nested_decisions(lambda fold: x, y, folds[devel], classes, spec, refit=refit, device=device)
+        for fold, decisions in by_fold.items():
+            nested[fold] = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
+    return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser, nested), search)

@@ -1,0 +1,257 @@
+"""Class scores of clips: what every recogniser hands to fusion and evaluation, and its form on disk.
+
+On disk a table is one Parquet file with the columns ``clip``, ``label``, ``fold`` and one ``score_<label>``
+per class, in class order; the file metadata key ``kind`` says what the scores are. A file is written under
+another name and renamed into place, so a file that exists is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from soundstack.datasets.clips import fold_order
+from soundstack.utils.errors import DataError, MemberError, StoreError
+
+Kind = Literal["probability", "decision"]
+KINDS: tuple[str, ...] = get_args(Kind)
+_TEXT_COLUMNS = ("clip", "label", "fold")
+_SCORE = "score_"
+# Softmax in single precision misses a sum of one by 1e-6; anything near this bound is another kind of score.
+_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """The scores of N clips for K classes.
+
+    ``labels`` and ``folds`` are the true label and the fold (``"1"``, ``"2"``, ... or ``"test"``) of each
+    clip; ``scores`` is (N, K) float64 with one column per entry of ``classes``, which stand in alphabetical
+    order; ``kind`` is ``"probability"`` (rows sum to one) or ``"decision"`` (SVM decision values, unbounded).
+
+    Raises:
+        DataError: if the parts do not fit, a clip stands twice, a label is unknown, or a score is not finite.
+    """
+
+    clips: tuple[str, ...]
+    labels: tuple[str, ...]
+    folds: tuple[str, ...]
+    scores: NDArray[np.float64]
+    classes: tuple[str, ...]
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "labels", "folds", "classes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        scores = np.array(self.scores, dtype=np.float64)  # a copy: freezing must not reach the caller's array
+        scores.setflags(write=False)
+        object.__setattr__(self, "scores", scores)
+        _check(self)
+
+    @cached_property
+    def truth(self) -> NDArray[np.intp]:
+        """Index into ``classes`` of each clip's true label: (N,)."""
+        index = {label: column for column, label in enumerate(self.classes)}
+        return np.array([index[label] for label in self.labels], dtype=np.intp)
+
+    @cached_property
+    def predicted(self) -> NDArray[np.intp]:
+        """Index into ``classes`` of each clip's highest score: (N,). Ties go to the first class."""
+        return np.argmax(self.scores, axis=1)
+
+    @cached_property
+    def fold_names(self) -> tuple[str, ...]:
+        """The folds that occur: development folds in order, then ``"test"``."""
+        return tuple(fold_order(self.folds))
+
+    def select(self, fold: str) -> ScoreTable:
+        """The clips of one fold, in the table's order.
+
+        Raises:
+            DataError: if no clip lies in ``fold``.
+        """
+        rows = [row for row, name in enumerate(self.folds) if name == fold]
+        if not rows:
+            raise DataError(f"The score table has no fold {fold!r}: it has {', '.join(self.fold_names)}.")
+        return self._take(rows)
+
+    def reordered(self, clips: Iterable[str]) -> ScoreTable:
+        """The same table with its rows in the order of ``clips``, so that tables of several models line up.
+
+        Raises:
+            MemberError: if ``clips`` are not exactly the clips of this table.
+        """
+        clips = tuple(clips)
+        row_of = {clip: row for row, clip in enumerate(self.clips)}
+        unknown = [clip for clip in clips if clip not in row_of]
+        absent = sorted(row_of.keys() - set(clips))
+        if unknown or absent or len(clips) != len(row_of):
+            odd = (unknown or absent or [next(clip for clip, n in Counter(clips).items() if n > 1)])[0]
+            raise MemberError(
+                f"Score tables hold different clips ({len(self.clips)} against {len(clips)}, differing in "
+                f"{odd!r}): compare and fuse models of the same data set and split only."
+            )
+        return self._take([row_of[clip] for clip in clips])
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the table to ``path`` in one step: readers see the old file or the whole new one.
+
+        Raises:
+            StoreError: if the file cannot be written.
+        """
+        path = Path(path)
+        columns: dict[str, Any] = {
+            "clip": pa.array(self.clips, pa.string()),
+            "label": pa.array(self.labels, pa.string()),
+            "fold": pa.array(self.folds, pa.string()),
+        }
+        for column, label in enumerate(self.classes):
+            columns[_SCORE + label] = pa.array(self.scores[:, column])
+        table = pa.table(columns).replace_schema_metadata({"kind": self.kind})
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, part)
+            part.replace(path)
+        except OSError as error:
+            raise StoreError(f"Cannot write scores to {path}: {error.strerror or error}.") from error
+        finally:
+            with suppress(OSError):  # gone already, or in a folder that cannot be reached: the error above says so
+                part.unlink()
+
+    @classmethod
+    def from_parquet(cls, path: str | os.PathLike[str]) -> ScoreTable:
+        """Read a table that `to_parquet` wrote; columns that are not part of the form are ignored.
+
+        Raises:
+            DataError: if the file is missing, is no Parquet file, or does not hold a valid score table.
+        """
+        path = Path(path)
+        try:
+            # Not `read_table`: it would take a folder called `key=value` for a partition and add a column.
+            with pq.ParquetFile(path) as file:
+                table = file.read()
+        except (OSError, pa.ArrowException) as error:
+            reason = f"not readable Parquet ({_line(error)})" if path.is_file() else "there is no such file"
+            raise DataError(f"No scores in {path}: {reason}. Run the model again to write it.") from error
+        try:
+            return cls(**_parts(table))
+        except DataError as error:
+            raise DataError(f"Malformed score table {path}: {error}") from error
+
+    def rows(self, rows: Sequence[int]) -> ScoreTable:
+        """The table of these rows, in their order.
+
+        Raises:
+            DataError: if there are none.
+        """
+        if not rows:
+            raise DataError("No clips are left: the subset of the score table is empty.")
+        return self._take(rows)
+
+    def _take(self, rows: Sequence[int]) -> ScoreTable:
+        return ScoreTable(
+            clips=tuple(self.clips[row] for row in rows),
+            labels=tuple(self.labels[row] for row in rows),
+            folds=tuple(self.folds[row] for row in rows),
+            scores=self.scores[list(rows)],
+            classes=self.classes,
+            kind=self.kind,
+        )
+
+
+def _check(table: ScoreTable) -> None:
+    n_clips, classes = len(table.clips), table.classes
+    if n_clips == 0:
+        raise DataError("A score table needs at least one clip.")
+    texts = {"clip": table.clips, "label": table.labels, "fold": table.folds, "class": classes}
+    for name, values in texts.items():
+        odd = [value for value in values if not isinstance(value, str) or not value]
+        if odd:
+            raise DataError(f"Every {name} must be a text that is not empty; got {odd[0]!r}.")
+    if len(classes) < 2 or list(classes) != sorted(set(classes)):
+        raise DataError(f"Give two or more classes, in alphabetical order, none twice: got {_few(classes)}.")
+    if not len(table.labels) == len(table.folds) == n_clips:
+        raise DataError(
+            f"{n_clips} clips need as many labels and folds; got {len(table.labels)} and {len(table.folds)}."
+        )
+    if table.scores.shape != (n_clips, len(classes)):
+        raise DataError(
+            f"{n_clips} clips and {len(classes)} classes need scores of that shape; got {table.scores.shape}."
+        )
+    if table.kind not in KINDS:
+        raise DataError(f"Scores are of kind {' or '.join(map(repr, KINDS))}; got {table.kind!r}.")
+    twice = next((clip for clip, n in Counter(table.clips).items() if n > 1), None)
+    if twice is not None:
+        raise DataError(f"Clip {twice!r} has scores twice: every clip may stand in the table once.")
+    known = set(classes)
+    for clip, label in zip(table.clips, table.labels, strict=True):
+        if label not in known:
+            raise DataError(f"Clip {clip!r} has the label {label!r}, none of the classes {_few(classes)}.")
+    _check_scores(table)
+
+
+def _check_scores(table: ScoreTable) -> None:
+    finite = np.isfinite(table.scores).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise DataError(f"Clip {table.clips[row]!r} has a score that is missing or not finite.")
+    if table.kind == "probability":
+        negative = (table.scores < -_TOLERANCE).any(axis=1)
+        wrong = negative | (np.abs(table.scores.sum(axis=1) - 1) > _TOLERANCE)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(
+                f"Clip {table.clips[row]!r} has probabilities that are negative or do not sum to 1; other "
+                "scores are of the kind 'decision'."
+            )
+
+
+def _parts(table: pa.Table) -> dict[str, Any]:
+    """The constructor's arguments from a Parquet table; raises DataError where a part is missing."""
+    names = table.column_names
+    missing = [name for name in _TEXT_COLUMNS if name not in names]
+    if missing:
+        raise DataError(f"column {missing[0]!r} is missing.")
+    if len(set(names)) != len(names):
+        raise DataError("a column stands twice.")
+    kind = (table.schema.metadata or {}).get(b"kind")
+    if kind is None:
+        raise DataError("the file metadata has no 'kind'.")
+    score_columns = [name for name in names if name.startswith(_SCORE)]
+    for name in score_columns:
+        if not pa.types.is_floating(table.schema.field(name).type):
+            raise DataError(f"column {name!r} holds no floating-point numbers.")
+    scores = np.empty((table.num_rows, len(score_columns)))
+    for column, name in enumerate(score_columns):
+        scores[:, column] = table.column(name).to_numpy()
+    clips, labels, folds = (tuple(table.column(name).to_pylist()) for name in _TEXT_COLUMNS)
+    return {
+        "clips": clips,
+        "labels": labels,
+        "folds": folds,
+        "scores": scores,
+        "classes": tuple(name.removeprefix(_SCORE) for name in score_columns),
+        "kind": kind.decode(errors="replace"),
+    }
+
+
+def _few(classes: Sequence[str]) -> str:
+    """At most eight class names for a message."""
+    return ", ".join(map(repr, classes[:8])) + (", ..." if len(classes) > 8 else "")
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(". ") if str(error) else type(error).__name__

@@ -1,0 +1,118 @@
+"""The tables of a prediction, written row group by row group under temporary names: never whole in memory.
+
+=====================  =============================================================================================
+``predictions.csv``    a row a window: file, start and end in seconds, label, its probability, ``p_<label>`` of every
+``predictions.parquet``  class, model
+``files.csv``          a row a file: seconds, windows, and the same for the mean of its windows' probabilities
+``errors.csv``         the files that cannot be used, and why
+=====================  =============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from soundstack.audio.find import SoundFile
+from soundstack.prediction.parts import Floats, Parts, replacing
+
+WINDOWS, WINDOWS_PARQUET, FILES, ERRORS = "predictions.csv", "predictions.parquet", "files.csv", "errors.csv"
+TABLES = (WINDOWS, WINDOWS_PARQUET, FILES, ERRORS)
+_ROWS = 20_000
+
+
+@dataclass
+class Totals:
+    """What the tables add up to: usable and bad files, windows, seconds of sound, files by label, first problems."""
+
+    files: int = 0
+    bad: int = 0
+    windows: int = 0
+    seconds: float = 0.0
+    by_label: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+def write(output: Path, files: Sequence[SoundFile], parts: Parts, labels: Sequence[str], model: str) -> Totals:
+    """Write the tables of finished files, in their order.
+
+    Args:
+        output: The folder.
+        model: Name and version, for the last column.
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    shares = [(f"p_{label}", pa.float64()) for label in labels]
+    judged = [("label", pa.string()), ("probability", pa.float64()), *shares, ("model", pa.string())]
+    spans = [("file", pa.string()), ("start", pa.float64()), ("end", pa.float64()), *judged]
+    whole = [("file", pa.string()), ("seconds", pa.float64()), ("windows", pa.int64()), *judged]
+    totals = Totals()
+    with ExitStack() as stack:
+        windows = _Rows(stack, output, (WINDOWS, WINDOWS_PARQUET), pa.schema(spans))
+        clips = _Rows(stack, output, (FILES,), pa.schema(whole))
+        errors = _Rows(stack, output, (ERRORS,), pa.schema([("file", pa.string()), ("reason", pa.string())]))
+        for file in files:
+            scored = parts.read(file)
+            if scored.problem:
+                totals.bad += 1
+                if len(totals.problems) < 5:
+                    totals.problems.append(f"{file.name} {scored.problem}")
+                errors.add([[file.name], [scored.problem]])
+                continue
+            count = len(scored.starts)
+            windows.add(
+                [[file.name] * count, scored.starts, scored.ends, *_judged(scored.probabilities, labels, model)]
+            )
+            mean = _judged(scored.mean[None], labels, model)
+            clips.add([[file.name], [scored.seconds], [count], *mean])
+            totals.files += 1
+            totals.windows += count
+            totals.seconds += scored.seconds
+            totals.by_label[mean[0][0]] += 1
+        for rows in (windows, clips, errors):
+            rows.flush()
+    return totals
+
+
+def _judged(probabilities: Floats, labels: Sequence[str], model: str) -> list[Any]:
+    best = probabilities.argmax(axis=1)
+    rows = np.arange(len(best))
+    return [[labels[at] for at in best], probabilities[rows, best], *probabilities.T, [model] * len(best)]
+
+
+class _Rows:
+    """Rows of one table that go to one or two files."""
+
+    def __init__(self, stack: ExitStack, output: Path, names: Sequence[str], schema: pa.Schema) -> None:
+        self._schema = schema
+        self._batches: list[pa.RecordBatch] = []
+        self._count = 0
+        self._writers = []
+        for name in names:
+            path = str(stack.enter_context(replacing(output / name)))
+            make = pa.parquet.ParquetWriter if name.endswith(".parquet") else pa.csv.CSVWriter
+            self._writers.append(stack.enter_context(make(path, schema)))
+
+    def add(self, columns: Sequence[Any]) -> None:
+        arrays = [pa.array(column, type=of.type) for column, of in zip(columns, self._schema, strict=True)]
+        self._batches.append(pa.record_batch(arrays, schema=self._schema))
+        self._count += len(arrays[0])
+        if self._count >= _ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
+        self._batches, self._count = [], 0
+        if table.num_rows:
+            for writer in self._writers:
+                writer.write_table(table)

@@ -1,0 +1,73 @@
+"""A timeline picture of every predicted file, drawn once: a picture says in its metadata what it was drawn from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from soundstack.audio.find import SoundFile
+from soundstack.evaluation.plots import duration, timeline_figure
+from soundstack.prediction.parts import Parts, replacing
+
+FOLDER = "timelines"
+_KEY = "Source"
+#: Bytes that file systems take.
+_LONGEST_NAME = 255
+
+
+def picture_paths(output: Path, files: Sequence[SoundFile]) -> list[Path]:
+    """Where the pictures of files lie: below ``timelines``, as a file lies below the input.
+
+    A file whose name is too long for that, or whose place another one has taken, gets a name with a digest of its path.
+    """
+    paths: dict[Path, None] = {}
+    for file in files:
+        above = [part for part in Path(file.name).parts[:-1] if part not in {"..", file.path.anchor}]
+        path = Path(output, FOLDER, *above, f"{file.path.name}.png")
+        if path in paths or len(os.fsencode(path.name)) > _LONGEST_NAME:
+            digest = hashlib.sha256(os.fsencode(file.path)).hexdigest()[:12]
+            path = path.with_name(f"{file.path.stem[:40]}-{digest}.png")
+        paths[path] = None
+    return list(paths)
+
+
+def draw(
+    output: Path,
+    files: Sequence[SoundFile],
+    parts: Parts,
+    labels: Sequence[str],
+    model: str,
+    advance: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Draw the files that have windows and no up-to-date picture.
+
+    Args:
+        advance: Called with the number of files done since the last call.
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    for file, path in zip(files, picture_paths(output, files), strict=True):
+        scored = parts.read(file)
+        source = f"{parts.folder.name} {file.path} {file.size} {file.modified}".encode("ascii", "replace").decode()
+        if not scored.problem and _drawn_from(path) != source:
+            title = f"{file.name}  ({duration(scored.seconds)}, {model})"
+            figure = timeline_figure(scored.starts, scored.ends, scored.probabilities, labels, title)
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", dpi=120, metadata={_KEY: source})
+            with replacing(path) as temporary:
+                temporary.write_bytes(picture.getvalue())
+        advance(1)
+
+
+def _drawn_from(path: Path) -> str:
+    try:
+        with Image.open(path) as picture:
+            return str(picture.info.get(_KEY, ""))
+    except (OSError, ValueError):
+        return ""

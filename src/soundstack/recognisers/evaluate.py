@@ -1,0 +1,59 @@
+"""What the systems share: scores of clips to an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundstack.datasets.clips import Clip
+from soundstack.datasets.corpus import Corpus
+from soundstack.evaluation.evaluation import Evaluation
+from soundstack.evaluation.score_table import ScoreTable
+from soundstack.recognisers.base import Recogniser
+
+
+def evaluate(
+    corpus: Corpus,
+    scores: NDArray[np.float64],
+    recogniser: Recogniser,
+    nested: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
+) -> Evaluation:
+    """Evaluate clip scores (N, K) in corpus order: out-of-fold for development clips, the final model's for test.
+
+    ``nested`` has such scores (development clips, K) by fold, of models that never saw it; see :class:`Evaluation`.
+    """
+    probabilities = recogniser.probabilities(scores)
+    devel = len(corpus.dataset.devel)
+
+    def table(clips: Sequence[Clip], part: NDArray[np.float64]) -> ScoreTable:
+        return ScoreTable(
+            clips=tuple(clip.id for clip in clips),
+            labels=tuple(clip.label for clip in clips),
+            folds=tuple(clip.fold for clip in clips),
+            scores=part,
+            classes=corpus.dataset.labels,
+            kind=recogniser.kind,
+        )
+
+    return Evaluation(
+        table(corpus.clips[:devel], scores[:devel]),
+        table(corpus.clips[devel:], scores[devel:]),
+        {clip.id: clip.group for clip in corpus.clips},
+        probabilities[:devel],
+        probabilities[devel:],
+        known_and_unknown((clip.id, clip.tags.get("known", "")) for clip in corpus.clips[devel:]),
+        {fold: table(corpus.clips[:devel], part) for fold, part in nested.items()},
+    )
+
+
+def known_and_unknown(clips: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    """Test clips (id, ``yes`` or ``no``) by whether their microphone is known from the development set."""
+    pairs = list(clips)
+    parts = {
+        name: frozenset(clip for clip, known in pairs if known == answer)
+        for name, answer in (("known", "yes"), ("unknown", "no"))
+    }
+    return {name: part for name, part in parts.items() if part}

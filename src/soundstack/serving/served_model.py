@@ -1,0 +1,35 @@
+"""The file that MLflow runs to make the served model ("models from code"): nothing of it is pickled.
+
+Loading it writes nothing: neither compiled code into the model's folder, where this code lies, nor what matplotlib
+lays down in the home directory when it is imported for its colour maps.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+from mlflow.models import set_model
+
+
+@contextmanager
+def _writing_nothing() -> Iterator[None]:
+    compiles = sys.dont_write_bytecode
+    with TemporaryDirectory() as scratch:
+        ours = os.environ.setdefault("MPLCONFIGDIR", scratch) == scratch
+        sys.dont_write_bytecode = True
+        try:
+            yield
+        finally:
+            sys.dont_write_bytecode = compiles
+            if ours:
+                del os.environ["MPLCONFIGDIR"]
+
+
+# Before torch is loaded: waiting threads sleep instead of spinning, as in training (see entrypoints/_project.py).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+with _writing_nothing():
+    from soundstack.serving.model import SoundModel
+
+set_model(SoundModel())

@@ -1,0 +1,226 @@
+"""What a person reads when a step ends: the scores, where to look, and the next command to type."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import numpy as np
+
+from soundstack.evaluation.evaluation import SCORES, Trained
+from soundstack.evaluation.plots import duration
+from soundstack.evaluation.tables import summary_table
+
+if TYPE_CHECKING:
+    from soundstack.datasets.corpus import Corpus
+    from soundstack.prediction.tables import Totals
+    from soundstack.spectrograms.extract import Spectrograms
+    from soundstack.suites.runner import Outcome
+    from soundstack.tracking.run import Run
+
+UI = '--no-serve-artifacts --default-artifact-root "$PWD/mlruns" --workers 1'
+
+
+def after_extract(corpus: Corpus, made: Spectrograms) -> None:
+    """Say what was extracted."""
+    dataset = corpus.dataset
+    print(
+        f"\n{dataset.name}: {len(dataset.devel)} development clips in {len(dataset.folds)} folds, "
+        f"{len(dataset.test)} test clips, {len(dataset.labels)} classes; {corpus.audio.seconds:g} s at "
+        f"{corpus.audio.sample_rate} Hz.\nLog-mel: {made.report.made} made, {made.report.reused} taken from the "
+        f"cache, each {made.values.shape[1]} frames x {made.values.shape[2]} bands. Data fingerprint "
+        f"{corpus.fingerprint}."
+    )
+    for note in dataset.notes:
+        print(f"Note: {note}")
+    if corpus.silent:
+        print(f"Note: {_several(corpus.silent)} digital silence.")
+    for problem in corpus.skipped:
+        print(f"Skipped: {problem}")
+
+
+def after_model(trained: Trained) -> Trained:
+    """Say how a model scored and where it is."""
+    print(f"\n{summary_table([trained.scores])}Registered: models:/{trained.name}/{trained.version}")
+    print(_champion_line(trained), end="")
+    return trained
+
+
+def _champion_line(trained: Trained) -> str:
+    """Which version the alias is at, if it is another one, and the command that moves it."""
+    if not trained.note:
+        return ""
+    _, _, python = _commands_of_the_user()
+    call = f"mlflow.MlflowClient().set_registered_model_alias('{trained.name}', 'champion', '{trained.version}')"
+    return f'Note: the {trained.note}. To move it: {python} -c "import mlflow; {call}"\n'
+
+
+def after_prediction(
+    totals: Totals, *, model: str, output: Path, taken: int, spent: float, scored_seconds: float, next_command: str
+) -> None:
+    """Say what was recognised, how fast, and where the tables are.
+
+    Args:
+        taken: Files that an earlier run had finished.
+        spent: Seconds that decoding and scoring took.
+        scored_seconds: Seconds of sound that were scored in this run.
+        next_command: What to type next, with its heading.
+    """
+    done = f"{totals.files} files, {totals.seconds / 3600:.2f} h of sound, {totals.windows} windows"
+    print(f"\n{model}: {done}.")
+    if taken:
+        print(f"{taken} files were done by an earlier run and taken over.")
+    if scored_seconds:
+        times = scored_seconds / spent
+        print(f"Scored {duration(scored_seconds)} of sound in {duration(spent)} ({times:.0f} x real time).")
+    width = max(map(len, totals.by_label), default=0)
+    for label, count in totals.by_label.most_common():
+        print(f"  {label:<{width}}  {count:>6}  {100 * count / totals.files:3.0f} %")
+    if totals.bad:
+        print(f"{totals.bad} bad files were left out; all are listed in {output / 'errors.csv'}:")
+        for problem in totals.problems:
+            print(f"  {problem}")
+    print(f"\nWindows: {output / 'predictions.csv'} (and .parquet)\nFiles:   {output / 'files.csv'}\n{next_command}")
+
+
+def log(run: Run, outcomes: Sequence[Outcome]) -> None:
+    """Log the table of all systems, and the time each took, to the parent run."""
+    from soundstack.evaluation import plots
+    from soundstack.evaluation.evaluation import save_figure, write_json
+
+    rows = [outcome.trained.scores for outcome in _first_seed(outcomes) if outcome.trained is not None]
+    (run.folder / "summary.md").write_text(_markdown(outcomes), encoding="utf-8")
+    write_json(
+        run.folder / "summary.json",
+        [
+            {
+                "name": outcome.name,
+                "seed": outcome.seed,
+                "version": outcome.trained and outcome.trained.version,
+                "seconds": round(outcome.seconds, 1),
+                "note": outcome.note,
+            }
+            for outcome in outcomes
+        ],
+    )
+    if rows:
+        save_figure(plots.summary_figure(rows), run.folder / "summary.png")
+    for name, by_score in _by_name(outcomes).items():
+        for score, values in by_score.items():
+            run.metrics({f"{name}/{score}": values[0]})
+            if len(values) > 1:
+                run.metrics(
+                    {
+                        f"{name}/{score}_mean": float(np.mean(values)),
+                        f"{name}/{score}_sd": float(np.std(values, ddof=1)),
+                    }
+                )
+    best = _best(outcomes)
+    if best is not None:
+        run.metrics({score: getattr(best.scores, score).value for score in SCORES})
+
+
+def after_main(outcomes: Sequence[Outcome]) -> None:
+    """Show the table of all systems, what was not run and why, and the next commands."""
+    done = [outcome for outcome in _first_seed(outcomes) if outcome.trained is not None]
+    if done:
+        print(f"\n{summary_table([outcome.trained.scores for outcome in done if outcome.trained])}", end="")
+    print(_over_seeds(outcomes), end="")
+    for outcome in outcomes:
+        if outcome.trained is None:
+            print(f"Not run: {outcome.name}: {outcome.note}")
+        elif outcome.note and outcome.note != "taken over":
+            print(f"Note: {outcome.name}: {outcome.note}")
+    taken = sum(outcome.note.startswith("taken over") for outcome in outcomes)
+    absent = sum(outcome.trained is None for outcome in outcomes)
+    spent = duration(sum(outcome.seconds for outcome in outcomes))
+    not_run = f", {absent} not run" if absent else ""
+    print(f"{len(outcomes) - taken - absent} rows run, {taken} taken over{not_run}, in {spent}.")
+    best = _best(outcomes)
+    if best is None:
+        return
+    mlflow, manager, _ = _commands_of_the_user()
+    print(_champion_line(best), end="")
+    print(
+        f"\nCompare the runs:  {_ui(mlflow)}\n"
+        f"Serve the model:   {mlflow} models serve -m models:/{best.name}/{best.version} --env-manager {manager} "
+        "-p 5001\n"
+        'Ask it:            (printf \'{"dataframe_records":[{"audio":"\'; base64 < CLIP.wav | '
+        "tr -d '\\n'; printf '\"}]}') | "
+        "curl -s -H 'Content-Type: application/json' --data-binary @- localhost:5001/invocations"
+    )
+
+
+def _ui(mlflow: str) -> str:
+    """Where the runs are seen: a server's address, or the command that shows the store."""
+    store = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if store.startswith("http"):
+        return store
+    default = unquote(store) in ("", "sqlite:///mlflow.db", f"sqlite:///{Path('mlflow.db').absolute()}")
+    return f"{mlflow} ui {'' if default else f'--backend-store-uri {shlex.quote(store)} '}{UI}"
+
+
+def _commands_of_the_user() -> tuple[str, str, str]:
+    """The ``mlflow`` command as the user can type it, the environment manager that goes with it, and a ``python``.
+
+    Where ``mlflow run`` built this environment for itself, the user's shell has none active: there uvx brings MLflow.
+    """
+    if ".mlflow" in Path(sys.prefix).parts:
+        uvx = f"uvx --python 3.11 --from mlflow=={metadata.version('mlflow')}"
+        return f"{uvx} mlflow", "uv", f"{uvx} python"
+    return "mlflow", "local", "python"
+
+
+def _first_seed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.seed == outcomes[0].seed]
+
+
+def _best(outcomes: Sequence[Outcome]) -> Trained | None:
+    """The suite's main result: its last fusion that ran, else its best row on devel."""
+    done = [outcome.trained for outcome in _first_seed(outcomes) if outcome.trained is not None]
+    fusions = [trained for trained in done if "-fusion" in trained.name]
+    if fusions:
+        return fusions[-1]
+    return max(done, key=lambda t: t.scores.devel_macro_f1.value if t.scores.devel_macro_f1 else 0.0, default=None)
+
+
+def _by_name(outcomes: Sequence[Outcome]) -> dict[str, dict[str, list[float]]]:
+    """Scores by system and kind, one value a seed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for outcome in outcomes:
+        if outcome.trained is not None:
+            scores = found.setdefault(outcome.name, {score: [] for score in SCORES})
+            for score in SCORES:
+                scores[score].append(getattr(outcome.trained.scores, score).value)
+    return found
+
+
+def _over_seeds(outcomes: Sequence[Outcome]) -> str:
+    """Mean and deviation over seeds of the systems that were repeated; empty where there was one seed."""
+    lines = []
+    for name, scores in _by_name(outcomes).items():
+        count = len(scores[SCORES[0]])
+        if count > 1:
+            cells = [f"{part} {100 * np.mean(v):.1f} +- {100 * np.std(v, ddof=1):.1f}" for part, v in scores.items()]
+            lines.append(f"{name}, {count} seeds: {', '.join(cells)}\n")
+    return "\n" + "".join(lines) if lines else ""
+
+
+def _markdown(outcomes: Sequence[Outcome]) -> str:
+    rows = [outcome.trained.scores for outcome in _first_seed(outcomes) if outcome.trained is not None]
+    text = summary_table(rows, markdown=True) if rows else ""
+    text += "".join(f"\n{line}\n" for line in _over_seeds(outcomes).splitlines() if line)
+    for outcome in outcomes:
+        if outcome.note:
+            text += f"\n{outcome.name} (seed {outcome.seed}): {outcome.note}\n"
+    return text
+
+
+def _several(clips: Sequence[str]) -> str:
+    return f"{clips[0]} is" if len(clips) == 1 else f"{len(clips)} clips ({', '.join(clips[:3])} ...) are"

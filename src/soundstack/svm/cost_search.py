@@ -1,0 +1,197 @@
+"""The search for the SVM's complexity C (paper section 3.3): best macro-F1, averaged over the held-out folds.
+
+Optuna asks; by default for the paper's ten values, 1e-9 ... 1, else for samples on the same log scale. The largest C
+cost the most time; on request the ten are tried from the smallest up, and no further once the score has clearly fallen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from soundstack.config.steps import PAPER_COSTS, DeepSpectrumConfig, FuseConfig
+from soundstack.datasets.clips import fold_order
+from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
+from soundstack.svm.linear_svm import CLIP, PathProblem
+from soundstack.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Costs -> out-of-fold decision values (len(costs), N, K).
+Decide = Callable[[list[float]], NDArray[np.float64]]
+#: So many costs in a row must be clearly worse than the best before the rest is left out.
+FALLEN = 2
+
+
+def _fold_confusions(
+    decisions: NDArray[np.float64], truth: NDArray[np.integer], folds: NDArray[np.str_], n_classes: int
+) -> NDArray[np.int64]:
+    return np.stack(
+        [
+            confusion_matrix(truth[folds == name], decisions[folds == name].argmax(axis=1), n_classes)
+            for name in fold_order(folds.tolist())
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """How C is searched.
+
+    Attributes:
+        trials: 0 for the paper's ten values, else the number of Optuna samples between 1e-9 and 1.
+        seed: Of the sampler.
+        stop_early: Leave out the larger ones of the paper's values once the score has clearly fallen.
+        clip: The bound of standardised features; None: the paper's plain standardisation.
+    """
+
+    trials: int = 0
+    seed: int = 0
+    stop_early: bool = False
+    clip: float | None = CLIP
+
+    @classmethod
+    def of(cls, config: DeepSpectrumConfig | FuseConfig) -> SearchSpec:
+        """As a step's parameters say."""
+        clip = None if config.clip_features == "none" else config.clip_features
+        return cls(config.trials, config.seed, config.cost_path == "rising", clip)
+
+
+@dataclass(frozen=True)
+class CostSearch:
+    """The searched costs in ascending order, their scores by fold, and the choice."""
+
+    costs: tuple[float, ...]
+    folds: tuple[str, ...]
+    fold_accuracy: NDArray[np.float64]  # (C, folds)
+    fold_macro_f1: NDArray[np.float64]  # (C, folds)
+    chosen: float
+    decisions: NDArray[np.float64]  # out-of-fold, at the chosen cost: (N, K)
+
+
+def search_cost(
+    decide: Decide,
+    truth: NDArray[np.intp],
+    folds: NDArray[np.str_],
+    n_classes: int,
+    spec: SearchSpec,
+) -> CostSearch:
+    """Choose C by the mean macro-F1 over the held-out folds; of equals, the smallest (the simplest model).
+
+    Args:
+        decide: Gives out-of-fold decision values for costs.
+        truth: Class indices (N,).
+        folds: Fold of each row (N,).
+        n_classes: Number of classes.
+        spec: How C is searched.
+    """
+    found: dict[float, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = {}
+
+    def score(costs: list[float]) -> None:
+        for cost, decisions in zip(costs, decide(costs), strict=True):
+            confusions = _fold_confusions(decisions, truth, folds, n_classes)
+            found[cost] = accuracy(confusions), macro_f1(confusions), decisions
+
+    if not spec.trials and not spec.stop_early:
+        score(list(PAPER_COSTS))  # all at once: the solver shares its work along the path
+    elif not spec.trials:
+        for cost in PAPER_COSTS:
+            score([cost])
+            if has_fallen(np.stack([macro for _, macro, _ in found.values()])):
+                break
+    grid = tuple(found)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=spec.seed))
+    for cost in grid:
+        study.enqueue_trial({"C": cost})
+    for _ in range(spec.trials or len(grid)):
+        trial = study.ask()
+        cost = trial.suggest_float("C", PAPER_COSTS[0], PAPER_COSTS[-1], log=True)
+        if cost not in found:
+            score([cost])
+        study.tell(trial, float(found[cost][1].mean()))
+    costs = tuple(sorted(found))
+    means = np.array([found[cost][1].mean() for cost in costs])
+    chosen = costs[int(np.argmax(means >= means.max() - 1e-12))]
+    return CostSearch(
+        costs,
+        tuple(fold_order(folds.tolist())),
+        np.stack([found[cost][0] for cost in costs]),
+        np.stack([found[cost][1] for cost in costs]),
+        chosen,
+        found[chosen][2],
+    )
+
+
+def has_fallen(fold_scores: NDArray[np.float64]) -> bool:
+    """Tell whether the last :data:`FALLEN` rows of scores by cost and fold (C, folds) are clearly below the best row.
+
+    Clearly: the mean difference over the folds is above half a point and above two of its standard errors.
+    """
+    best = int(fold_scores.mean(axis=1).argmax())
+    if best >= len(fold_scores) - FALLEN:
+        return False
+    loss = fold_scores[best] - fold_scores[-FALLEN:]  # (FALLEN, folds)
+    error = loss.std(axis=1, ddof=1) / np.sqrt(loss.shape[1])
+    return bool((loss.mean(axis=1) > np.maximum(0.005, 2 * error)).all())
+
+
+def nested_decisions(
+    features: Callable[[str], NDArray[Any]],
+    truth: NDArray[np.integer],
+    folds: NDArray[np.str_],
+    n_classes: int,
+    spec: SearchSpec,
+    *,
+    refit: bool = True,
+    device: torch.device | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Decision values by nested cross-validation: for each fold all is chosen and fitted anew, on the others alone.
+
+    The plain devel score is slightly optimistic, because C was chosen on the very folds it is reported on. The one
+    from these is not, at the price of a search a fold.
+
+    Args:
+        features: Of all rows (N, D), for the fold to be judged; where they are made of other models' scores, of such
+            that never saw that fold.
+        refit: Whether test clips are scored by the SVM refitted on all folds, or by the mean of the fold SVMs.
+        device: That of :class:`soundstack.svm.linear_svm.PathProblem`.
+
+    Returns:
+        By fold (N, K): its own rows, scored as test clips are, by what was fitted on all others; and the others', out
+        of fold among themselves, for what may be stacked on them.
+
+    Raises:
+        ConfigError: Fewer than three folds: without one, there is nothing left to choose on.
+    """
+    nested = {}
+    for name in nestable(fold_order(folds.tolist())):
+        x, held_out = features(name), folds == name
+        rest = ~held_out
+        inner = PathProblem(
+            x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, seed=spec.seed, device=device
+        )
+        found = search_cost(inner.decide, truth[rest], folds[rest], n_classes, spec)
+        svms = [inner.refit(found.chosen)] if refit else inner.fold_models(found.chosen)
+        decisions = np.empty((len(x), n_classes))
+        decisions[rest] = found.decisions
+        decisions[held_out] = np.mean([svm.decision(x[held_out]) for svm in svms], axis=0)
+        nested[name] = decisions
+    return nested
+
+
+def nestable(folds: Sequence[str]) -> Sequence[str]:
+    """The folds, if there are enough of them to hold two out.
+
+    Raises:
+        ConfigError: Fewer than three.
+    """
+    if len(folds) < 3:
+        raise ConfigError(f"nested: yes needs at least three development folds; this data set has {len(folds)}.")
+    return folds

@@ -1,0 +1,118 @@
+"""Queries of the tracking store: the finished model runs, and their artifacts. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from soundstack.tracking import run as tracking
+from soundstack.tracking.store import fetched, first_line
+from soundstack.utils.errors import StoreError
+
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """A finished run that trained, scored and registered a model.
+
+    ``name`` is that of the registered model (the run's own name where nothing is registered); ``metrics`` holds the
+    last value of every metric.
+    """
+
+    id: str
+    name: str
+    dataset: str
+    data_fingerprint: str
+    started: datetime
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def short_name(self) -> str:
+        """The name without its leading ``<dataset>-``."""
+        return self.name.removeprefix(f"{self.dataset}-")
+
+    @property
+    def seed(self) -> str:
+        """The logged seed; ``"0"``, the default, where none was logged."""
+        return self.params.get("seed", "0")
+
+    @property
+    def subset(self) -> str:
+        """The part of the data set that was used, empty for all of it: tag or parameter ``data_subset``."""
+        value = self.tags.get("data_subset") or self.params.get("data_subset", "")
+        return "" if value in ("none", "all", "None") else value
+
+    def artifact(self, path: str) -> Path:
+        """Fetch an artifact.
+
+        Raises:
+            StoreError: It is not there any more.
+        """
+        what = f"{self.name} (run {self.id[:8]}): its artifact {path}"
+        return fetched(what, StoreError, run_id=self.id, artifact_path=path)
+
+
+def finished_model_runs() -> list[ModelRun]:
+    """Find the FINISHED runs of all experiments that scored a model on known data, newest first.
+
+    A model run has the tags ``dataset`` and ``data_fingerprint`` and a devel score; extractions, tuning trials and
+    the parents of whole suites lack one of them.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    tracking.connect()
+    client = MlflowClient()
+    runs: list[ModelRun] = []
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        token: str | None = None
+        while experiments:
+            page = client.search_runs(
+                experiments,
+                "attributes.status = 'FINISHED' and tags.data_fingerprint != ''",
+                max_results=_PAGE,
+                page_token=token,
+            )
+            runs += [_model_run(run) for run in page if "dataset" in run.data.tags and _scored(run.data.metrics)]
+            token = page.token
+            if not token:
+                break
+    except MlflowException as error:
+        raise StoreError(f"The tracking store cannot be read: {first_line(error)}") from None
+    return sorted(runs, key=lambda run: run.started, reverse=True)
+
+
+def store() -> str:
+    """The tracking URI of the store where the user stands, or of the one that ``MLFLOW_TRACKING_URI`` names."""
+    tracking.connect()
+    return str(mlflow.get_tracking_uri())
+
+
+def _scored(metrics: Mapping[str, float]) -> bool:
+    return "devel_accuracy" in metrics or "devel_macro_f1" in metrics
+
+
+def _model_run(run: Any) -> ModelRun:
+    tags = dict(run.data.tags)
+    registered = tags.get("registered_model", "").rpartition("/")[0]
+    return ModelRun(
+        id=run.info.run_id,
+        name=registered or run.info.run_name or "",
+        dataset=tags["dataset"],
+        data_fingerprint=tags["data_fingerprint"],
+        started=datetime.fromtimestamp(run.info.start_time / 1000, tz=UTC),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=tags,
+    )

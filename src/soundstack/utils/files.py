@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all, whatever becomes of the process that writes them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from soundstack.utils.errors import StoreError
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes a path's place once all of it is written; until then, and on any error, nothing changes.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        # NumPy tells a short write by the numbers of bytes alone.
+        reason = os.strerror(errno.ENOSPC) if "requested and" in str(error) else error.strerror or error
+        raise StoreError(f"Cannot write {path} ({reason}); free space or choose another cache_dir.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomically(path: Path, content: bytes | str | memoryview) -> None:
+    """Write a file so that it either exists whole or not at all.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    with replaced(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def remove_unfinished(folder: Path, name: str = "") -> None:
+    """Remove what a killed process had begun to write; only who holds the folder's lock knows that nobody is at it."""
+    for orphan in folder.glob(f".{name}*.tmp"):
+        orphan.unlink(missing_ok=True)
