@@ -1,10 +1,11 @@
-"""Make ``src`` importable, so that an entry point runs from a plain checkout with nothing installed."""
+"""Make the project importable, so that an entry point runs from a plain checkout with nothing installed."""
 
 import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(_ROOT / "src"), str(_ROOT)]
 # Waiting threads sleep instead of spinning: on a shared machine they would starve the very work they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from soak_bench.config import SoakConfig
-
 import _project  # noqa: F401  (first: makes src importable)
+from soak_bench.config import SoakConfig
 from soundstack.config import cli
 
 
@@ -18,7 +17,6 @@ def run(config: SoakConfig) -> None:
         SoakError: Something does not hold; the run is FAILED and has the results.
     """
     from soak_bench import bench, outcome
-
     from soundstack.evaluation import evaluation as results
     from soundstack.tracking import run as tracking
     from soundstack.utils.errors import SoakError

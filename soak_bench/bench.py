@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from soak_bench import abuse, faults, fuzz, guided, kills, load
+from soak_bench import abuse, faults, fuzz, kills, load
 from soak_bench.config import SoakConfig
 from soak_bench.outcome import Part
 from soak_bench.workplace import MODEL, Template, Undisturbed, undisturbed
@@ -18,9 +18,7 @@ from soundstack.tracking import registry
 def run(config: SoakConfig, folder: Path) -> Iterator[Part]:
     """Yield every part that is wanted as it is done; ``folder`` is for all that they write."""
     if config.wants("fuzz"):
-        part = fuzz.run(config.fuzz_seconds, config.seed, say)
-        guided.extend(part, fuzz.TARGETS, config.fuzz_seconds, config.seed, say)
-        yield part
+        yield fuzz.run(config.fuzz_seconds, config.seed, say)
     needs_tiny = any(map(config.wants, ("kills", "requests", "faults"))) or config.model == "tiny"
     if config.what == "fuzz" or not needs_tiny:
         if config.wants("load"):

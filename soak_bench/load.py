@@ -20,7 +20,8 @@ from soak_bench.outcome import Curves, Part, percentiles
 from soak_bench.workplace import CLASSES, RATE, sound
 from soundstack.audio.decode import decode
 from soundstack.audio.windows import timelines
-from soundstack.recognisers.base import Decoded, FusionRecogniser, Recogniser, load
+from soundstack.fusion.recogniser import FusionRecogniser
+from soundstack.recognisers.base import Decoded, Recogniser, load
 from soundstack.utils import devices
 
 CLIENTS = (1, 4, 16)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from soak_bench.config import SoakConfig
 
+from soak_bench.config import SoakConfig
 from soundstack.config.report import ReportConfig
 from soundstack.config.steps import (
     PAPER_COSTS,

@@ -16,9 +16,9 @@ from torch import Tensor
 from soundstack.audio.limits import Limits
 from soundstack.audio.windows import SECONDS, timelines
 from soundstack.deepspectrum.embedding import Embedder
+from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.networks import openl3
 from soundstack.networks.fused import BATCH
-from soundstack.recognisers.base import FusionRecogniser
 from soundstack.serving.model import SoundModel
 from soundstack.svm.linear_svm import LinearSvm
 from soundstack.utils import deadlines

@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 import requests
 import soundfile
+
 from soak_bench.server import free_port
 from soak_bench.workplace import CLASSES, RATE, sound, write_data
-
 from waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -26,11 +26,12 @@ from soundstack.audio.decoder import SoundReader
 from soundstack.audio.stream import Cutter, windows
 from soundstack.audio.windows import spans, timelines
 from soundstack.config.steps import PredictConfig
+from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.prediction import run as prediction
 from soundstack.prediction import tables as prediction_tables
 from soundstack.prediction import timelines as prediction_timelines
 from soundstack.prediction.parts import Parts, claim, model_key
-from soundstack.recognisers.base import Decoded, FusionRecogniser, Recogniser
+from soundstack.recognisers.base import Decoded, Recogniser
 from soundstack.utils.errors import AudioError, DataError, MemberError, StoreError
 from test_recognisers import LABELS, crnn
 

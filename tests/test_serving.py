@@ -24,7 +24,8 @@ import test_recognisers
 from soundstack.audio.decoder import SoundReader
 from soundstack.audio.limits import Limits
 from soundstack.audio.windows import timelines
-from soundstack.recognisers.base import FusionRecogniser, Recogniser
+from soundstack.fusion.recogniser import FusionRecogniser
+from soundstack.recognisers.base import Recogniser
 from soundstack.serving import model as serving
 from soundstack.serving.model import SoundModel
 from test_recognisers import LABELS, RATE, crnn

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
-from soak_bench import abuse, fuzz, guided, hostile, kills, outcome, workplace
+
+from soak_bench import abuse, fuzz, hostile, kills, workplace
 from soak_bench.config import SoakConfig
 from soak_bench.outcome import Curves, Part, write
 from soak_bench.workplace import Result, StoredRun, Template, Undisturbed, Workplace
-
 from soundstack.audio.decode import decode
 from soundstack.audio.limits import Limits
 from soundstack.config.cli import parse
@@ -115,38 +115,6 @@ def test_memory_that_grows_steadily_is_seen_and_a_plateau_is_not():
     growth, slope = abuse._growth([(n, min(500 + n, 700)) for n in range(0, 1001, 10)])
     assert growth == pytest.approx(0, abs=1e-6)
     assert slope == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("status", "said", "found"),
-    [
-        (0, "#2\tINITED cov: 38 ft: 38\n#512\tpulse cov: 51\nstat::number_of_executed_units: 648\n", (648, 51, [])),
-        (
-            77,
-            "#99 cov: 7\nTraceback\nAssertionError: says nothing\n==3== ERROR: libFuzzer",
-            (99, 7, ["AssertionError: says nothing"]),
-        ),
-        (-11, "==3==ERROR: libFuzzer: deadly signal\n", (0, 0, ["==3==ERROR: libFuzzer: deadly signal"])),
-        (1, "what?", (0, 0, ["status 1: what?"])),
-    ],
-)
-def test_what_the_guided_fuzzer_says_is_understood(status, said, found):
-    assert guided.read(status, said) == found
-
-
-def test_without_atheris_guided_fuzzing_is_skipped_with_what_to_install(monkeypatch):
-    monkeypatch.setattr(guided, "available", lambda: False)
-    part = outcome.Part("fuzz")
-    guided.extend(part, fuzz.TARGETS, 1.0, 0, print)
-    assert len(part.checks) == 3
-    assert not part.failed
-    assert all("pip install atheris" in check.skipped for check in part.checks)
-
-
-@pytest.mark.skipif(not guided.available(), reason=guided.INSTALL)
-def test_guided_fuzzing_runs():
-    count, edges, failures = guided.run("parameters", 2, 0)
-    assert (count > 10, edges > 10, failures) == (True, True, [])
 
 
 def test_a_fuzzed_function_that_breaks_is_named_with_its_shrunk_example():

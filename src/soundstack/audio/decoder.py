@@ -1,8 +1,8 @@
 """An encoded sound file read block by block, to its end, by FFmpeg's libraries: the one way in which sound is decoded.
 
 Whoever sent the file chose its content, so FFmpeg gets the bytes of one file and nothing else: which demuxer reads them
-is told by :mod:`soundstack.audio.containers`, only the codecs named here decode them, and no protocol is there by which what
-a file refers to could be opened. Of several sound tracks, the one that players choose is read; pictures and films
+is told by :mod:`soundstack.audio.containers`, only the codecs named here decode them, and no protocol is there by which
+what a file refers to could be opened. Of several sound tracks, the one that players choose is read; pictures and films
 are passed over.
 """
 

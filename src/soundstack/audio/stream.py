@@ -1,7 +1,7 @@
 """A sound file read in blocks and cut into windows as it comes: a recording of hours is never whole in memory.
 
-The windows are those of :func:`soundstack.audio.windows.spans`, their samples those of :func:`soundstack.audio.decode.decode`, which
-joins the same blocks.
+The windows are those of :func:`soundstack.audio.windows.spans`, their samples those of
+:func:`soundstack.audio.decode.decode`, which joins the same blocks.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from soundstack.config import naming
 from soundstack.config import suite as suites
 from soundstack.networks.spec import NETWORKS
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 
 DataSetName = Literal["demo", "esc10", "esc50", "dcase2017", "dcase2018", "csv"]
 Auto = Literal["auto"]
@@ -263,7 +263,7 @@ class CrnnConfig(SpectrogramConfig):
     """
 
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix"}
-    made_by: ClassVar[str] = "systems.crnn_tuning"
+    made_by: ClassVar[str] = "crnn.search"
 
     learning_rate: LearningRate | Auto = Field("auto", description="Adam's learning rate; auto: the paper's")
     batch_size: BatchSize | Auto = Field("auto", description="clips a batch; auto: the paper's or 16 for small sets")
@@ -321,7 +321,7 @@ class DeepSpectrumConfig(DataConfig):
     """
 
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir"}
-    made_by: ClassVar[str] = "systems.deepspectrum"
+    made_by: ClassVar[str] = "deepspectrum.system"
 
     network: str = Field("efficientnet_lite0", description="one of: " + ", ".join(NETWORKS))
     pretraining: Literal["auto", "imagenet", "audioset", "none"] = Field(
@@ -416,7 +416,7 @@ class FuseConfig(Config):
     """
 
     irrelevant: ClassVar[frozenset[str]] = frozenset({"name", "suffix", "cache_dir"})
-    made_by: ClassVar[str] = "systems.stacking"
+    made_by: ClassVar[str] = "fusion.system"
 
     dataset: DataSetName = Field("demo", description="data set whose registered models are stacked")
     name: OwnName = Field("auto", description="the name that your own table was trained under; needed for dataset=csv")

@@ -91,7 +91,7 @@ def load(name: str) -> Suite:
         ConfigError: There is no such suite or file, or the file is not a suite; the message says where.
     """
     if name in NAMES:
-        text = resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        text = resources.files("soundstack.suites").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     else:
         path = Path(name).expanduser()
         if path.suffix not in (".yaml", ".yml") or not path.is_file():

@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from soundstack.config.presets import PRESETS
 from soundstack.config.steps import CrnnConfig, cores, fingerprint
 from soundstack.crnn.fold_workers import OnEpoch, train_side_by_side
+from soundstack.crnn.recogniser import CrnnRecogniser
 from soundstack.crnn.training import FoldJob, FoldModel, TrainingSpec, train_fold
 from soundstack.datasets.corpus import Corpus
 from soundstack.evaluation.calibration import fit_sharpness, gain_of_mean
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.features.extract import clip_means
-from soundstack.recognisers.base import CrnnRecogniser
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.spectrograms.extract import Spectrograms
 from soundstack.svm.cost_search import nestable
 from soundstack.utils.code_versions import code_version
 
 #: What decides, with all that it imports, what a trained fold is: a change trains anew.
-CODE = ("spectrogram", "training")
+CODE = ("spectrograms.log_mel", "crnn.training")
 
 #: Examples to be trained on, epochs counted, from which on starting processes (some seconds) pays.
 WORTH_WORKERS = 10_000

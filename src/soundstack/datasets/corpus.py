@@ -166,7 +166,7 @@ def load_dataset(config: DataConfig) -> DataSet:
     if config.dataset == "demo":
         from soundstack.datasets.demo import dataset as demo
 
-        folder = config.cache_path / f"demo-{code_version('datasets.demo')}"
+        folder = config.cache_path / f"demo-{code_version('datasets.demo.dataset')}"
         with bar("demo", demo.CLIPS, "clips") as advance:
             demo.write(folder, jobs=config.workers, progress=advance)
         return demo.load(folder)

@@ -29,7 +29,7 @@ from soundstack.utils.errors import AudioError, StoreError
 from soundstack.utils.locks import exclusive
 
 #: What an earlier decoder said is not taken over.
-_TABLE = f"scan_{code_version('audio')}"
+_TABLE = f"scan_{code_version('audio.decode')}"
 _SCHEMA = f"""CREATE TABLE IF NOT EXISTS {_TABLE} (
     path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, content TEXT, sample_rate INTEGER,
     frames INTEGER, channels INTEGER, silent INTEGER, problem TEXT)"""

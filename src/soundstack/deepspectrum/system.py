@@ -16,13 +16,13 @@ from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.crnn.system import clip_targets, example_folds, example_targets
 from soundstack.datasets.corpus import Corpus
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
+from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.calibration import fit_sharpness
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.features.extract import Extraction, ExtractionReport, Recipe, Stages, clip_means
 from soundstack.features.store import FeatureStore
 from soundstack.networks.spec import NETWORKS
 from soundstack.networks.weights import identity
-from soundstack.recognisers.base import SvmRecogniser
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, search_cost
 from soundstack.svm.linear_svm import PathProblem
@@ -90,7 +90,7 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
             "embedding": spec.to_json(),
             "device": device.type,
             "weights": "random" if spec.pretraining == "none" else identity(NETWORKS[spec.network], weights_dir),
-            "code": code_version("embedding", "slices"),
+            "code": code_version("deepspectrum.embedding", "utils.slices"),
         }
         store = FeatureStore(config.cache_path, f"{config.network}-{spec.pretraining}", description)
         return EmbeddingRecipe(store, make_transform, spec.audio, spec, embedder)

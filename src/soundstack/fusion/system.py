@@ -17,6 +17,7 @@ from soundstack.evaluation.calibration import fit_sharpness, probabilities
 from soundstack.evaluation.evaluation import Evaluation, nested_file
 from soundstack.evaluation.metrics import mean_scores
 from soundstack.evaluation.score_table import ScoreTable
+from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.fusion.stacking import Member, aligned, stack, stacked_features, weight_shares
 from soundstack.recognisers import base as recognisers
 from soundstack.recognisers.evaluate import known_and_unknown
@@ -27,7 +28,7 @@ from soundstack.utils.errors import MemberError
 if TYPE_CHECKING:
     from soundstack.tracking.registry import RegisteredMember
 
-_KIND = recognisers.FusionRecogniser.kind
+_KIND = FusionRecogniser.kind
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
     )
 
 
-def recogniser(trained: TrainedFusion, found: Sequence[RegisteredMember]) -> recognisers.FusionRecogniser:
+def recogniser(trained: TrainedFusion, found: Sequence[RegisteredMember]) -> FusionRecogniser:
     """Assemble the self-contained recogniser: every member's own model and the stacked SVM.
 
     Raises:
@@ -116,7 +117,7 @@ def recogniser(trained: TrainedFusion, found: Sequence[RegisteredMember]) -> rec
     for name, member in members.items():
         if member.labels != labels:
             raise MemberError(f"{name}: its model and its predictions name different classes; train it again.")
-    return recognisers.FusionRecogniser(
+    return FusionRecogniser(
         labels=labels,
         sharpness=trained.sharpness,
         members=members,

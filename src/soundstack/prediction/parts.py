@@ -192,7 +192,7 @@ def model_key(folder: Path, shown: str, device: str) -> str:
         digest.update(f"{path.relative_to(folder)}\0".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return fingerprint([shown, digest.hexdigest(), device, code_version("prediction")])
+    return fingerprint([shown, digest.hexdigest(), device, code_version("prediction.run")])
 
 
 @contextmanager

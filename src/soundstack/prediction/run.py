@@ -20,8 +20,9 @@ from soundstack.audio.decoder import SoundReader
 from soundstack.audio.find import SoundFile
 from soundstack.audio.stream import windows
 from soundstack.audio.windows import BATCH
+from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.prediction.parts import Floats, Parts, Scored, refused
-from soundstack.recognisers.base import Decoded, FusionRecogniser, Recogniser, SingleRecogniser
+from soundstack.recognisers.base import Decoded, Recogniser, SingleRecogniser
 from soundstack.utils.errors import AudioError
 
 _QUEUED = 2 * BATCH

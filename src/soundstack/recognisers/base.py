@@ -6,40 +6,35 @@ has its members in ``members/``. Nothing is pickled, nothing outside the folder 
 
 from __future__ import annotations
 
+import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file as load_tensors
-from safetensors.torch import save_file as save_tensors
-from torch import Tensor
 
 from soundstack.audio.decode import AudioSpec, Samples, prepare
-from soundstack.crnn.network import Crnn
-from soundstack.crnn.training import FoldModel, predict
-from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.evaluation.calibration import probabilities
 from soundstack.evaluation.score_table import Kind
-from soundstack.fusion.stacking import stack
-from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
-from soundstack.svm.linear_svm import LinearSvm
 from soundstack.utils import deadlines
 from soundstack.utils.errors import StoreError
 
 FORMAT = 1
 FILE = "recogniser.json"
+#: The module of each type of recogniser; it is imported when one of that type is loaded.
+MODULES = {"crnn": "crnn.recogniser", "svm": "deepspectrum.recogniser", "fusion": "fusion.recogniser"}
 
 #: A decoded clip: samples (frames, channels) and the rate in Hz.
 Decoded = tuple[Samples, int]
 Scores = NDArray[np.float64]
+
+
+_TYPES: dict[str, type[Recogniser]] = {}
 
 
 class Examples:
@@ -64,6 +59,15 @@ class Recogniser(ABC):
     kind: ClassVar[Kind]
     labels: tuple[str, ...]
     sharpness: float = 1.0
+
+    def __init_subclass__(cls) -> None:
+        if "type" in vars(cls):
+            _TYPES[cls.type] = cls
+
+    @property
+    def modules(self) -> set[str]:
+        """Modules by which it is loaded again: with what they import, the code that a registered model ships."""
+        return {type(self).__module__}
 
     @property
     @abstractmethod
@@ -126,157 +130,6 @@ class SingleRecogniser(Recogniser):
         return np.stack([part.mean(axis=0) for part in np.split(scores, ends)])
 
 
-@dataclass(kw_only=True)
-class CrnnRecogniser(SingleRecogniser):
-    """The mean of the fold models' class probabilities (paper section 4.1)."""
-
-    type: ClassVar[str] = "crnn"
-    kind: ClassVar[Kind] = "probability"
-    spectrogram: SpectrogramSpec
-    layout: str
-    folds: list[FoldModel]
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def __post_init__(self) -> None:
-        self._log_mel = LogMel(self.spectrogram)
-        self._models = []
-        for fold in self.folds:
-            model = Crnn(self.layout, self.spectrogram.bands, len(self.labels))
-            model.load_state_dict(fold.weights)
-            self._models.append(model.to(self.device).eval())
-
-    def features(self, examples: Samples) -> NDArray[np.float32]:
-        """Return log-mel spectrograms (E, frames, bands)."""
-        return self._log_mel(examples)
-
-    def score_features(self, features: NDArray[np.float32]) -> Scores:
-        """Return the mean of the fold models' probabilities (E, K)."""
-        inputs = torch.from_numpy(np.ascontiguousarray(features))
-        total = np.zeros((len(features), len(self.labels)))
-        for model, fold in zip(self._models, self.folds, strict=True):
-            total += predict(model, ((inputs - fold.mean) / fold.deviation).to(self.device)).double().numpy()
-        return total / len(self.folds)
-
-    def _save(self, folder: Path) -> dict[str, Any]:
-        tensors: dict[str, Tensor] = {}
-        for number, fold in enumerate(self.folds):
-            tensors[f"{number}.mean"], tensors[f"{number}.deviation"] = fold.mean, fold.deviation
-            tensors |= {f"{number}.weights.{name}": tensor for name, tensor in fold.weights.items()}
-        save_tensors(
-            {name: tensor.clone().contiguous() for name, tensor in tensors.items()},
-            folder / "crnn.safetensors",
-        )
-        return {
-            "audio": self.audio.to_json(),
-            "spectrogram": self.spectrogram.to_json(),
-            "layout": self.layout,
-            "folds": len(self.folds),
-        }
-
-    @classmethod
-    def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> CrnnRecogniser:
-        tensors = load_tensors(folder / "crnn.safetensors")
-        folds = []
-        for number in range(content["folds"]):
-            prefix = f"{number}.weights."
-            weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            folds.append(FoldModel(tensors[f"{number}.mean"], tensors[f"{number}.deviation"], weights))
-        return cls(
-            labels=tuple(content["labels"]),
-            sharpness=content["sharpness"],
-            audio=AudioSpec(**content["audio"]),
-            spectrogram=SpectrogramSpec(**content["spectrogram"]),
-            layout=content["layout"],
-            folds=folds,
-            device=device,
-        )
-
-
-@dataclass(kw_only=True)
-class SvmRecogniser(SingleRecogniser):
-    """Deep features and linear SVMs; the mean of their decision values where there are several (paper section 3.3)."""
-
-    type: ClassVar[str] = "svm"
-    kind: ClassVar[Kind] = "decision"
-    embedder: Embedder
-    svms: list[LinearSvm]
-
-    def features(self, examples: Samples) -> NDArray[np.float32]:
-        """Return deep features (E, dim)."""
-        return self.embedder(examples)
-
-    def score_features(self, features: NDArray[np.float32]) -> Scores:
-        """Return decision values (E, K)."""
-        return np.mean([svm.decision(features) for svm in self.svms], axis=0)
-
-    def _save(self, folder: Path) -> dict[str, Any]:
-        weights = self.embedder.network.state_dict()
-        save_tensors(
-            {name: value.cpu().contiguous() for name, value in weights.items()},
-            folder / "network.safetensors",
-        )
-        save_arrays(_numbered(self.svms), folder / "svm.safetensors")
-        return {
-            "audio": self.audio.to_json(),
-            "embedding": self.embedder.spec.to_json(),
-            "svms": len(self.svms),
-        }
-
-    @classmethod
-    def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> SvmRecogniser:
-        spec = EmbeddingSpec.from_json(content["embedding"])
-        return cls(
-            labels=tuple(content["labels"]),
-            sharpness=content["sharpness"],
-            audio=AudioSpec(**content["audio"]),
-            embedder=Embedder.restore(spec, load_tensors(folder / "network.safetensors"), device),
-            svms=_unnumbered(folder / "svm.safetensors", content["svms"]),
-        )
-
-
-@dataclass(kw_only=True)
-class FusionRecogniser(Recogniser):
-    """A linear SVM on the members' scores (paper section 3.4)."""
-
-    type: ClassVar[str] = "fusion"
-    kind: ClassVar[Kind] = "decision"
-    members: dict[str, Recogniser]
-    svm: LinearSvm
-    log_probabilities: bool = False
-
-    @property
-    def seconds(self) -> float:
-        """Length of the clips its members were trained on."""
-        return max(member.seconds for member in self.members.values())
-
-    def score_examples(self, examples: Examples) -> Scores:
-        """Return the stacked SVM's decision values (N, K)."""
-        parts = [(member.score_examples(examples), member.kind) for member in self.members.values()]
-        return self.svm.decision(stack(parts, log_probabilities=self.log_probabilities))
-
-    def _save(self, folder: Path) -> dict[str, Any]:
-        for number, member in enumerate(self.members.values()):
-            member.save(folder / "members" / str(number))
-        save_arrays(_numbered([self.svm]), folder / "svm.safetensors")
-        return {"members": list(self.members), "log_probabilities": self.log_probabilities}
-
-    @classmethod
-    def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> FusionRecogniser:
-        members = {
-            name: load(folder / "members" / str(number), device) for number, name in enumerate(content["members"])
-        }
-        return cls(
-            labels=tuple(content["labels"]),
-            sharpness=content["sharpness"],
-            members=members,
-            svm=_unnumbered(folder / "svm.safetensors", 1)[0],
-            log_probabilities=content["log_probabilities"],
-        )
-
-
-_TYPES: dict[str, type[Recogniser]] = {kind.type: kind for kind in (CrnnRecogniser, SvmRecogniser, FusionRecogniser)}
-
-
 def load(folder: Path, device: torch.device | None = None) -> Recogniser:
     """Load a saved recogniser.
 
@@ -291,22 +144,6 @@ def load(folder: Path, device: torch.device | None = None) -> Recogniser:
         raise StoreError(
             f"{folder} has format {content['format']}, this version reads {FORMAT}; update soundstack or train again."
         )
+    if content["type"] not in _TYPES:
+        importlib.import_module(f"soundstack.{MODULES[content['type']]}")
     return _TYPES[content["type"]]._load(folder, content, device or torch.device("cpu"))
-
-
-def _numbered(svms: Sequence[LinearSvm]) -> dict[str, NDArray[Any]]:
-    return {
-        f"{number}.{name}": np.ascontiguousarray(array)
-        for number, svm in enumerate(svms)
-        for name, array in svm.to_arrays().items()
-    }
-
-
-def _unnumbered(path: Path, count: int) -> list[LinearSvm]:
-    arrays = load_arrays(path)
-    return [
-        LinearSvm.from_arrays(
-            {name.removeprefix(f"{number}."): array for name, array in arrays.items() if name.startswith(f"{number}.")}
-        )
-        for number in range(count)
-    ]

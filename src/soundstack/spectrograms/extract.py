@@ -50,7 +50,7 @@ def extraction(config: SpectrogramConfig) -> Extraction[LogMelRecipe]:
         description = {
             "spectrogram": spec.to_json(),
             "audio": audio.to_json(),
-            "code": code_version("spectrogram", "slices"),
+            "code": code_version("spectrograms.log_mel", "utils.slices"),
         }
         store = FeatureStore(config.cache_path, "logmel", description)
         return LogMelRecipe(

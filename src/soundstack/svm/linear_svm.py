@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from safetensors.numpy import load_file, save_file
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
@@ -123,6 +125,22 @@ class LinearSvm:
     def from_arrays(cls, arrays: Mapping[str, Array]) -> LinearSvm:
         """The inverse of ``to_arrays``."""
         return cls(arrays["coef"], arrays["intercept"], Standardiser.from_arrays(arrays))
+
+
+def save_svms(svms: Iterable[LinearSvm], path: Path) -> None:
+    """Write SVMs into one safetensors file, each with its number before the names of its arrays."""
+    arrays = {f"{number}.{name}": a for number, svm in enumerate(svms) for name, a in svm.to_arrays().items()}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def load_svms(path: Path, count: int) -> list[LinearSvm]:
+    """Read what :func:`save_svms` wrote."""
+    arrays = load_file(path)
+
+    def numbered(number: str) -> dict[str, Array]:
+        return {name.removeprefix(number): array for name, array in arrays.items() if name.startswith(number)}
+
+    return [LinearSvm.from_arrays(numbered(f"{number}.")) for number in range(count)]
 
 
 class SvmPath:

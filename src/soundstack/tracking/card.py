@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import Config
+from soundstack.crnn.recogniser import CrnnRecogniser
+from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import class_scores, table_confusion
 from soundstack.evaluation.statistics import Interval, few_groups
 from soundstack.evaluation.tables import percent
+from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.networks.spec import NETWORKS
-from soundstack.recognisers.base import CrnnRecogniser, FusionRecogniser, Recogniser, SvmRecogniser
+from soundstack.recognisers.base import Recogniser
 from soundstack.utils.markdown import escape, table
 
 #: MLflow's column holds 5,000 characters.

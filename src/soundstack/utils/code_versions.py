@@ -8,20 +8,20 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-_PACKAGE = Path(__file__).parent
-#: What cannot change a result, of ours and of others: it checks, says, shows, locks, fetches (what is verified) or
-#: keeps what passes through it unchanged.
+_PACKAGE = Path(__file__).parents[1]
+#: What cannot change a result, packages and modules of ours and libraries: it checks, says, shows, locks, fetches (what
+#: is verified) or keeps what passes through it unchanged.
 _WITHOUT_EFFECT = {
-    "code_versions", "errors", "files", "locks", "markdown", "presence", "progress", "provenance", "remote", "signals",
-    "tracking", "tracking_store",
-    "filelock", "mlflow",  "psutil", "pydantic", "pydantic_settings", "requests", "sqlalchemy", "tqdm", "urllib3",
-    "yaml",
+    "tracking", "utils.code_versions", "utils.download", "utils.errors", "utils.files", "utils.locks", "utils.markdown",
+    "utils.progress", "utils.provenance", "utils.signals",
+    "filelock", "jinja2", "mlflow", "psutil", "pydantic", "pydantic_settings", "requests", "sqlalchemy", "tqdm",
+    "urllib3", "yaml",
 }  # fmt: skip
 
 
@@ -29,26 +29,49 @@ _WITHOUT_EFFECT = {
 def code_version(*roots: str, package: Path = _PACKAGE) -> str:
     """Return 12 hex digits of the code behind modules, and of the libraries that it computes with.
 
-    They cover the source of the modules (``"spectrogram"``, ``"networks.crnn"``; with none, of the whole package), that
+    They cover the source of the modules (``"crnn.training"``; with none, of the whole package), that
     of all modules of the package that their imports lead to, also those inside functions, and the versions of the
     installed distributions that these import. Comments, docstrings and imports for type checking alone do not count.
     """
-    seen: set[str] = set()
     digest = hashlib.sha256()
     libraries: set[str] = set()
-    waiting = list(roots) or [_dotted(path.relative_to(package)) for path in package.rglob("*.py")]
-    while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            waiting += _module(package, name).own - _WITHOUT_EFFECT
-    for name in sorted(seen):
+    all_modules = [_dotted(path.relative_to(package)) for path in package.rglob("*.py")]
+    for name in sorted(_closure(roots or all_modules, package, _has_effect)):
         module = _module(package, name)
         digest.update(f"{name} {module.digest}\n".encode())
         libraries |= module.others - _WITHOUT_EFFECT
     for library in sorted(libraries):
-        digest.update(f"{library} {_versions(library)}\n".encode())
+        versions = " ".join(f"{name}=={metadata.version(name)}" for name in _distributions(library))
+        digest.update(f"{library} {versions}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def imported_files(*roots: str, package: Path = _PACKAGE) -> set[Path]:
+    """Return the files of modules and of all modules of the package that their imports lead to, below the package."""
+    files = {_file(package, name).relative_to(package) for name in _closure(roots, package)}
+    return files | {folder / "__init__.py" for file in files for folder in file.parents}
+
+
+def imported_libraries(*roots: str, package: Path = _PACKAGE) -> list[str]:
+    """Return the installed distributions that modules, and those that their imports lead to, import."""
+    libraries = set().union(*(_module(package, name).others for name in _closure(roots, package)))
+    return sorted({name for library in libraries for name in _distributions(library)})
+
+
+def _has_effect(name: str) -> bool:
+    return not {name, name.partition(".")[0]} & _WITHOUT_EFFECT
+
+
+def _closure(roots: Iterable[str], package: Path, wanted: Callable[[str], bool] = bool) -> set[str]:
+    """The modules that the imports of some lead to, those inside functions too, by way of wanted ones."""
+    seen: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += filter(wanted, _module(package, name).own)
+    return seen
 
 
 class _Module(NamedTuple):
@@ -99,14 +122,15 @@ def _dotted(path: Path) -> str:
 
 
 @cache
-def _distributions() -> Mapping[str, list[str]]:
-    return metadata.packages_distributions()
-
-
-def _versions(library: str) -> str:
-    """The versions of the distributions that an importable name comes from; empty where it is not installed."""
+def _distributions(library: str) -> list[str]:
+    """The distributions that an importable name comes from; none where it is not installed."""
     try:  # most are called as what they install; to look through all takes half a second
-        return metadata.version(library)
+        metadata.version(library)
     except metadata.PackageNotFoundError:
-        pass
-    return " ".join(f"{name}=={metadata.version(name)}" for name in sorted(set(_distributions().get(library, ()))))
+        return sorted(set(_all_distributions().get(library, ())))
+    return [library]
+
+
+@cache
+def _all_distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()

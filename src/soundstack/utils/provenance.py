@@ -14,7 +14,7 @@ from typing import Any
 import soundstack
 from soundstack.utils.code_versions import code_version
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _PACKAGES = (
     "mlflow", "torch", "torchvision", "torchaudio", "librosa", "scikit-learn", "numpy", "scipy", "pandas",
     "matplotlib", "optuna", "av", "soxr", "safetensors",

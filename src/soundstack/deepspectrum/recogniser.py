@@ -1,0 +1,60 @@
+"""Deep features and linear SVMs as a recogniser (paper section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from soundstack.audio.decode import AudioSpec, Samples
+from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
+from soundstack.evaluation.score_table import Kind
+from soundstack.recognisers.base import Scores, SingleRecogniser
+from soundstack.svm.linear_svm import LinearSvm, load_svms, save_svms
+
+
+@dataclass(kw_only=True)
+class SvmRecogniser(SingleRecogniser):
+    """Deep features and linear SVMs; the mean of their decision values where there are several (paper section 3.3)."""
+
+    type: ClassVar[str] = "svm"
+    kind: ClassVar[Kind] = "decision"
+    embedder: Embedder
+    svms: list[LinearSvm]
+
+    def features(self, examples: Samples) -> NDArray[np.float32]:
+        """Return deep features (E, dim)."""
+        return self.embedder(examples)
+
+    def score_features(self, features: NDArray[np.float32]) -> Scores:
+        """Return decision values (E, K)."""
+        return np.mean([svm.decision(features) for svm in self.svms], axis=0)
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        weights = self.embedder.network.state_dict()
+        save_file(
+            {name: value.cpu().contiguous() for name, value in weights.items()},
+            folder / "network.safetensors",
+        )
+        save_svms(self.svms, folder / "svm.safetensors")
+        return {
+            "audio": self.audio.to_json(),
+            "embedding": self.embedder.spec.to_json(),
+            "svms": len(self.svms),
+        }
+
+    @classmethod
+    def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> SvmRecogniser:
+        spec = EmbeddingSpec.from_json(content["embedding"])
+        return cls(
+            labels=tuple(content["labels"]),
+            sharpness=content["sharpness"],
+            audio=AudioSpec(**content["audio"]),
+            embedder=Embedder.restore(spec, load_file(folder / "network.safetensors"), device),
+            svms=load_svms(folder / "svm.safetensors", content["svms"]),
+        )

@@ -1,0 +1,59 @@
+"""The stacked linear SVM as a recogniser (paper section 3.4): it has its members with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from soundstack.evaluation.score_table import Kind
+from soundstack.fusion.stacking import stack
+from soundstack.recognisers.base import Examples, Recogniser, Scores, load
+from soundstack.svm.linear_svm import LinearSvm, load_svms, save_svms
+
+
+@dataclass(kw_only=True)
+class FusionRecogniser(Recogniser):
+    """A linear SVM on the members' scores (paper section 3.4)."""
+
+    type: ClassVar[str] = "fusion"
+    kind: ClassVar[Kind] = "decision"
+    members: dict[str, Recogniser]
+    svm: LinearSvm
+    log_probabilities: bool = False
+
+    @property
+    def modules(self) -> set[str]:
+        """Its own module and those of its members."""
+        return super().modules.union(*(member.modules for member in self.members.values()))
+
+    @property
+    def seconds(self) -> float:
+        """Length of the clips its members were trained on."""
+        return max(member.seconds for member in self.members.values())
+
+    def score_examples(self, examples: Examples) -> Scores:
+        """Return the stacked SVM's decision values (N, K)."""
+        parts = [(member.score_examples(examples), member.kind) for member in self.members.values()]
+        return self.svm.decision(stack(parts, log_probabilities=self.log_probabilities))
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        for number, member in enumerate(self.members.values()):
+            member.save(folder / "members" / str(number))
+        save_svms([self.svm], folder / "svm.safetensors")
+        return {"members": list(self.members), "log_probabilities": self.log_probabilities}
+
+    @classmethod
+    def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> FusionRecogniser:
+        members = {
+            name: load(folder / "members" / str(number), device) for number, name in enumerate(content["members"])
+        }
+        return cls(
+            labels=tuple(content["labels"]),
+            sharpness=content["sharpness"],
+            members=members,
+            svm=load_svms(folder / "svm.safetensors", 1)[0],
+            log_probabilities=content["log_probabilities"],
+        )
