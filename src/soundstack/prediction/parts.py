@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from soundstack.audio.find import SoundFile
 from soundstack.config.steps import fingerprint
+from soundstack.recognisers.base import MODULES
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import StoreError
 
@@ -192,7 +193,7 @@ def model_key(folder: Path, shown: str, device: str) -> str:
         digest.update(f"{path.relative_to(folder)}\0".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return fingerprint([shown, digest.hexdigest(), device, code_version("prediction.run")])
+    return fingerprint([shown, digest.hexdigest(), device, code_version("prediction.run", *MODULES.values())])
 
 
 @contextmanager

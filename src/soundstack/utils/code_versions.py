@@ -46,6 +46,12 @@ def code_version(*roots: str, package: Path = _PACKAGE) -> str:
     return digest.hexdigest()[:12]
 
 
+def imports(package: Path = _PACKAGE) -> dict[str, frozenset[str]]:
+    """Return every module of the package and those of the package that it imports, by dotted names below it."""
+    names = sorted(_dotted(path.relative_to(package)) for path in package.rglob("*.py"))
+    return {name: _module(package, name).own - {""} for name in names if name}
+
+
 def imported_files(*roots: str, package: Path = _PACKAGE) -> set[Path]:
     """Return the files of modules and of all modules of the package that their imports lead to, below the package."""
     files = {_file(package, name).relative_to(package) for name in _closure(roots, package)}
