@@ -24,7 +24,7 @@ SOURCE = Path(soundstack.__file__).parent
 #: What is remembered, and by the code of what.
 REMEMBERED = {
     "scans": ("audio",),
-    "log-mels": ("spectrogram", "slices"),
+    "log-mels": ("spectrogram",),
     "features": ("embedding", "slices"),
     "folds": ("spectrogram", "training"),
     "crnn": (CrnnConfig.made_by,),
