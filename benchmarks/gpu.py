@@ -91,7 +91,7 @@ def crnn(precision: str, clips: int, device: torch.device, peak: float) -> Line:
     train, held_out = torch.arange(clips * 4 // 5), torch.arange(clips * 4 // 5, clips)
     ends: list[float] = []
     job = FoldJob(inputs, targets, train, held_out, spec, CLASSES, "1", device)
-    train_fold(job, lambda epoch, values: ends.append(time.perf_counter()))
+    train_fold(job, lambda count: ends.append(time.perf_counter()))
     counter = FlopCounterMode(display=False)
     with counter:  # on the processor, where the GRUs are products that it sees
         Crnn("four_blocks", BANDS, CLASSES)(inputs[:BATCH]).sum().backward()
@@ -106,7 +106,7 @@ def svms(clips: int, device: torch.device) -> Iterator[Line]:
     folds = np.arange(clips) % svm_path.FOLDS
 
     def path(place: torch.device | None) -> np.ndarray:
-        return PathProblem(x, y, folds, n_classes=CLASSES, keep=False, device=place).decide(svm_path.COSTS)
+        return PathProblem(x, y, folds, n_classes=CLASSES, device=place).decide(svm_path.COSTS)
 
     def bare(place: torch.device) -> None:
         for fold in range(svm_path.FOLDS):

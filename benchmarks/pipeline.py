@@ -176,7 +176,7 @@ def after(given: dict[str, Any]) -> Step:
     from soundstack.evaluation.metrics import mean_scores
     from soundstack.fusion import system as stacking
     from soundstack.fusion.stacking import Member, aligned
-    from soundstack.spectrograms.extract import log_mels_of
+    from soundstack.spectrograms.extract import extraction
     from soundstack.utils import devices
 
     device = devices.choose("cpu")
@@ -186,15 +186,17 @@ def after(given: dict[str, Any]) -> Step:
         with tempfile.TemporaryDirectory() as cache:
             corpus, config, networks = settings(given, cache, seed)
             with clock("spectrograms"):
-                spectrograms = log_mels_of(corpus, config)
+                spectrograms = extraction(config).finish(corpus)
             with clock("CRNN"):
                 spec = crnn.training_spec(config)
                 folds = crnn.train_folds(corpus, spectrograms, spec, config, device)
                 evaluations = {"CRNN": crnn.finish(corpus, spectrograms, spec, folds, device).evaluation}
             for network in networks:
+                before = clock.seconds["networks"]
                 with clock("networks"):
-                    features = deepspectrum.features_of(corpus, network, device)
-                waited = features.report.waited  # for pictures, drawn beside the network's work
+                    features = deepspectrum.extraction(network, device).finish(corpus)
+                parts = features.report.seconds  # the rest is for pictures, drawn beside the network's work
+                waited = clock.seconds["networks"] - before - parts["forward"] - parts["store"]
                 clock.seconds["networks"] -= waited
                 clock.seconds["pictures"] += waited
                 with clock("SVMs"):

@@ -115,7 +115,7 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
     from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
     from soundstack.datasets.corpus import open_corpus
     from soundstack.features import store as stores
-    from soundstack.spectrograms.extract import extraction, log_mels_of
+    from soundstack.spectrograms.extract import extraction
 
     config = ExtractConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache))
     found: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
     begun = extraction(config)
     corpus = stage("scan, log-mel", lambda: open_corpus(config, begun))
     stores.MEMORY_SHARE = 0  # the store is read from a mapped file first: memory never sinks again
-    mapped = stage("rest, read", lambda: log_mels_of(corpus, config, begun=begun)).values
+    mapped = stage("rest, read", lambda: begun.finish(corpus)).values
     if training == "none":
         return found
     folds, targets = example_folds(corpus), torch.from_numpy(example_targets(corpus))

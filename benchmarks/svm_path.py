@@ -32,7 +32,7 @@ from sklearn.svm import LinearSVC
 
 import _plain
 from soundstack.config.steps import PAPER_COSTS
-from soundstack.svm.linear_svm import PathProblem, Standardiser, fit_path
+from soundstack.svm.linear_svm import PathProblem, Standardiser, SvmPath
 from soundstack.utils.devices import keep_pages
 
 Array = NDArray[Any]
@@ -103,7 +103,7 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
     held_out = [fold == number for number in range(folds)]
 
     def newton() -> Array:
-        problem = PathProblem(x, y, fold, n_classes=size.classes, keep=False)
+        problem = PathProblem(x, y, fold, n_classes=size.classes)
         problem.folds = problem.folds[:folds]
         return problem.decide(COSTS)
 
@@ -126,10 +126,11 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
     for number, rows in enumerate(held_out):
         train = Standardiser.fit(x[~rows]).transform(x[~rows])
         sign = np.where(y[~rows][:, None] == np.arange(size.classes), 1.0, -1.0)
-        for point in fit_path(train, y[~rows], COSTS, n_classes=size.classes):
-            primal, dual = objectives(point.coef, point.intercept, train, sign, point.cost)
-            other = models[number, point.cost]
-            reference, _ = objectives(other.coef_, other.intercept_, train, sign, point.cost)
+        path = SvmPath(train, y[~rows], n_classes=size.classes)
+        for cost in COSTS:
+            primal, dual = objectives(*path.coefficients(cost), train, sign, cost)
+            other = models[number, cost]
+            reference, _ = objectives(other.coef_, other.intercept_, train, sign, cost)
             our_gap = max(our_gap, float((primal / dual - 1).max()))
             their_gap = max(their_gap, float((reference / dual - 1).max()))
     (ours, our_score), (theirs, their_score) = (

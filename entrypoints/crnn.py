@@ -19,7 +19,7 @@ def run(config: CrnnConfig) -> Trained:
     from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
     from soundstack.evaluation.evaluation import save_figure
-    from soundstack.spectrograms.extract import extraction, log_mels_of
+    from soundstack.spectrograms.extract import extraction
     from soundstack.suites import summary
     from soundstack.tracking import ownership, registry
     from soundstack.tracking import run as tracking
@@ -34,29 +34,23 @@ def run(config: CrnnConfig) -> Trained:
         ownership.require(corpus.tags)
         opened.corpus(corpus)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
-            spectrograms = log_mels_of(corpus, config, advance, begun)
+            spectrograms = begun.finish(corpus, advance)
         opened.parts["scan"] = begun.report.seconds
         opened.parts["extract"] = spectrograms.report.seconds
         with opened.stage("train"):
             if config.trials > 1:
-                spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened)
+                spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened, tracking.trial)
             else:
                 spec = crnn.training_spec(config)
             parts = crnn.parts_of(corpus, nested=config.nested == "yes")
             with bar("training", spec.epochs * len(parts), "epochs") as advance:
-                models = crnn.train_folds(
-                    corpus,
-                    spectrograms,
-                    spec,
-                    config,
-                    device,
-                    parts=parts,
-                    on_epoch=lambda fold, epoch, values: advance(1),
-                )
+                models = crnn.train_folds(corpus, spectrograms, spec, config, device, parts=parts, progress=advance)
         with opened.stage("evaluate"):
             trained = crnn.finish(corpus, spectrograms, spec, models, device)
             folds = trained.folds
-        opened.settings(config, spec.to_json() | {"spectrogram": spectrograms.spec.to_json(), "device": device.type})
+        opened.settings(
+            config, spec.to_json() | {"spectrogram": spectrograms.recipe.spec.to_json(), "device": device.type}
+        )
         with opened.stage("track"):
             opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})
             for step, values in crnn.curves(folds):

@@ -31,12 +31,12 @@ def run(config: DeepSpectrumConfig) -> Trained:
         ownership.require(corpus.tags)
         opened.corpus(corpus)
         with opened.stage("extract"), bar(config.network, len(corpus.clips), "clips") as advance:
-            features = deepspectrum.features_of(corpus, config, device, advance, begun)
+            features = begun.finish(corpus, advance)
         opened.parts["scan"] = begun.report.seconds
         opened.parts["extract"] = features.report.seconds
         with opened.stage("fit"):
             trained = deepspectrum.train(corpus, features, config, device)
-        opened.settings(config, features.spec.to_json() | {"C": trained.search.chosen, "device": device.type})
+        opened.settings(config, features.recipe.spec.to_json() | {"C": trained.search.chosen, "device": device.type})
         with opened.stage("track"):
             opened.metrics({"examples_made": features.report.made, "examples_reused": features.report.reused})
             opened.cost_search(trained.search)

@@ -17,7 +17,7 @@ def run(config: ExtractConfig) -> Corpus:
     from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
     from soundstack.evaluation.evaluation import save_figure, write_json
-    from soundstack.spectrograms.extract import extraction, log_mels_of, preview, statistics
+    from soundstack.spectrograms.extract import extraction, preview, statistics
     from soundstack.suites import summary
     from soundstack.tracking import ownership
     from soundstack.tracking import run as tracking
@@ -30,8 +30,9 @@ def run(config: ExtractConfig) -> Corpus:
         ownership.require(corpus.tags)  # before anything is trained: `main` begins here
         opened.corpus(corpus)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
-            made = log_mels_of(corpus, config, advance, begun)
-        opened.settings(config, {"spectrogram": made.spec.to_json(), "audio": corpus.audio.to_json()})
+            made = begun.finish(corpus, advance)
+        spec = made.recipe.spec
+        opened.settings(config, {"spectrogram": spec.to_json(), "audio": corpus.audio.to_json()})
         opened.metrics({"examples_made": made.report.made, "examples_reused": made.report.reused})
         opened.parts["scan"] = begun.report.seconds
         opened.parts["extract"] = made.report.seconds
@@ -42,8 +43,8 @@ def run(config: ExtractConfig) -> Corpus:
                 preview(corpus, made.values),
                 corpus.audio.sample_rate,
                 corpus.audio.seconds,
-                unit="dB" if made.spec.front_end == "paper" else "",
-                htk=made.spec.front_end == "audeep",
+                unit="dB" if spec.front_end == "paper" else "",
+                htk=spec.front_end == "audeep",
             )
             save_figure(figure, opened.folder / "preview.png")
             write_json(opened.folder / "statistics.json", described)

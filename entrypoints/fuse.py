@@ -17,6 +17,7 @@ def run(config: FuseConfig) -> Trained:
     from soundstack.evaluation import plots
     from soundstack.evaluation.evaluation import save_figure, write_json
     from soundstack.fusion import system as stacking
+    from soundstack.recognisers import base as recognisers
     from soundstack.suites import summary
     from soundstack.tracking import ownership, registry
     from soundstack.tracking import run as tracking
@@ -55,13 +56,14 @@ def run(config: FuseConfig) -> Trained:
             )
             save_figure(figure, opened.folder / "contributions.png")
             (opened.folder / "data").mkdir()
-            (opened.folder / "data" / "clips.csv").write_text(trained.manifest, encoding="utf-8")
+            (opened.folder / "data" / "clips.csv").write_text(members.manifest, encoding="utf-8")
             (opened.folder / "data" / "data.json").write_bytes(found[0].artifact("data/data.json").read_bytes())
             opened.evaluation(trained.evaluation)
+            own_models = {member.name: recognisers.load(member.recogniser_folder()) for member in found}
             registered = registry.register(
                 opened,
                 config,
-                stacking.recogniser(trained, found),
+                stacking.recogniser(trained, own_models, config),
                 trained.evaluation,
                 found[0].data_tags | {"family": "fusion", "members": ",".join(versions)},
                 config.limits,

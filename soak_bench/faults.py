@@ -74,7 +74,6 @@ def damaged_cache(template: Template, reference: Undisturbed, seed: int, part: P
     """Cut every file of a finished cache short, some of them to nothing."""
     place = Workplace(template, "damaged", **reference.place.extra)
     shutil.copytree(reference.place.cache, place.cache)
-    shutil.rmtree(place.cache / "studies")  # else the trials are done, and nobody asks for their checkpoints
     rng = np.random.default_rng(seed)
     count = 0
     for file in sorted(

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,10 +59,14 @@ def test_features_too_large_for_the_memory_are_mapped_from_a_file_that_is_gather
     assert len(list(store.folder.glob("gathered/*"))) == 2
 
 
-def test_a_disk_too_small_for_the_gathered_file_is_said_before_it_is_touched(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_before_the_gathered_file_is_whole_keeps_nothing_of_it(tmp_path, monkeypatch):
+    def full(file, header):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(cache, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(cache.np.lib.format, "write_array_header_1_0", full)
     store = filled(tmp_path)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(StoreError, match="free space") as caught:
         store.read(KEYS)
     one_line(caught)

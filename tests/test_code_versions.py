@@ -25,7 +25,7 @@ SOURCE = Path(soundstack.__file__).parent
 #: What is remembered, and by the code of what.
 REMEMBERED = {
     "scans": ("audio.decode",),
-    "log-mels": ("spectrograms.log_mel", "utils.slices"),
+    "log-mels": ("spectrograms.log_mel",),
     "features": ("deepspectrum.embedding", "utils.slices"),
     "folds": ("spectrograms.log_mel", "crnn.training"),
     "crnn": (CrnnConfig.made_by,),

@@ -55,7 +55,7 @@ def table(tmp_path, tiny_csv):
 
 def run(corpus, cache, transform=spectrum, **options):
     store = FeatureStore(cache, "spectrum", {"bins": BINS})
-    return extract(corpus, store, lambda: transform, corpus.audio, jobs=2, **options), store
+    return extract(corpus, Recipe(store, lambda: Stages(batch=transform), corpus.audio), jobs=2, **options), store
 
 
 def test_features_are_those_of_the_clips_in_corpus_order(table, tmp_path, small_slices):
@@ -73,7 +73,7 @@ def test_the_second_run_skips_everything_and_builds_no_network(table, tmp_path):
     run(corpus, tmp_path / "cache")
     store = FeatureStore(tmp_path / "cache", "spectrum", {"bins": BINS})
     done = []
-    report = extract(corpus, store, never, corpus.audio, jobs=2, progress=done.append)
+    report = extract(corpus, Recipe(store, never, corpus.audio), jobs=2, progress=done.append)
     assert (report.made, report.reused, sum(done)) == (0, 15, 15)
 
 
@@ -81,8 +81,8 @@ def test_a_clip_is_decoded_once_whatever_its_channels_and_taken_through_the_firs
     tmp_path, tiny_csv, small_slices, monkeypatch
 ):
     corpus = corpus_of(tiny_csv(tmp_path / "data", channels=2), tmp_path / "cache", channels="each")
-    load, decoded, first, second = features.audio.load, [], [], []
-    monkeypatch.setattr(features.audio, "load", lambda path, spec: (decoded.append(path), load(path, spec))[1])
+    decode, decoded, first, second = audio.decode, [], [], []
+    monkeypatch.setattr(audio, "decode", lambda path: (decoded.append(path), decode(path))[1])
 
     def clip_stage(waves):
         first.append(len(waves))
@@ -94,7 +94,7 @@ def test_a_clip_is_decoded_once_whatever_its_channels_and_taken_through_the_firs
 
     store = FeatureStore(tmp_path / "cache", "spectrum", {"bins": BINS})
     stages = Stages(clip_stage, batch_stage, names=("double", "sum"))
-    report = extract(corpus, store, lambda: stages, corpus.audio, jobs=2)
+    report = extract(corpus, Recipe(store, lambda: stages, corpus.audio), jobs=2)
     assert list(report.seconds) == ["decode", "double", "sum", "store"]
     assert min(report.seconds.values()) > 0
     assert sorted(decoded) == sorted(clip.path for clip in corpus.clips)
@@ -126,12 +126,13 @@ def with_the_scan(table, cache, transform=spectrum, **options):
 
     def plan(spec):
         store = FeatureStore(cache, "spectrum", {"bins": BINS, "audio": spec.to_json()})
-        return Recipe(store, lambda: Stages(lambda waves: waves, transform), spec)
+        return Recipe(store, lambda: Stages(batch=transform), spec)
 
     begun = Extraction(plan, jobs=2)
     config = DataConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache), jobs=2, **options)
     corpus = open_corpus(config, begun)
-    return corpus, begun.finish(corpus), begun.recipe(corpus.audio).store
+    made = begun.finish(corpus)
+    return corpus, made.report, made.recipe.store
 
 
 @pytest.mark.parametrize("given", [{}, {"clip_seconds": 0.5, "sample_rate": 8000}], ids=["auto", "given"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from soundstack.evaluation.score_table import ScoreTable
-from soundstack.fusion.stacking import Member, aligned, stack, stacked_features, weight_shares
+from soundstack.fusion.stacking import Member, aligned, stack, stack_tables, weight_shares
 from soundstack.utils.errors import MemberError
 
 CLASSES = ("bell", "cat", "dog")
@@ -58,7 +58,8 @@ def test_members_are_brought_into_the_first_ones_order():
 
 def test_features_are_the_members_scores_side_by_side_in_the_members_order():
     members = aligned([member("one"), member("two", seed=1, kind="probability"), member("three", seed=2)])
-    devel, test = stacked_features(members, log_probabilities=False)
+    devel = stack_tables([m.devel for m in members], log_probabilities=False)
+    test = stack_tables([m.test for m in members], log_probabilities=False)
     assert devel.shape == (12, 9)
     assert test.shape == (5, 9)
     for number, each in enumerate(members):
@@ -68,7 +69,8 @@ def test_features_are_the_members_scores_side_by_side_in_the_members_order():
 
 def test_probabilities_alone_enter_as_logarithms_when_asked():
     members = aligned([member("one"), member("two", seed=1, kind="probability")])
-    devel, test = stacked_features(members, log_probabilities=True)
+    devel = stack_tables([m.devel for m in members], log_probabilities=True)
+    test = stack_tables([m.test for m in members], log_probabilities=True)
     np.testing.assert_array_equal(devel[:, :3], members[0].devel.scores)
     np.testing.assert_allclose(devel[:, 3:], np.log(members[1].devel.scores))
     np.testing.assert_allclose(test[:, 3:], np.log(members[1].test.scores))

@@ -65,22 +65,26 @@ def test_a_search_that_is_interrupted_tries_and_finds_what_an_uninterrupted_one_
     store: str, tmp_path: Path, tiny_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = tiny_csv(tmp_path / "data", folds=3)
-    whole = tuned(table, tmp_path / "whole")
-    assert len(whole["trials"]) == 4
-    train_folds, calls = crnn.train_folds, []
+    train_fold, trained, interruptions = crnn.train_fold, [], [7]  # in the third trial, after its first fold
 
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
+    def counted(*given: Any) -> Any:
+        if len(trained) in interruptions:
+            interruptions.clear()
             raise KeyboardInterrupt
-        return train_folds(*arguments, **options)
+        model = train_fold(*given)
+        trained.extend([] if model.reused else [model])
+        return model
 
-    monkeypatch.setattr(crnn, "train_folds", interrupted)
+    monkeypatch.setattr(crnn, "train_fold", counted)
     with pytest.raises(KeyboardInterrupt):
         tuned(table, tmp_path / "cut")
     resumed = tuned(table, tmp_path / "cut")
+    of_both = len(trained)
+    trained.clear()
+    whole = tuned(table, tmp_path / "whole")
+    assert len(whole["trials"]) == 4
     assert resumed == whole
-    assert len(calls) == 3 + 2 + 1  # two trials and the interrupted one; the two that were left; the final training
+    assert of_both == len(trained), "no fold is trained twice"
     assert not [run for run in MlflowClient().search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]]) if _running(run)]
 
 

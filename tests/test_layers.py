@@ -15,7 +15,8 @@ SOURCE = PROJECT / "src"
 #: The floors, from the ground up: what stands on a floor imports from floors below, and nothing beside itself.
 FLOORS = """
 utils
-audio networks evaluation
+audio evaluation
+networks
 config
 datasets svm
 features

@@ -1,8 +1,7 @@
 """The SVM path against scikit-learn's LinearSVC, at every shape and in every corner."""
 
-import inspect
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import Mock
 
 import numpy as np
@@ -18,17 +17,8 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from soundstack.svm import linear_svm as svm
-from soundstack.svm.linear_svm import (
-    CLIP,
-    LinearSvm,
-    PathProblem,
-    Solver,
-    Standardiser,
-    SvmPath,
-    cross_validate_path,
-    fit_path,
-)
-from soundstack.svm.newton import TOLERANCE, LiblinearPath, NewtonPath, _line_search, _objective, _solve_ridge
+from soundstack.svm.linear_svm import CLIP, LinearSvm, PathProblem, Standardiser, SvmPath
+from soundstack.svm.newton import TOLERANCE, NewtonPath, _line_search, _objective, _solve_ridge
 from soundstack.utils.errors import ConfigError, DataError
 
 Array = NDArray[Any]
@@ -55,6 +45,20 @@ def reference(x: Array, y: Array, cost: float) -> tuple[Array, Array]:
     """LinearSVC, driven to where its own tolerance no longer shows."""
     svm = LinearSVC(C=cost, dual=True, tol=1e-10, max_iter=500_000, random_state=0).fit(x, y)
     return svm.coef_, svm.intercept_
+
+
+class Point(NamedTuple):
+    """The SVM at one cost: coefficients (K, D), intercepts (K,), and decision values (M, K) of x_eval."""
+
+    cost: float
+    coef: Array
+    intercept: Array
+    decisions: Array
+
+
+def fit_path(x: Array, y: Array, costs: list[float], **options: Any) -> list[Point]:
+    path = SvmPath(x, y, **options)
+    return [Point(cost, *path.coefficients(cost), path.decisions(cost)) for cost in costs]
 
 
 def objective(coef: Array, intercept: float, x: Array, sign: Array, cost: float) -> float:
@@ -241,7 +245,7 @@ def test_the_order_in_which_costs_are_asked_does_not_matter() -> None:
 def test_a_second_run_gives_the_very_same_numbers() -> None:
     x, y = features(90, 130, 4)
     folds = np.arange(90) % 3
-    first, second = (cross_validate_path(x, y, folds, PATH, n_classes=4) for _ in range(2))
+    first, second = (PathProblem(x, y, folds, n_classes=4).decide(PATH) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -250,26 +254,15 @@ def test_folds_side_by_side_give_what_one_after_the_other_gives(monkeypatch: pyt
     x, y = features(90, 130, 4)
     folds = np.arange(90) % 3
     with threadpool_limits(3, user_api="blas"):
-        together = cross_validate_path(x, y, folds, PATH, n_classes=4)
+        together = PathProblem(x, y, folds, n_classes=4).decide(PATH)
     with threadpool_limits(1, user_api="blas"):
-        alone = cross_validate_path(x, y, folds, PATH, n_classes=4)
+        alone = PathProblem(x, y, folds, n_classes=4).decide(PATH)
     np.testing.assert_array_equal(together, alone)
 
 
-def test_liblinear_and_newton_can_be_exchanged() -> None:
-    x, y = features(90, 40, 3, spread=2.0)
-    folds = np.arange(90) % 3
-    costs = [1e-4, 1e-2]
-    newton = PathProblem(x, y, folds, n_classes=3, solver="newton")
-    liblinear = PathProblem(x, y, folds, n_classes=3, solver="liblinear", seed=3)
-    np.testing.assert_allclose(newton.decide(costs), liblinear.decide(costs), atol=2e-3)
-    np.testing.assert_allclose(newton.refit(1e-2).coef, liblinear.refit(1e-2).coef, atol=2e-3)
-
-
-@pytest.mark.parametrize("solver", ["newton", "liblinear"])
-def test_two_classes_have_mirrored_decision_values(solver: Solver) -> None:
+def test_two_classes_have_mirrored_decision_values() -> None:
     x, y = standardised(50, 20, 2)
-    (point,) = fit_path(x, y, [1e-2], n_classes=2, x_eval=x, solver=solver)
+    (point,) = fit_path(x, y, [1e-2], n_classes=2, x_eval=x)
     expected = LinearSVC(C=1e-2, dual=True, tol=1e-8, max_iter=100_000).fit(x, y).decision_function(x)
     np.testing.assert_allclose(point.decisions[:, 1], expected, atol=2e-3)
     np.testing.assert_array_equal(point.decisions[:, 0], -point.decisions[:, 1])
@@ -277,27 +270,25 @@ def test_two_classes_have_mirrored_decision_values(solver: Solver) -> None:
     np.testing.assert_array_equal(point.intercept[0], -point.intercept[1])
 
 
-@pytest.mark.parametrize("solver", ["newton", "liblinear"])
 @pytest.mark.parametrize("cost", [1e-9, 1.0])
-def test_a_class_absent_from_training_gets_the_constant_of_an_all_negative_problem(solver: Solver, cost: float) -> None:
+def test_a_class_absent_from_training_gets_the_constant_of_an_all_negative_problem(cost: float) -> None:
     x, y = standardised(60, 25, 3)
     y = np.where(y == 2, 3, y)  # four classes, none of the third
-    (point,) = fit_path(x, y, [cost], n_classes=4, x_eval=x, solver=solver)
+    (point,) = fit_path(x, y, [cost], n_classes=4, x_eval=x)
     # Standardised features sum to zero, so that the weights' gradient vanishes and the bias alone is left.
     constants = np.linspace(-1, 0, 200_001)
     best = constants[np.argmin(0.5 * constants**2 + cost * 60 * (1 + constants) ** 2)]
     np.testing.assert_allclose(point.decisions[:, 2], best, atol=1e-5)
     assert not point.coef[2].any()
     np.testing.assert_allclose(point.intercept[2], best, atol=1e-5)
-    present = fit_path(x, np.where(y == 3, 2, y), [cost], n_classes=3, x_eval=x, solver=solver)[0]
+    present = fit_path(x, np.where(y == 3, 2, y), [cost], n_classes=3, x_eval=x)[0]
     np.testing.assert_array_equal(point.decisions[:, [0, 1, 3]], present.decisions)
 
 
-@pytest.mark.parametrize("solver", ["newton", "liblinear"])
-def test_a_single_class_in_training_is_always_chosen(solver: Solver) -> None:
+def test_a_single_class_in_training_is_always_chosen() -> None:
     x, _ = standardised(20, 30, 2)
     for classes in (2, 3):
-        (point,) = fit_path(x, np.ones(20, dtype=int), [1e-2], n_classes=classes, x_eval=x, solver=solver)
+        (point,) = fit_path(x, np.ones(20, dtype=int), [1e-2], n_classes=classes, x_eval=x)
         assert (point.decisions.argmax(axis=1) == 1).all()
         assert not point.coef.any()
 
@@ -385,13 +376,6 @@ def test_costs_come_back_in_the_order_asked_and_may_be_asked_later(monkeypatch: 
     assert not np.allclose(problem.decide([1e-3])[0], both[0])
 
 
-def test_one_fold_at_a_time_gives_what_all_folds_in_memory_give() -> None:
-    x, y = features(60, 80, 3)
-    folds = np.arange(60) % 3
-    problem = PathProblem(x, y, folds, n_classes=3, clip=None)
-    np.testing.assert_array_equal(cross_validate_path(x, y, folds, PATH, n_classes=3, clip=None), problem.decide(PATH))
-
-
 def test_refit_is_the_model_of_all_development_clips() -> None:
     x, y = features(60, 80, 3)
     refitted = PathProblem(x, y, np.arange(60) % 3, n_classes=3).refit(1e-3)
@@ -430,13 +414,5 @@ def test_what_cannot_be_trained_is_refused() -> None:
             PathProblem(x, y, folds, n_classes=2).decide([cost])
     with pytest.raises(ConfigError, match="positive bound"):
         PathProblem(x, y, folds, n_classes=2, clip=0.0).decide([1.0])
-    with pytest.raises(ConfigError, match="Unknown SVM solver 'fast'"):
-        PathProblem(x, y, folds, n_classes=2, solver="fast").decide([1.0])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="class index below 2"):
         fit_path(x, y + 1, [1.0], n_classes=2)
-
-
-def test_the_two_solvers_offer_the_same_methods() -> None:
-    for name in ("rotate", "unrotate", "solve"):
-        ours, theirs = (inspect.signature(getattr(path, name)) for path in (NewtonPath, LiblinearPath))
-        assert list(ours.parameters) == list(theirs.parameters)

@@ -1,11 +1,13 @@
 """The CRNN and its training: what the held-out fold may not touch, and that a killed run ends like a whole one."""
 
-import multiprocessing.queues
-import queue
-import time
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from soundstack.crnn import training
 from soundstack.crnn.network import LAYOUTS, Crnn
 from soundstack.crnn.training import FoldJob, TrainingSpec, derived_seed, input_scaling, train_fold
 from soundstack.utils.errors import StoreError
+from waiting import PATIENCE
 
 CPU = torch.device("cpu")
 CLASSES, FRAMES, BANDS = 3, 6, 16
@@ -155,11 +158,18 @@ class Killed(BaseException):
 
 
 def kill_after(epochs):
-    def on_epoch(epoch, values):
-        if epoch == epochs:
+    done = []
+
+    def progress(count):
+        done.extend(range(count))
+        if len(done) == epochs:
             raise Killed
 
-    return on_epoch
+    return progress
+
+
+def epochs_in(checkpoint):
+    return len(torch.load(checkpoint, weights_only=True)["history"]["train_loss"])
 
 
 @pytest.mark.parametrize("finished_epochs", [1, 3])
@@ -168,15 +178,15 @@ def test_a_fold_killed_in_the_middle_ends_exactly_as_an_uninterrupted_one(tmp_pa
     whole = train(inputs, targets)
     checkpoint = tmp_path / "training" / "fold-2.pt"
     with pytest.raises(Killed):
-        train(inputs, targets, checkpoint=checkpoint, on_epoch=kill_after(finished_epochs))
-    assert torch.load(checkpoint, weights_only=True)["epoch"] == finished_epochs
+        train(inputs, targets, checkpoint=checkpoint, progress=kill_after(finished_epochs))
+    assert epochs_in(checkpoint) == finished_epochs
     updates = []
     step = torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: (updates.append(1), step(self))[1])
     seen = []
-    resumed = train(inputs, targets, checkpoint=checkpoint, on_epoch=lambda epoch, values: seen.append(epoch))
+    resumed = train(inputs, targets, checkpoint=checkpoint, progress=seen.append)
     assert_equal(whole, resumed)
-    assert seen == [1, 2, 3, 4]
+    assert seen == [finished_epochs, *[1] * (4 - finished_epochs)]
     assert len(updates) == 3 * (4 - finished_epochs)
 
 
@@ -185,11 +195,11 @@ def test_a_finished_fold_is_reused_without_a_step_of_training(tmp_path, monkeypa
     checkpoint = tmp_path / "fold-2.pt"
     done = train(inputs, targets, checkpoint=checkpoint)
     monkeypatch.setattr(torch.optim, "Adam", lambda *_, **__: pytest.fail("trained again"))
-    curves = []
-    again = train(inputs, targets, checkpoint=checkpoint, on_epoch=lambda epoch, values: curves.append(values))
+    seen = []
+    again = train(inputs, targets, checkpoint=checkpoint, progress=seen.append)
     assert_equal(done, again)
     assert (done.reused, again.reused) == (False, True)
-    assert [values["train_loss"] for values in curves] == done.history["train_loss"]
+    assert seen == [SPEC.epochs]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
@@ -209,7 +219,7 @@ def test_killed_while_writing_a_checkpoint_keeps_the_one_before(tmp_path, monkey
     inputs, targets = problem()
     checkpoint = tmp_path / "fold-2.pt"
     with pytest.raises(Killed):
-        train(inputs, targets, checkpoint=checkpoint, on_epoch=kill_after(2))
+        train(inputs, targets, checkpoint=checkpoint, progress=kill_after(2))
 
     def torn(state, file):
         file.write(b"half")
@@ -218,7 +228,7 @@ def test_killed_while_writing_a_checkpoint_keeps_the_one_before(tmp_path, monkey
     monkeypatch.setattr(torch, "save", torn)
     with pytest.raises(Killed):
         train(inputs, targets, checkpoint=checkpoint)
-    assert torch.load(checkpoint, weights_only=True)["epoch"] == 2
+    assert epochs_in(checkpoint) == 2
 
 
 def test_checkpoints_leave_no_other_files(tmp_path, monkeypatch):
@@ -342,26 +352,13 @@ def test_rows_of_a_batch_do_not_influence_each_other_at_prediction():
     torch.testing.assert_close(training.predict(model, inputs, batch_size=2), together, atol=1e-5, rtol=0)
 
 
-def _unknown(messages):
-    raise NotImplementedError  # as on macOS
-
-
-def _late(messages, timeout):
-    time.sleep(timeout)
-    raise queue.Empty
-
-
-@pytest.mark.parametrize(("method", "fault"), [("qsize", _unknown), ("get", _late)])
-def test_folds_side_by_side_equal_folds_one_after_the_other_whatever_a_queue_does_not_tell(
-    tmp_path, monkeypatch, method, fault
-):
+def test_folds_side_by_side_equal_folds_one_after_the_other(tmp_path):
     """Two processes with one thread each, against this process with one thread."""
     from soundstack.crnn.fold_workers import train_side_by_side
 
-    monkeypatch.setattr(multiprocessing.queues.Queue, method, fault)
     inputs, targets = torch.randn(24, 12, 128), torch.arange(24) % 3
-    jobs = {
-        fold: FoldJob(
+    jobs = [
+        FoldJob(
             inputs,
             targets,
             train=torch.from_numpy(np.flatnonzero(np.arange(24) % 2 != row)),
@@ -373,23 +370,24 @@ def test_folds_side_by_side_equal_folds_one_after_the_other_whatever_a_queue_doe
             checkpoint=tmp_path / f"fold-{fold}.pt",
         )
         for row, fold in enumerate(("1", "2"))
-    }
+    ]
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 2))
     try:
-        alone = {fold: train_fold(replace(job, checkpoint=None)) for fold, job in jobs.items()}
+        alone = {job.fold: train_fold(replace(job, checkpoint=None)) for job in jobs}
     finally:
         torch.set_num_threads(threads)
     told, finished = [], []
-    together = train_side_by_side(jobs, lambda *values: told.append(values), lambda fold, model: finished.append(fold))
-    assert finished == ["1", "2"]
+    together = train_side_by_side(jobs, told.append, lambda fold, model: finished.append(fold))
+    assert list(together) == finished == ["1", "2"]
+    assert sum(told) == 2 * 2
     for fold, model in together.items():
-        assert [values[1:] for values in told if values[0] == fold] == list(training.epochs(model.history))
         assert len(model.history["train_loss"]) == 2
-    for fold, model in together.items():
         np.testing.assert_allclose(model.scores, alone[fold].scores, atol=1e-5)
-    again = train_side_by_side(jobs, lambda *values: None, lambda fold, model: None)
+    told.clear()
+    again = train_side_by_side(jobs, told.append, lambda fold, model: None)
     assert all(model.reused for model in again.values())
+    assert sum(told) == 2 * 2
 
 
 def test_a_pruned_search_stops_the_other_workers(tmp_path):
@@ -407,7 +405,34 @@ def test_a_pruned_search_stops_the_other_workers(tmp_path):
         raise Pruned(fold)
 
     with pytest.raises(Pruned, match="1"):
-        train_side_by_side({"1": job("1", 1), "2": job("2", 10_000)}, lambda *values: None, stop)
+        train_side_by_side([job("1", 1), job("2", 10_000)], lambda count: None, stop)
+
+
+def test_workers_end_with_their_parent_however_it_ends(tmp_path):
+    """The parent is killed while both train for hours."""
+    script = """
+import os, sys, torch
+from soundstack import training, workers
+
+def jobs():
+    spec, cpu = training.TrainingSpec("four_blocks", 1e-3, 8, 10**9), torch.device("cpu")
+    inputs, rows = torch.randn(16, 12, 128), torch.arange(16)
+    for fold in "12":
+        yield training.FoldJob(inputs, rows % 2, rows[:8], rows[8:], spec, 2, fold, cpu)
+
+if __name__ == "__main__":
+    workers.train_side_by_side(list(jobs()), lambda count: print("under way", flush=True) if count else None, print)
+"""
+    (tmp_path / "parent.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[1])}
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], env=environment, stdout=subprocess.PIPE)
+    assert parent.stdout.readline() == b"under way\n"
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert len(workers) >= 2
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
+    assert alive == []
 
 
 # speed that costs nothing -----------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """The search for C: the paper's ten values unless samples are asked for, and the simplest of equals."""
 
 import numpy as np
-import optuna
 import pytest
 
 from soundstack.config.steps import PAPER_COSTS
@@ -169,20 +168,6 @@ def test_the_real_path_is_the_same_when_asked_for_value_by_value():
         np.testing.assert_allclose(single.decide([cost])[0], decisions, rtol=1e-6, atol=1e-9)
 
 
-def test_optuna_is_told_every_value(monkeypatch):
-    studies = []
-    create = optuna.create_study
-
-    def noted(**options):
-        studies.append(create(**options))
-        return studies[-1]
-
-    monkeypatch.setattr(optuna, "create_study", noted)
-    found = search(Oracle(1e-4))
-    assert [trial.params["C"] for trial in studies[0].trials] == list(PAPER_COSTS)
-    np.testing.assert_allclose([trial.value for trial in studies[0].trials], found.fold_macro_f1.mean(axis=1))
-
-
 # nested cross-validation -----------------------------------------------------------------------------------------
 
 
@@ -217,7 +202,7 @@ def test_a_nested_score_never_sees_the_labels_or_the_features_it_is_judged_on():
 def test_a_nested_decision_is_that_of_a_search_on_the_other_folds():
     x = features()
     held_out = FOLDS == "2"
-    inner = PathProblem(x[~held_out], TRUTH[~held_out], FOLDS[~held_out], n_classes=3, clip=10.0, seed=0)
+    inner = PathProblem(x[~held_out], TRUTH[~held_out], FOLDS[~held_out], n_classes=3, clip=10.0)
     found = search_cost(inner.decide, TRUTH[~held_out], FOLDS[~held_out], 3, SearchSpec())
     expected = inner.refit(found.chosen).decision(x[held_out])
     np.testing.assert_allclose(nested(x)[held_out], expected, rtol=1e-6)
@@ -225,7 +210,7 @@ def test_a_nested_decision_is_that_of_a_search_on_the_other_folds():
 
 def test_a_nested_decision_is_the_mean_of_the_fold_svms_where_test_clips_are_scored_so():
     x, held_out = features(), FOLDS == "2"
-    inner = PathProblem(x[~held_out], TRUTH[~held_out], FOLDS[~held_out], n_classes=3, clip=10.0, seed=0)
+    inner = PathProblem(x[~held_out], TRUTH[~held_out], FOLDS[~held_out], n_classes=3, clip=10.0)
     cost = search_cost(inner.decide, TRUTH[~held_out], FOLDS[~held_out], 3, SearchSpec()).chosen
     expected = np.mean([svm.decision(x[held_out]) for svm in inner.fold_models(cost)], axis=0)
     found = nested_decisions(lambda fold: x, TRUTH, FOLDS, 3, SearchSpec(), refit=False)
@@ -235,7 +220,7 @@ def test_a_nested_decision_is_the_mean_of_the_fold_svms_where_test_clips_are_sco
 def test_nested_decisions_on_the_other_folds_are_out_of_fold_among_themselves():
     x = features()
     rest = FOLDS != "2"
-    inner = PathProblem(x[rest], TRUTH[rest], FOLDS[rest], n_classes=3, clip=10.0, seed=0)
+    inner = PathProblem(x[rest], TRUTH[rest], FOLDS[rest], n_classes=3, clip=10.0)
     expected = search_cost(inner.decide, TRUTH[rest], FOLDS[rest], 3, SearchSpec()).decisions
     found = nested_decisions(lambda fold: x, TRUTH, FOLDS, 3, SearchSpec())["2"]
     np.testing.assert_allclose(found[rest], expected, rtol=1e-6)

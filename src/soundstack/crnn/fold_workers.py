@@ -10,40 +10,33 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.util
 import os
-import queue
 import signal
 import tempfile
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from typing import Any
 
 import torch
 
 from soundstack.config.steps import cores
-from soundstack.crnn.training import FoldJob, FoldModel, epochs, train_fold
+from soundstack.crnn.training import FoldJob, FoldModel, Progress, train_fold
 from soundstack.utils.devices import keep_pages
 from soundstack.utils.errors import WorkerError
 
-#: Called after every epoch: fold, epoch (from 1), values of the history.
-OnEpoch = Callable[[str, int, dict[str, float]], object]
-
 _POLL_SECONDS = 0.2
-_messages: Any = None
+_epochs: Any = None  # in a worker: the epochs that all of them have done
 
 
 def train_side_by_side(
-    jobs: Mapping[str, FoldJob], on_epoch: OnEpoch, on_fold: Callable[[str, FoldModel], object]
+    jobs: Sequence[FoldJob], progress: Progress, on_fold: Callable[[str, FoldModel], object]
 ) -> dict[str, FoldModel]:
     """Train every fold and return the models in order.
 
     Args:
-        jobs: What to train, by fold.
-        on_epoch: Called here, in the caller's process, as epochs end in any of the workers.
+        jobs: What to train.
+        progress: Called here, in the caller's process, with the number of epochs done since the last call.
         on_fold: Called fold by fold, in order; it may raise to stop the rest.
 
     Raises:
@@ -53,29 +46,21 @@ def train_side_by_side(
     _settle_sockets()
     count = min(len(jobs), cores())
     context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
+    epochs, told = context.Value("q", 0), 0
     pool = ProcessPoolExecutor(
-        count, mp_context=context, initializer=_start_worker, initargs=(messages, max(1, cores() // count), os.getpid())
+        count, mp_context=context, initializer=_start_worker, initargs=(epochs, max(1, cores() // count))
     )
+    trained: dict[str, FoldModel] = {}
     try:
-        futures = {fold: pool.submit(_train, job) for fold, job in jobs.items()}
-        trained: dict[str, FoldModel] = {}
-        told: Counter[str] = Counter()  # the last epoch of every fold that the caller knows
-
-        def tell(fold: str, epoch: int, values: dict[str, float]) -> None:
-            if epoch > told[fold]:
-                told[fold] = epoch
-                on_epoch(fold, epoch, values)
-
-        for fold, future in futures.items():
-            while not future.done():
-                with suppress(queue.Empty):
-                    tell(*messages.get(timeout=_POLL_SECONDS))
-            trained[fold] = future.result()
-            # The last ones may still be on their way here, and not every system tells how many there are in a queue.
-            for epoch, values in epochs(trained[fold].history):
-                tell(fold, epoch, values)
-            on_fold(fold, trained[fold])
+        for job, future in [(job, pool.submit(_train, job)) for job in jobs]:
+            done = False
+            while not done:
+                done = bool(wait([future], timeout=_POLL_SECONDS).done)
+                now = epochs.get_obj().value  # without its lock: a worker may have been killed with it
+                progress(now - told)
+                told = now
+            trained[job.fold] = future.result()
+            on_fold(job.fold, trained[job.fold])
     except BaseException as error:
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
@@ -101,20 +86,25 @@ def _settle_sockets() -> None:
         tempfile.tempdir = ours
 
 
-def _start_worker(messages: Any, threads: int, parent: int) -> None:
-    global _messages
-    _messages = messages
+def _start_worker(epochs: Any, threads: int) -> None:
+    global _epochs
+    _epochs = epochs
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     torch.set_num_threads(threads)
     keep_pages()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_POLL_SECONDS)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
 def _train(job: FoldJob) -> FoldModel:
-    return train_fold(job, lambda epoch, values: _messages.put((job.fold, epoch, values)))
+    def count(done: int) -> None:
+        with _epochs.get_lock():
+            _epochs.value += done
+
+    return train_fold(job, count)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +14,19 @@ from numpy.typing import NDArray
 
 from soundstack.config.presets import PRESETS
 from soundstack.config.steps import CrnnConfig, cores, fingerprint
-from soundstack.crnn.fold_workers import OnEpoch, train_side_by_side
+from soundstack.crnn.fold_workers import train_side_by_side
 from soundstack.crnn.recogniser import CrnnRecogniser
-from soundstack.crnn.training import FoldJob, FoldModel, TrainingSpec, train_fold
+from soundstack.crnn.training import FoldJob, FoldModel, Progress, TrainingSpec, train_fold
+from soundstack.datasets.clips import TEST
 from soundstack.datasets.corpus import Corpus
 from soundstack.evaluation.calibration import fit_sharpness, gain_of_mean
 from soundstack.evaluation.evaluation import Evaluation
+from soundstack.evaluation.metrics import confusion_matrix, macro_f1
 from soundstack.features.extract import clip_means
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.spectrograms.extract import Spectrograms
 from soundstack.svm.cost_search import nestable
 from soundstack.utils.code_versions import code_version
-
-#: What decides, with all that it imports, what a trained fold is: a change trains anew.
-CODE = ("spectrograms.log_mel", "crnn.training")
 
 #: Examples to be trained on, epochs counted, from which on starting processes (some seconds) pays.
 WORTH_WORKERS = 10_000
@@ -58,62 +58,6 @@ def training_spec(config: CrnnConfig) -> TrainingSpec:
     )
 
 
-def train_folds(
-    corpus: Corpus,
-    spectrograms: Spectrograms,
-    spec: TrainingSpec,
-    config: CrnnConfig,
-    device: torch.device,
-    *,
-    parts: Sequence[str] | None = None,
-    on_epoch: OnEpoch = lambda fold, epoch, values: None,
-    on_fold: Callable[[str, FoldModel], object] = lambda fold, model: None,
-) -> dict[str, FoldModel]:
-    """Train a model for each of the ``parts`` (:func:`parts_of`; the development folds), on the other folds only.
-
-    ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
-    """
-    mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
-    inputs = Path(mapped) if mapped else torch.from_numpy(spectrograms.values)
-    folds, targets = example_folds(corpus), torch.from_numpy(example_targets(corpus))
-    key = fingerprint(
-        {
-            "training": spec.to_json(),
-            "spectrogram": spectrograms.spec.to_json(),
-            "audio": corpus.audio.to_json(),
-            "data": corpus.fingerprint,
-            "device": device.type,
-            "code": code_version(*CODE),
-        }
-    )
-    jobs = {
-        fold: FoldJob(
-            inputs,
-            targets,
-            train=torch.from_numpy(np.flatnonzero(~np.isin(folds, [*_folds_in(fold), "test"]))),
-            held_out=torch.from_numpy(np.flatnonzero(np.isin(folds, _folds_in(fold)))),
-            spec=spec,
-            classes=len(corpus.dataset.labels),
-            fold=fold,
-            device=device,
-            checkpoint=config.cache_path / "training" / key / f"fold-{fold}.pt",
-        )
-        for fold in parts or corpus.dataset.folds
-    }
-    work = sum(len(job.train) for job in jobs.values()) * spec.epochs
-    if device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
-        return train_side_by_side(jobs, on_epoch, on_fold)
-    trained: dict[str, FoldModel] = {}
-    for fold, job in jobs.items():
-
-        def report(epoch: int, values: dict[str, float], fold: str = fold) -> None:
-            on_epoch(fold, epoch, values)
-
-        trained[fold] = train_fold(job, report)
-        on_fold(fold, trained[fold])
-    return trained
-
-
 def parts_of(corpus: Corpus, *, nested: bool) -> list[str]:
     """What models are trained without: each development fold, and pairs of them, as in ``1+2``.
 
@@ -127,8 +71,54 @@ def parts_of(corpus: Corpus, *, nested: bool) -> list[str]:
     return [*folds, *(pairs if nested else pairs[:1])]
 
 
-def _folds_in(part: str) -> list[str]:
-    return part.split(_JOINT)
+def train_folds(
+    corpus: Corpus,
+    spectrograms: Spectrograms,
+    spec: TrainingSpec,
+    config: CrnnConfig,
+    device: torch.device,
+    *,
+    parts: Sequence[str] | None = None,
+    progress: Progress = lambda count: None,
+    on_fold: Callable[[str, FoldModel], object] = lambda fold, model: None,
+) -> dict[str, FoldModel]:
+    """Train a model for each of the ``parts`` (:func:`parts_of`; the development folds), on the other folds only.
+
+    ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
+    """
+    mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
+    folds, targets = example_folds(corpus), torch.from_numpy(example_targets(corpus))
+    key = fingerprint(
+        {
+            "training": spec.to_json(),
+            "spectrograms": spectrograms.recipe.store.folder.name,
+            "data": corpus.fingerprint,
+            "device": device.type,
+            "code": code_version(FoldJob.__module__),
+        }
+    )
+    jobs = [
+        FoldJob(
+            Path(mapped) if mapped else torch.from_numpy(spectrograms.values),
+            targets,
+            train=torch.from_numpy(np.flatnonzero(~_in_part(folds, part) & (folds != TEST))),
+            held_out=torch.from_numpy(np.flatnonzero(_in_part(folds, part))),
+            spec=spec,
+            classes=len(corpus.dataset.labels),
+            fold=part,
+            device=device,
+            checkpoint=config.cache_path / "training" / key / f"fold-{part}.pt",
+        )
+        for part in parts or corpus.dataset.folds
+    ]
+    work = sum(len(job.train) for job in jobs if not job.finished()) * spec.epochs
+    if device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
+        return train_side_by_side(jobs, progress, on_fold)
+    trained: dict[str, FoldModel] = {}
+    for job in jobs:
+        trained[job.fold] = train_fold(job, progress)
+        on_fold(job.fold, trained[job.fold])
+    return trained
 
 
 def finish(
@@ -147,33 +137,50 @@ def finish(
     recogniser = CrnnRecogniser(
         labels=corpus.dataset.labels,
         audio=corpus.audio,
-        spectrogram=spectrograms.spec,
+        spectrogram=spectrograms.recipe.spec,
         layout=spec.layout,
         folds=list(folds.values()),
         device=device,
     )
-    owner = example_folds(corpus)
-    scores = np.zeros((len(owner), len(corpus.dataset.labels)))
-    for fold, model in folds.items():
-        assert model.scores is not None
-        scores[owner == fold] = model.scores
-    test = np.flatnonzero(owner == "test")
-    for start in range(0, len(test), _PART):  # in parts: the spectrograms may be larger than the memory
-        rows = test[start : start + _PART]
-        scores[rows] = recogniser.score_features(spectrograms.values[rows])
-    clip_scores = clip_means(corpus, scores)
+    held_out = {part: _clip_scores(corpus, part, model) for part, model in models.items()}
     devel = len(corpus.dataset.devel)
-    pairs = {}
-    for part, model in models.items():
-        if part not in folds:
-            assert model.scores is not None
-            of_pair = np.zeros_like(scores)
-            of_pair[np.isin(owner, _folds_in(part))] = model.scores
-            pairs[part] = clip_means(corpus, of_pair)[:devel]
+    pairs = {part: scores[:devel] for part, scores in held_out.items() if part not in folds}
+    of_test = _test_scores(corpus, spectrograms, recogniser)
+    clip_scores = np.sum([*(held_out[fold] for fold in folds), of_test], axis=0)  # each is zero where another is not
     truth, clip_folds = clip_targets(corpus)[:devel], np.array([clip.fold for clip in corpus.dataset.devel])
     recogniser.sharpness = _sharpness(clip_scores[:devel], truth, clip_folds, pairs)
     nested = _nested(clip_folds, pairs) if len(pairs) > 1 else {}
     return TrainedCrnn(recogniser, evaluate(corpus, clip_scores, recogniser, nested), folds)
+
+
+def held_out_macro_f1(corpus: Corpus, fold: str, model: FoldModel) -> float:
+    """Macro-F1 of a fold model on its held-out clips."""
+    clips = [number for number, clip in enumerate(corpus.clips) if clip.fold == fold]
+    chosen = _clip_scores(corpus, fold, model)[clips].argmax(axis=1)
+    return float(macro_f1(confusion_matrix(clip_targets(corpus)[clips], chosen, len(corpus.dataset.labels))))
+
+
+def _in_part(folds: NDArray[np.str_], part: str) -> NDArray[np.bool_]:
+    """Which of the folds (N,) are held out of a part."""
+    return np.isin(folds, part.split(_JOINT))
+
+
+def _clip_scores(corpus: Corpus, part: str, model: FoldModel) -> NDArray[np.float64]:
+    """A model's scores of its held-out clips, in corpus order (clips, K); zero elsewhere."""
+    assert model.scores is not None
+    scores = np.zeros((len(corpus.examples), len(corpus.dataset.labels)))
+    scores[_in_part(example_folds(corpus), part)] = model.scores
+    return clip_means(corpus, scores)
+
+
+def _test_scores(corpus: Corpus, spectrograms: Spectrograms, recogniser: CrnnRecogniser) -> NDArray[np.float64]:
+    """The scores of the test clips, in corpus order (clips, K); zero elsewhere."""
+    scores = np.zeros((len(corpus.examples), len(corpus.dataset.labels)))
+    test = np.flatnonzero(example_folds(corpus) == TEST)
+    for start in range(0, len(test), _PART):  # in parts: the spectrograms may be larger than the memory
+        rows = test[start : start + _PART]
+        scores[rows] = recogniser.score_features(spectrograms.values[rows])
+    return clip_means(corpus, scores)
 
 
 def _sharpness(
@@ -190,7 +197,7 @@ def _sharpness(
     of_one = fit_sharpness(scores, truth, CrnnRecogniser.kind)
     if not pairs:
         return of_one
-    rows = [np.isin(folds, _folds_in(part)) for part in pairs]
+    rows = [_in_part(folds, part) for part in pairs]
     one = np.concatenate([scores[held_out] for held_out in rows])
     other = np.concatenate([part[held_out] for part, held_out in zip(pairs.values(), rows, strict=True)])
     known = np.concatenate([truth[held_out] for held_out in rows])
@@ -202,27 +209,13 @@ def _nested(folds: NDArray[np.str_], pairs: Mapping[str, NDArray[np.float64]]) -
     """By fold, scores (N, K) of models that never saw it: the mean of theirs on it, and out of fold on the others."""
     nested: dict[str, NDArray[np.float64]] = {}
     for part, scores in pairs.items():
-        for fold, other in permutations(_folds_in(part)):
+        for fold, other in permutations(part.split(_JOINT)):
             found = nested.setdefault(fold, np.zeros_like(scores))
             found[folds == other] = scores[folds == other]
             found[folds == fold] += scores[folds == fold]
     for fold, found in nested.items():
         found[folds == fold] /= len(nested) - 1
     return nested
-
-
-def held_out_macro_f1(corpus: Corpus, fold: str, model: FoldModel) -> float:
-    """Macro-F1 of a fold model on its held-out clips."""
-    from soundstack.evaluation.metrics import confusion_matrix, macro_f1
-
-    owner = np.array([example.clip for example in corpus.examples])
-    rows = example_folds(corpus) == fold
-    assert model.scores is not None
-    clips, inverse = np.unique(owner[rows], return_inverse=True)
-    sums = np.zeros((len(clips), model.scores.shape[1]))
-    np.add.at(sums, inverse, model.scores)
-    classes = len(corpus.dataset.labels)
-    return float(macro_f1(confusion_matrix(clip_targets(corpus)[clips], sums.argmax(axis=1), classes)))
 
 
 def clip_targets(corpus: Corpus) -> NDArray[np.intp]:
@@ -242,19 +235,17 @@ def example_folds(corpus: Corpus) -> NDArray[np.str_]:
     return np.array([corpus.clips[example.clip].fold for example in corpus.examples])
 
 
-def histories(folds: dict[str, FoldModel]) -> list[dict[str, list[float]]]:
+def histories(folds: dict[str, FoldModel]) -> list[dict[str, Any]]:
     """Learning curves by fold, for the plot."""
-    return [
-        {"epoch": [float(epoch + 1) for epoch in range(len(model.history["train_loss"]))], **model.history}
-        for model in folds.values()
-    ]
+    return [{"epoch": np.arange(len(model.history["train_loss"])) + 1, **model.history} for model in folds.values()]
 
 
 def curves(folds: dict[str, FoldModel]) -> Iterator[tuple[int, dict[str, float]]]:
     """Learning curves as metrics: (epoch, values), each fold's and their mean."""
-    for epoch in range(min(len(model.history["train_loss"]) for model in folds.values())):
+    first = next(iter(folds.values())).history
+    for epoch in range(len(first["train_loss"])):
         values: dict[str, float] = {}
-        for name in next(iter(folds.values())).history:
+        for name in first:
             by_fold = {fold: model.history[name][epoch] for fold, model in folds.items()}
             values[f"curve/{name}"] = float(np.mean(list(by_fold.values())))
             if name != "learning_rate":

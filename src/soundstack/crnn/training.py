@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,10 @@ from soundstack.utils.files import remove_unfinished, write_atomically
 from soundstack.utils.locks import exclusive
 
 DECAY = 0.002
-_PART = 4096
-#: What a checkpoint holds, by whether its fold is finished.
-_STATE = {
-    False: {"weights", "optimiser", "updates", "history", "epoch"},
-    True: {"weights", "mean", "deviation", "history", "scores"},
-}
-#: Called after every epoch: its number (from 1), values of the history.
-OnEpoch = Callable[[int, dict[str, float]], object]
-_HISTORY = ("train_loss", "train_accuracy", "devel_loss", "devel_accuracy", "learning_rate")
+#: Examples that are scored at a time, and read at a time to find their mean.
+_PREDICTED, _PART = 256, 4096
+#: Called with the number of epochs done since the last call.
+Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -71,24 +66,6 @@ class FoldModel:
     reused: bool = False
 
 
-def derived_seed(*parts: object) -> int:
-    """Return a 63-bit seed that depends on all parts, so that no two uses share a stream."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
-
-
-def input_scaling(inputs: Tensor, rows: Tensor, standardise: str) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of the training rows of inputs (N, T, F): one pair, or one a band; shapes () or (F,).
-
-    The rows are read twice, part by part: together they may be larger than the memory.
-    """
-    axes = (0, 1) if standardise == "band" else (0, 1, 2)
-    parts = rows.split(_PART)
-    count = len(rows) * inputs.shape[1:].numel() // (inputs.shape[2] if standardise == "band" else 1)
-    mean = sum((inputs[part].double().sum(dim=axes) for part in parts), torch.zeros(())) / count
-    squares = sum(((inputs[part].double() - mean).square().sum(dim=axes) for part in parts), torch.zeros(()))
-    return mean.float(), (squares / count).sqrt().float().clamp(min=1e-6)
-
-
 @dataclass(frozen=True, eq=False)
 class FoldJob:
     """All that the training of one fold takes in.
@@ -116,21 +93,16 @@ class FoldJob:
     device: torch.device
     checkpoint: Path | None = None
 
-
-def epochs(history: Mapping[str, Sequence[float]]) -> Iterator[tuple[int, dict[str, float]]]:
-    """What ``on_epoch`` was called with, epoch by epoch."""
-    for number, values in enumerate(zip(*(history[name] for name in _HISTORY), strict=True), start=1):
-        yield number, dict(zip(_HISTORY, values, strict=True))
-
-
-def _unheard(epoch: int, values: dict[str, float]) -> None:
-    """What is called after an epoch when nobody listens."""
+    def finished(self) -> FoldModel | None:
+        """The trained fold, if the checkpoint has it."""
+        saved = _load(self.checkpoint)
+        if "scores" not in saved:
+            return None
+        return FoldModel(**saved | {"scores": saved["scores"].numpy(), "reused": True})
 
 
-def train_fold(job: FoldJob, on_epoch: OnEpoch = _unheard) -> FoldModel:
+def train_fold(job: FoldJob, progress: Progress = lambda count: None) -> FoldModel:
     """Train on the training folds' rows and score the held-out fold's, or take over what its checkpoint has.
-
-    ``on_epoch`` is called after every epoch with its number (from 1) and the values of the history.
 
     Returns:
         The trained fold with held-out probabilities (len(held_out), classes).
@@ -139,121 +111,159 @@ def train_fold(job: FoldJob, on_epoch: OnEpoch = _unheard) -> FoldModel:
         StoreError: The checkpoint cannot be written.
     """
     if job.checkpoint is None:
-        return _train(job, on_epoch)
-    saved = _load(job.checkpoint)
-    if not saved or not saved["finished"]:
+        return _train(job, progress)
+    done = job.finished()
+    if done is None:
         with exclusive(job.checkpoint.with_suffix(".lock"), f"fold {job.fold}"):
             remove_unfinished(job.checkpoint.parent, job.checkpoint.name)
-            saved = _load(job.checkpoint)  # another process may have finished it meanwhile
-            if not saved or not saved["finished"]:
-                return _train(job, on_epoch, partial(_save, job.checkpoint), saved)
-    for epoch, values in epochs(saved["history"]):
-        on_epoch(epoch, values)
-    return FoldModel(
-        saved["mean"], saved["deviation"], saved["weights"], saved["history"], saved["scores"].numpy(), reused=True
-    )
+            done = job.finished()  # another process may have finished it meanwhile
+            if done is None:
+                return _train(job, progress)
+    progress(job.spec.epochs)
+    return done
 
 
-def _train(
-    job: FoldJob,
-    on_epoch: OnEpoch,
-    keep: Callable[[dict[str, Any]], object] | None = None,
-    saved: dict[str, Any] | None = None,
-) -> FoldModel:
-    """Train from the ``saved`` state on, or from the start, and hand the state after every epoch to ``keep``."""
-    inputs, spec, device = job.inputs, job.spec, job.device
-    mapped = isinstance(inputs, Path)
-    values = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.load(inputs, mmap_mode="c"))
-    torch.manual_seed(derived_seed(spec.seed, job.fold, "weights"))
-    model = Crnn(spec.layout, values.shape[2], job.classes, spec.precision).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-7, fused=True)
-    mean, deviation = input_scaling(values, job.train, spec.standardise)
-    truth = job.targets[job.held_out]
-    if not mapped:
-        values = ((values - mean) / deviation).to(device)
-    targets, held_out = job.targets.to(values.device), job.held_out.to(values.device)
+def _train(job: FoldJob, progress: Progress) -> FoldModel:
+    """Train from the last finished epoch on, or from the start."""
+    fold = _Fold(job)
+    if saved := _load(job.checkpoint):
+        fold.restore(saved)
+        progress(fold.epochs)
+    while fold.epochs < job.spec.epochs:
+        fold.learn()
+        if fold.epochs < job.spec.epochs:  # some 25 ms, where an epoch of a real data set takes seconds
+            _save(job.checkpoint, fold.state())
+        progress(1)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in fold.model.state_dict().items()}
+    scores = fold.score().double()
+    done: dict[str, Any] = {
+        "mean": fold.mean,
+        "deviation": fold.deviation,
+        "weights": weights,
+        "history": fold.history,
+    }
+    _save(job.checkpoint, done | {"scores": scores})
+    return FoldModel(**done, scores=scores.numpy())
 
-    def examples(rows: Tensor) -> Tensor:
-        return moved((values[rows] - mean) / deviation, device) if mapped else values[rows]
 
-    def held_out_probabilities() -> Tensor:
-        return torch.cat([predict(model, examples(rows)) for rows in held_out.split(_PART)])
+class _Fold:
+    """A fold under way: the examples, and what an epoch changes (network, optimiser, history)."""
 
-    history: dict[str, list[float]] = {name: [] for name in _HISTORY}
-    updates, first_epoch = 0, 0
-    if saved:
-        model.load_state_dict(saved["weights"])
-        optimiser.load_state_dict(saved["optimiser"])
-        history, updates, first_epoch = saved["history"], saved["updates"], saved["epoch"]
-        for number, told in epochs(history):
-            on_epoch(number, told)
+    def __init__(self, job: FoldJob) -> None:
+        self._job, spec = job, job.spec
+        in_memory = isinstance(job.inputs, Tensor)
+        values = job.inputs if isinstance(job.inputs, Tensor) else torch.from_numpy(np.load(job.inputs, mmap_mode="c"))
+        self.mean, self.deviation = input_scaling(values, job.train, spec.standardise)
+        self._values = values.to(job.device) if in_memory else values  # else batch by batch
+        torch.manual_seed(derived_seed(spec.seed, job.fold, "weights"))
+        self.model = Crnn(spec.layout, values.shape[2], job.classes, spec.precision).to(job.device)
+        self._optimiser = torch.optim.Adam(
+            self.model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-7, fused=True
+        )
+        self.history: dict[str, list[float]] = {}
 
-    for epoch in range(first_epoch, spec.epochs):
-        torch.manual_seed(derived_seed(spec.seed, job.fold, epoch))
-        model.train()
-        order = job.train[torch.randperm(len(job.train))].to(values.device)
+    @property
+    def epochs(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history.get("train_loss", ()))
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epochs depend on."""
+        return {
+            "weights": self.model.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "history": self.history,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` told."""
+        self.model.load_state_dict(state["weights"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.history = state["history"]
+
+    def learn(self) -> None:
+        """One epoch: learn from the training rows in a new order, and score the held-out ones."""
+        job, spec, optimiser = self._job, self._job.spec, self._optimiser
+        torch.manual_seed(derived_seed(spec.seed, job.fold, self.epochs))
+        self.model.train()
+        order = job.train[torch.randperm(len(job.train))]
+        updates = self.epochs * math.ceil(len(order) / spec.batch_size)
         # Summed up where they are: to ask a GPU for a number after every step would keep it waiting.
-        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        correct = torch.zeros((), dtype=torch.int64, device=device)
-        for batch in order.split(spec.batch_size):
-            for group in optimiser.param_groups:
-                group["lr"] = spec.learning_rate / (1 + DECAY * updates)
-            wanted = moved(targets[batch], device)
-            logits = model(examples(batch))
-            loss = nn.functional.cross_entropy(logits, wanted)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=job.device)
+        correct = torch.zeros((), dtype=torch.int64, device=job.device)
+        for update, (inputs, truth) in enumerate(self._batches(order, spec.batch_size), start=updates):
+            optimiser.param_groups[0]["lr"] = spec.learning_rate / (1 + DECAY * update)
+            logits = self.model(inputs)  # (B, K)
+            loss = nn.functional.cross_entropy(logits, truth)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            updates += 1
-            loss_sum += loss.detach().double() * len(batch)
-            correct += (logits.argmax(1) == wanted).sum()
-        probabilities = held_out_probabilities()
-        measured = {
-            "train_loss": loss_sum.item() / len(job.train),
-            "train_accuracy": correct.item() / len(job.train),
+            loss_sum += loss.detach().double() * len(truth)
+            correct += (logits.argmax(1) == truth).sum()
+        probabilities, truth = self.score(), job.targets[job.held_out]
+        values = {
+            "train_loss": loss_sum.item() / len(order),
+            "train_accuracy": correct.item() / len(order),
             "devel_loss": float(nn.functional.nll_loss(probabilities.clamp(min=1e-12).log(), truth)),
             "devel_accuracy": float((probabilities.argmax(1) == truth).float().mean()),
             "learning_rate": optimiser.param_groups[0]["lr"],
         }
-        for name, value in measured.items():
-            history[name].append(value)
-        if keep and epoch + 1 < spec.epochs:  # some 25 ms, where an epoch of a real data set takes seconds
-            state = {"weights": model.state_dict(), "optimiser": optimiser.state_dict(), "updates": updates}
-            keep({**state, "history": history, "epoch": epoch + 1, "finished": False})
-        on_epoch(epoch + 1, measured)
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(value)
 
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    scores = held_out_probabilities().double()
-    if keep:
-        finished = {
-            "mean": mean,
-            "deviation": deviation,
-            "weights": weights,
-            "history": history,
-            "scores": scores,
-        }
-        keep({**finished, "finished": True})
-    return FoldModel(mean, deviation, weights, history, scores.numpy())
+    def score(self) -> Tensor:
+        """Class probabilities (N, K) of the held-out rows, on the CPU."""
+        return torch.cat([predict(self.model, inputs) for inputs, _ in self._batches(self._job.held_out, _PREDICTED)])
+
+    def _batches(self, rows: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised spectrograms (B, T, F) and class indices (B,) of rows (N,), so many at a time, on the device."""
+        place, device = self._values.device, self._job.device
+        mean, deviation = self.mean.to(place), self.deviation.to(place)
+        targets = self._job.targets.to(place)
+        for part in rows.to(place).split(size):
+            yield moved((self._values[part] - mean) / deviation, device), moved(targets[part], device)
 
 
-def predict(model: Crnn, inputs: Tensor, batch_size: int = 256) -> Tensor:
+def predict(model: Crnn, inputs: Tensor, batch_size: int = _PREDICTED) -> Tensor:
     """Class probabilities (N, K) of standardised spectrograms (N, T, F), on the CPU."""
     model.eval()
     with torch.inference_mode():
         return torch.cat([model(part).softmax(dim=1) for part in inputs.split(batch_size)]).cpu()
 
 
-def _load(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint; a damaged one counts as none."""
+def input_scaling(inputs: Tensor, rows: Tensor, standardise: str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the training rows of inputs (N, T, F): one pair, or one a band; shapes () or (F,).
+
+    The rows are read twice, part by part: together they may be larger than the memory.
+    """
+    axes = (0, 1) if standardise == "band" else (0, 1, 2)
+    parts = rows.split(_PART)
+    count = len(rows) * inputs.shape[1:].numel() // (inputs.shape[2] if standardise == "band" else 1)
+    mean = sum((inputs[part].double().sum(dim=axes) for part in parts), torch.zeros(())) / count
+    squares = sum(((inputs[part].double() - mean).square().sum(dim=axes) for part in parts), torch.zeros(()))
+    return mean.float(), (squares / count).sqrt().float().clamp(min=1e-6)
+
+
+def derived_seed(*parts: object) -> int:
+    """Return a 63-bit seed that depends on all parts, so that no two uses share a stream."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def _load(path: Path | None) -> dict[str, Any]:
+    """What a checkpoint holds; a damaged one holds nothing."""
+    if path is None:
+        return {}
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return saved if _STATE[saved["finished"]] <= saved.keys() else None
+        return saved
     except Exception:  # whatever torch raises on a missing or torn file: the fold is trained anew
-        return None
+        return {}
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
+def _save(path: Path | None, content: dict[str, Any]) -> None:
+    if path is None:
+        return
     # By way of the memory: on a full disk torch raises anything but an OSError.
-    content = io.BytesIO()
-    torch.save(state, content)
-    write_atomically(path, content.getbuffer())
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_atomically(path, file.getbuffer())

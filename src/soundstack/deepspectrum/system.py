@@ -19,7 +19,7 @@ from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.calibration import fit_sharpness
 from soundstack.evaluation.evaluation import Evaluation
-from soundstack.features.extract import Extraction, ExtractionReport, Recipe, Stages, clip_means
+from soundstack.features.extract import Extracted, Extraction, Recipe, Stages, clip_means
 from soundstack.features.store import FeatureStore
 from soundstack.networks.spec import NETWORKS
 from soundstack.networks.weights import identity
@@ -27,16 +27,7 @@ from soundstack.recognisers.evaluate import evaluate
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, search_cost
 from soundstack.svm.linear_svm import PathProblem
 from soundstack.utils.code_versions import code_version
-
-
-@dataclass(frozen=True)
-class Features:
-    """Deep features of all examples (E, dim), and how they were made."""
-
-    values: NDArray[np.float32]
-    spec: EmbeddingSpec
-    report: ExtractionReport
-    embedder: Callable[[], Embedder]
+from soundstack.utils.slices import in_slices
 
 
 @dataclass(frozen=True)
@@ -71,8 +62,15 @@ class EmbeddingRecipe(Recipe):
     embedder: Callable[[], Embedder]
 
 
+#: The deep features of all examples (E, dim).
+Features = Extracted[EmbeddingRecipe]
+
+
 def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
-    """The extraction of deep features, to be begun with the scan."""
+    """The extraction of a corpus's deep features; the network is built only where they are missing.
+
+    Its methods raise :class:`WeightsError` where published weights are missing and cannot be fetched.
+    """
     weights_dir = None if config.weights_dir == "auto" else Path(config.weights_dir)
 
     def plan(audio: AudioSpec) -> EmbeddingRecipe:
@@ -90,32 +88,12 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
             "embedding": spec.to_json(),
             "device": device.type,
             "weights": "random" if spec.pretraining == "none" else identity(NETWORKS[spec.network], weights_dir),
-            "code": code_version("deepspectrum.embedding", "utils.slices"),
+            "code": code_version(Embedder.__module__, in_slices.__module__),
         }
         store = FeatureStore(config.cache_path, f"{config.network}-{spec.pretraining}", description)
         return EmbeddingRecipe(store, make_transform, spec.audio, spec, embedder)
 
     return Extraction(plan, config.workers)
-
-
-def features_of(
-    corpus: Corpus,
-    config: DeepSpectrumConfig,
-    device: torch.device,
-    progress: Callable[[int], object] = lambda count: None,
-    begun: Extraction[EmbeddingRecipe] | None = None,
-) -> Features:
-    """Make what is missing in the cache and read the features of all examples; ``begun`` went with the scan.
-
-    The network is built only when features are missing, or when the recogniser needs it.
-
-    Raises:
-        WeightsError: Published weights are missing and cannot be fetched.
-    """
-    begun = begun or extraction(config, device)
-    report, recipe = begun.finish(corpus, progress), begun.recipe(corpus.audio)
-    values = recipe.store.read([example.key for example in corpus.examples])
-    return Features(values, recipe.spec, report, recipe.embedder)
 
 
 def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device: torch.device) -> TrainedSvm:
@@ -125,7 +103,7 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     devel = folds != "test"
     spec = SearchSpec.of(config)
     x, y = features.values[devel], targets[devel]
-    problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, seed=spec.seed, device=device)
+    problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, device=device)
     devel_clips = len(corpus.dataset.devel)
     truth = clip_targets(corpus)[:devel_clips]
     clip_folds = np.array([clip.fold for clip in corpus.dataset.devel])
@@ -140,7 +118,7 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     search = search_cost(decide, truth, clip_folds, classes, spec)
     svms = problem.fold_models(search.chosen) if config.test_model == "folds" else [problem.refit(search.chosen)]
     recogniser = SvmRecogniser(
-        labels=corpus.dataset.labels, audio=features.spec.audio, embedder=features.embedder(), svms=svms
+        labels=corpus.dataset.labels, audio=features.recipe.audio, embedder=features.recipe.embedder(), svms=svms
     )
     recogniser.sharpness = fit_sharpness(search.decisions, truth, recogniser.kind)
     scores = np.zeros((len(folds), classes))

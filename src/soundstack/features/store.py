@@ -15,12 +15,8 @@ unfinished temporary file, which the next one removes. A lock a store keeps two 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import math
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +33,7 @@ from soundstack.utils.locks import exclusive
 
 #: Features of one data set that take more of the machine's memory than this are read from a mapped file.
 MEMORY_SHARE = 0.25
+_PART = 4096
 
 
 class FeatureStore:
@@ -61,19 +58,24 @@ class FeatureStore:
         """Read the list of finished shards; a damaged one counts as missing and is made anew."""
         self._rows.clear()
         for index in sorted(self.folder.glob("*.json")):
-            if index.name == "spec.json":
-                continue
-            try:
-                keys = json.loads(index.read_text(encoding="utf-8"))
-                if len(self._shard(index.stem)) != len(keys):
-                    raise ValueError("row count")
-            except (OSError, ValueError, EOFError):
-                continue
-            self._rows.update({key: (index.stem, row) for row, key in enumerate(keys)})
+            if index.name != "spec.json":
+                with suppress(OSError, ValueError, StoreError):
+                    keys = json.loads(index.read_text(encoding="utf-8"))
+                    if len(self._shard(index.stem)) == len(keys):
+                        self._note(index.stem, keys)
+
+    def _note(self, shard: str, keys: Sequence[str]) -> None:
+        self._rows.update({key: (shard, row) for row, key in enumerate(keys)})
 
     def _shard(self, name: str) -> NDArray[Any]:
         """Map a shard; whoever keeps the array keeps the file open, and there are as many as the data set is large."""
-        mapped: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        path = self.folder / f"{name}.npy"
+        try:
+            mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise StoreError(
+                f"{path} was removed or damaged while it was in use; the same command makes it anew."
+            ) from error
         return mapped
 
     def missing(self, keys: Sequence[str]) -> list[int]:
@@ -86,12 +88,11 @@ class FeatureStore:
             raise ValueError(f"{len(keys)} keys for {len(features)} rows")
         if not self._rows:
             write_atomically(self.folder / "spec.json", json.dumps(self._spec, indent=1, default=str))
-        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
-        final = self.folder / f"{name}.npy"
-        with replaced(final) as file:
+        shard = _digest(keys)
+        with replaced(self.folder / f"{shard}.npy") as file:
             np.save(file, features, allow_pickle=False)
-        write_atomically(final.with_suffix(".json"), json.dumps(list(keys)))
-        self._rows.update({key: (name, row) for row, key in enumerate(keys)})
+        write_atomically(self.folder / f"{shard}.json", json.dumps(list(keys)))
+        self._note(shard, keys)
 
     def read(self, keys: Sequence[str]) -> NDArray[Any]:
         """Return the features of the keys, (len(keys), ...), in their order.
@@ -102,51 +103,30 @@ class FeatureStore:
         Raises:
             StoreError: The gathered file cannot be written, or a shard has vanished meanwhile.
         """
-        if not keys:
-            raise ValueError("no keys to read")
-        first = self._stored(self._rows[keys[0]][0])
-        shape = (len(keys), *first.shape[1:])
-        if first.dtype.itemsize * math.prod(shape) <= MEMORY_SHARE * psutil.virtual_memory().total:
-            out = np.empty(shape, dtype=first.dtype)
-            self._gather(keys, out)
-            return out
-        path = self.folder / "gathered" / f"{hashlib.sha256(chr(10).join(keys).encode()).hexdigest()[:16]}.npy"
+        row = self._gathered(keys[:1])
+        if row.nbytes * len(keys) <= MEMORY_SHARE * psutil.virtual_memory().total:
+            return self._gathered(keys)
+        path = self.folder / "gathered" / f"{_digest(keys)}.npy"
         with self.lock():  # another process may be gathering the same
             if not path.is_file():
-                self._gather_to(path, keys, shape, first.dtype)
+                with replaced(path) as file:
+                    header = {"descr": row.dtype.str, "fortran_order": False, "shape": (len(keys), *row.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                    for start in range(0, len(keys), _PART):
+                        file.write(self._gathered(keys[start : start + _PART]).data)
         return np.load(path, mmap_mode="c", allow_pickle=False)
 
-    def _gather(self, keys: Sequence[str], out: NDArray[Any]) -> None:
-        by_shard: dict[str, list[tuple[int, int]]] = {}
+    def _gathered(self, keys: Sequence[str]) -> NDArray[Any]:
+        """The features of the keys in memory; each shard is opened once."""
+        by_shard: dict[str, list[int]] = {}
         for position, key in enumerate(keys):
-            shard, row = self._rows[key]
-            by_shard.setdefault(shard, []).append((position, row))
-        for shard, pairs in by_shard.items():
-            positions, rows = zip(*pairs, strict=True)
-            out[list(positions)] = self._stored(shard)[list(rows)]
+            by_shard.setdefault(self._rows[key][0], []).append(position)
+        first = self._shard(self._rows[keys[0]][0])
+        out = np.empty((len(keys), *first.shape[1:]), first.dtype)
+        for shard, positions in by_shard.items():
+            out[positions] = self._shard(shard)[[self._rows[keys[position]][1] for position in positions]]
+        return out
 
-    def _stored(self, name: str) -> NDArray[Any]:
-        try:
-            return self._shard(name)
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{self.folder / name}.npy was removed or damaged while it was in use; the same command makes it anew."
-            ) from error
 
-    def _gather_to(self, path: Path, keys: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            needed, free = dtype.itemsize * math.prod(shape), shutil.disk_usage(path.parent).free
-            if needed > free:  # a mapped file takes its blocks as they are touched: a full disk would be a bus error
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-            self._gather(keys, out)
-            out.flush()
-            temporary.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise StoreError(
-                f"Cannot write {path} ({error.strerror or error}); free space or choose another cache_dir."
-            ) from error
+def _digest(keys: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]

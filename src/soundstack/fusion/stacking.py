@@ -65,13 +65,9 @@ def aligned(members: Sequence[Member]) -> list[Member]:
     return result
 
 
-def stacked_features(
-    members: Sequence[Member], *, log_probabilities: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Devel and test features (N, members * K) of aligned members."""
-    devel = stack([(m.devel.scores, m.devel.kind) for m in members], log_probabilities=log_probabilities)
-    test = stack([(m.test.scores, m.test.kind) for m in members], log_probabilities=log_probabilities)
-    return devel, test
+def stack_tables(tables: Sequence[ScoreTable], *, log_probabilities: bool) -> NDArray[np.float64]:
+    """Features (N, members * K) of aligned members' tables."""
+    return stack([(table.scores, table.kind) for table in tables], log_probabilities=log_probabilities)
 
 
 def weight_shares(coefficients: NDArray[np.float64], members: int) -> NDArray[np.float64]:

@@ -14,12 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from soundstack.audio.mel import mel_filters
 from soundstack.networks.weights import check_shape
 from soundstack.utils import deadlines
 
@@ -54,22 +53,6 @@ def same_padding(length: int, window: int, hop: int) -> tuple[int, int]:
     return zeros // 2, zeros - zeros // 2
 
 
-def mel_filters(sample_rate: int, fft: int, bands: int) -> NDArray[np.float64]:
-    """Triangles of equal area, equally spaced on the HTK mel scale from 0 Hz to half the rate, (bands, bins).
-
-    In float64: torchaudio's float32 filters are off by 1.5e-3 dB in the lowest bands, narrower than an FFT
-    bin here.
-    """
-    highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    corners = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)  # Hz; a band's are i, i + 1 and i + 2
-    bins = np.fft.rfftfreq(fft, 1 / sample_rate)
-    rising = (bins - corners[:-2, None]) / np.diff(corners[:-1])[:, None]
-    falling = (corners[2:, None] - bins) / np.diff(corners[1:])[:, None]
-    area = (corners[2:] - corners[:-2])[:, None] / 2
-    triangles: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling)) / area
-    return triangles
-
-
 class LogMel(nn.Module):
     """Windows (N, 48000) at 48 kHz -> log-mel spectrograms (N, 1, bands, 199) in dB, 0 at each one's maximum.
 
@@ -88,7 +71,7 @@ class LogMel(nn.Module):
             # In float64 first: float32 is off by 6e-4 at the window's ends, which is all that a clip's onset
             # touches.
             window = torch.hann_window(_FFT, periodic=True, dtype=torch.float64).float()
-            filters = torch.from_numpy(mel_filters(SAMPLE_RATE, _FFT, bands)).float()
+            filters = torch.from_numpy(mel_filters(SAMPLE_RATE, _FFT, bands, "htk")).float()
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)  # (bands, bins)
 

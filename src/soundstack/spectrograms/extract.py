@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,27 +11,12 @@ from soundstack.audio.decode import AudioSpec
 from soundstack.config.presets import PRESETS
 from soundstack.config.steps import SpectrogramConfig
 from soundstack.datasets.corpus import Corpus
-from soundstack.features.extract import Extraction, ExtractionReport, Recipe, Stages
+from soundstack.features.extract import Extracted, Extraction, Recipe, Stages
 from soundstack.features.store import FeatureStore
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
 from soundstack.utils.code_versions import code_version
 
 _PART = 4096
-
-
-@dataclass(frozen=True)
-class Spectrograms:
-    """All examples' log-mel spectrograms (E, frames, bands), and how they were made."""
-
-    values: NDArray[np.float32]
-    spec: SpectrogramSpec
-    report: ExtractionReport
-
-
-def spectrogram_spec(config: SpectrogramConfig, audio: AudioSpec) -> SpectrogramSpec:
-    """Resolve the configuration: rate from the data, threshold from the data set's preset."""
-    clip_db = PRESETS[config.dataset].clip_db if config.clip_db == "auto" else config.clip_db
-    return SpectrogramSpec(audio.sample_rate, clip_db, config.front_end)
 
 
 @dataclass(frozen=True)
@@ -42,34 +26,27 @@ class LogMelRecipe(Recipe):
     spec: SpectrogramSpec
 
 
+#: All examples' log-mel spectrograms (E, frames, bands).
+Spectrograms = Extracted[LogMelRecipe]
+
+
+def spectrogram_spec(config: SpectrogramConfig, audio: AudioSpec) -> SpectrogramSpec:
+    """Resolve the configuration: rate from the data, threshold from the data set's preset."""
+    clip_db = PRESETS[config.dataset].clip_db if config.clip_db == "auto" else config.clip_db
+    return SpectrogramSpec(audio.sample_rate, clip_db, config.front_end)
+
+
 def extraction(config: SpectrogramConfig) -> Extraction[LogMelRecipe]:
-    """The extraction of log-mel spectrograms, to be begun with the scan."""
+    """The extraction of a corpus's log-mel spectrograms."""
 
     def plan(audio: AudioSpec) -> LogMelRecipe:
         spec = spectrogram_spec(config, audio)
-        description = {
-            "spectrogram": spec.to_json(),
-            "audio": audio.to_json(),
-            "code": code_version("spectrograms.log_mel", "utils.slices"),
-        }
+        code = code_version(LogMel.__module__)
+        description = {"spectrogram": spec.to_json(), "audio": audio.to_json(), "code": code}
         store = FeatureStore(config.cache_path, "logmel", description)
-        return LogMelRecipe(
-            store, lambda: Stages(LogMel(spec), lambda finished: finished, names=("mel", "")), audio, spec
-        )
+        return LogMelRecipe(store, lambda: Stages(clip=LogMel(spec), names=("mel", "")), audio, spec)
 
     return Extraction(plan, config.workers)
-
-
-def log_mels_of(
-    corpus: Corpus,
-    config: SpectrogramConfig,
-    progress: Callable[[int], object] = lambda count: None,
-    begun: Extraction[LogMelRecipe] | None = None,
-) -> Spectrograms:
-    """Make what is missing in the cache and read the spectrograms of all examples; ``begun`` went with the scan."""
-    begun = begun or extraction(config)
-    report, recipe = begun.finish(corpus, progress), begun.recipe(corpus.audio)
-    return Spectrograms(recipe.store.read([example.key for example in corpus.examples]), recipe.spec, report)
 
 
 def preview(corpus: Corpus, values: NDArray[np.float32], each: int = 4) -> dict[str, list[NDArray[np.float32]]]:
@@ -84,19 +61,15 @@ def preview(corpus: Corpus, values: NDArray[np.float32], each: int = 4) -> dict[
 
 def statistics(values: NDArray[np.float32]) -> dict[str, float]:
     """What the spectrograms hold: size, mean, deviation and the share of values at the floor."""
-    total, squares, floor, at_floor = 0.0, 0.0, np.inf, 0
-    for start in range(0, len(values), _PART):  # in parts: the spectrograms may be larger than the memory
-        part = np.asarray(values[start : start + _PART])
-        total += part.sum(dtype=np.float64)
-        squares += np.square(part, dtype=np.float64).sum()
-        low = part.min()
-        at_floor = (at_floor if low >= floor else 0) + (int((part <= min(low, floor)).sum()) if low <= floor else 0)
-        floor = min(floor, low)
-    mean = total / values.size
+    # In parts: the spectrograms may be larger than the memory.
+    parts = [np.asarray(values[start : start + _PART]) for start in range(0, len(values), _PART)]
+    mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / values.size
+    squares = sum(float(np.square(part, dtype=np.float64).sum()) for part in parts) / values.size
+    floor = min(part.min() for part in parts)
     return {
         "frames": values.shape[1],
         "bands": values.shape[2],
-        "mean": float(mean),
-        "deviation": float(np.sqrt(max(0.0, squares / values.size - mean**2))),
-        "share_at_floor": at_floor / values.size,
+        "mean": mean,
+        "deviation": max(0.0, squares - mean**2) ** 0.5,
+        "share_at_floor": sum(int((part == floor).sum()) for part in parts) / values.size,
     }

@@ -9,7 +9,6 @@ floored FFT bins, power, dB, floored, and each spectrogram scaled to -1..1.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from soundstack.audio.decode import Samples
+from soundstack.audio.mel import mel_corners, mel_filters
 
 BANDS = 128
 WINDOW_SECONDS = 0.32
@@ -104,23 +104,13 @@ def relative_decibel(power: NDArray[np.float32], floor: float) -> NDArray[np.flo
 
 
 def slaney_filters(sample_rate: int, window: int, bands: int) -> NDArray[np.float32]:
-    """Triangles of unit area on Slaney's mel scale, (bins, bands); torchaudio's are off for odd rates (11025 Hz)."""
-    linear, step = 1000 / (200 / 3), math.log(6.4) / 27  # linear up to 1 kHz, 27 steps an octave and a bit above
-    top = sample_rate / 2
-    highest = top / (200 / 3) if top < 1000 else linear + math.log(top / 1000) / step
-    mels = np.linspace(0, highest, bands + 2)
-    corners = np.where(mels < linear, mels * 200 / 3, 1000 * np.exp(step * (mels - linear)))
-    hertz = np.arange(window // 2 + 1)[:, None] * (sample_rate / window)
-    left, peak, right = corners[:-2], corners[1:-1], corners[2:]
-    triangles = np.minimum((hertz - left) / (peak - left), (right - hertz) / (right - peak)).clip(min=0)
-    return (triangles * 2 / (right - left)).astype(np.float32)
+    """Triangles of unit area on Slaney's mel scale, (bins, bands)."""
+    return mel_filters(sample_rate, window, bands, "slaney").T.astype(np.float32)
 
 
 def audeep_filters(sample_rate: int, window: int, bands: int) -> NDArray[np.float32]:
     """HTK-mel triangles of unit peak whose corners are floored to FFT bins, (bins, bands)."""
-    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    hertz = 700 * (10 ** (np.linspace(0, top, bands + 2) / 2595) - 1)
-    corners = np.floor((window + 1) * hertz / sample_rate).astype(int)
+    corners = np.floor((window + 1) * mel_corners(sample_rate, bands, "htk") / sample_rate).astype(int)
     bank = np.zeros((window // 2 + 1, bands), dtype=np.float32)
     for band, (left, peak, right) in enumerate(zip(corners, corners[1:], corners[2:], strict=False)):
         bins = np.arange(left, min(right, window // 2) + 1)

@@ -1,7 +1,8 @@
 """The search for the SVM's complexity C (paper section 3.3): best macro-F1, averaged over the held-out folds.
 
-Optuna asks; by default for the paper's ten values, 1e-9 ... 1, else for samples on the same log scale. The largest C
-cost the most time; on request the ten are tried from the smallest up, and no further once the score has clearly fallen.
+By default the paper's ten values are tried, 1e-9 ... 1, else samples on the same log scale, which Optuna asks for. The
+largest C cost the most time; on request the ten are tried from the smallest up, and no further once the score has
+clearly fallen.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 
 from soundstack.config.steps import PAPER_COSTS, DeepSpectrumConfig, FuseConfig
@@ -27,17 +27,6 @@ if TYPE_CHECKING:
 Decide = Callable[[list[float]], NDArray[np.float64]]
 #: So many costs in a row must be clearly worse than the best before the rest is left out.
 FALLEN = 2
-
-
-def _fold_confusions(
-    decisions: NDArray[np.float64], truth: NDArray[np.integer], folds: NDArray[np.str_], n_classes: int
-) -> NDArray[np.int64]:
-    return np.stack(
-        [
-            confusion_matrix(truth[folds == name], decisions[folds == name].argmax(axis=1), n_classes)
-            for name in fold_order(folds.tolist())
-        ]
-    )
 
 
 @dataclass(frozen=True)
@@ -91,41 +80,37 @@ def search_cost(
         n_classes: Number of classes.
         spec: How C is searched.
     """
+    names = fold_order(folds.tolist())
     found: dict[float, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = {}
 
-    def score(costs: list[float]) -> None:
-        for cost, decisions in zip(costs, decide(costs), strict=True):
-            confusions = _fold_confusions(decisions, truth, folds, n_classes)
+    def score(*costs: float) -> float:
+        """Add costs to what is found; tell the mean macro-F1 of the last."""
+        for cost, decisions in zip(costs, decide(list(costs)), strict=True):
+            of_folds = [(truth[folds == name], decisions[folds == name].argmax(axis=1)) for name in names]
+            confusions = np.stack([confusion_matrix(*of_fold, n_classes) for of_fold in of_folds])
             found[cost] = accuracy(confusions), macro_f1(confusions), decisions
+        return float(found[costs[-1]][1].mean())
 
-    if not spec.trials and not spec.stop_early:
-        score(list(PAPER_COSTS))  # all at once: the solver shares its work along the path
-    elif not spec.trials:
+    if spec.trials:
+        import optuna  # here: it takes long to import, and the paper's values do without
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=spec.seed))
+        lowest, *_, highest = PAPER_COSTS
+        study.optimize(lambda trial: score(trial.suggest_float("C", lowest, highest, log=True)), spec.trials)
+    elif spec.stop_early:
         for cost in PAPER_COSTS:
-            score([cost])
+            score(cost)
             if has_fallen(np.stack([macro for _, macro, _ in found.values()])):
                 break
-    grid = tuple(found)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=spec.seed))
-    for cost in grid:
-        study.enqueue_trial({"C": cost})
-    for _ in range(spec.trials or len(grid)):
-        trial = study.ask()
-        cost = trial.suggest_float("C", PAPER_COSTS[0], PAPER_COSTS[-1], log=True)
-        if cost not in found:
-            score([cost])
-        study.tell(trial, float(found[cost][1].mean()))
+    else:
+        score(*PAPER_COSTS)  # all at once: the solver shares its work along the path
     costs = tuple(sorted(found))
-    means = np.array([found[cost][1].mean() for cost in costs])
-    chosen = costs[int(np.argmax(means >= means.max() - 1e-12))]
+    fold_accuracy, fold_macro_f1, decisions = zip(*(found[cost] for cost in costs), strict=True)
+    means = np.mean(fold_macro_f1, axis=1)
+    best = int(np.argmax(means >= means.max() - 1e-12))
     return CostSearch(
-        costs,
-        tuple(fold_order(folds.tolist())),
-        np.stack([found[cost][0] for cost in costs]),
-        np.stack([found[cost][1] for cost in costs]),
-        chosen,
-        found[chosen][2],
+        costs, tuple(names), np.stack(fold_accuracy), np.stack(fold_macro_f1), costs[best], decisions[best]
     )
 
 
@@ -174,9 +159,7 @@ def nested_decisions(
     for name in nestable(fold_order(folds.tolist())):
         x, held_out = features(name), folds == name
         rest = ~held_out
-        inner = PathProblem(
-            x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, seed=spec.seed, device=device
-        )
+        inner = PathProblem(x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, device=device)
         found = search_cost(inner.decide, truth[rest], folds[rest], n_classes, spec)
         svms = [inner.refit(found.chosen)] if refit else inner.fold_models(found.chosen)
         decisions = np.empty((len(x), n_classes))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
 from soundstack.datasets.clips import fold_order
-from soundstack.svm.newton import LiblinearPath, NewtonPath
+from soundstack.svm.newton import NewtonPath
 from soundstack.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-Solver = Literal["auto", "newton", "liblinear"]
 
 CLIP = 10.0
 
@@ -100,17 +99,15 @@ class LinearSvm:
         *,
         n_classes: int,
         clip: float | None = CLIP,
-        solver: Solver = "auto",
-        seed: int = 0,
     ) -> LinearSvm:
         """Standardise the features x (N, D) and train on the class indices y (N,).
 
         Raises:
             DataError: if x has no rows, or a value that is not finite.
-            ConfigError: if cost, clip or solver cannot be used.
+            ConfigError: if cost or clip cannot be used.
         """
         standardiser = Standardiser.fit(x, clip)
-        path = SvmPath(standardiser.transform(x), y, n_classes=n_classes, solver=solver, seed=seed)
+        path = SvmPath(standardiser.transform(x), y, n_classes=n_classes)
         return cls(*path.coefficients(cost), standardiser)
 
     def decision(self, x: Array) -> Floats:
@@ -157,22 +154,13 @@ class SvmPath:
         *,
         n_classes: int,
         x_eval: Array | None = None,
-        solver: Solver = "auto",
-        seed: int = 0,
         device: torch.device | None = None,
     ) -> None:
         """Prepare the training features x (N, D) with class indices y (N,), and the features x_eval (M, D) to score.
 
-        Features are taken as they are: standardise them first. ``"auto"`` is Newton's method, which was the faster at
-        every size measured (``benchmarks/svm_path.py``); ``seed`` only matters to LIBLINEAR. Newton's method works on
-        ``device`` by torch, or without one on the processor by numpy, which there is the faster; all that comes back
-        is numpy's.
-
-        Raises:
-            ConfigError: if there is no such solver.
+        Features are taken as they are: standardise them first. It is worked on ``device`` by torch, or without one on
+        the processor by numpy, which there is the faster; all that comes back is numpy's.
         """
-        if solver not in get_args(Solver):
-            raise ConfigError(f"Unknown SVM solver {solver!r}: choose one of {', '.join(get_args(Solver))}.")
         y = np.asarray(y)
         if y.shape != x.shape[:1] or not np.isin(y, np.arange(n_classes)).all():
             raise ValueError(f"y must give one class index below {n_classes} for each of the {len(x)} rows of x")
@@ -183,10 +171,10 @@ class SvmPath:
         self._mirrored = n_classes == 2 and mixed.size == 2
         self._trained = mixed[1:] if self._mirrored else mixed
         self._threads = 1 if _small(x) else None
-        self._device = None if solver == "liblinear" else device
+        self._device = device
         design, targets = self._placed(_with_constant(x)), self._placed(signs[:, self._trained])
         with _blas().limit(limits=self._threads, user_api="blas"):
-            self._path = LiblinearPath(design, targets, seed) if solver == "liblinear" else NewtonPath(design, targets)
+            self._path = NewtonPath(design, targets)
             self._eval = self._path.rotate(self._placed(_with_constant(x[:0] if x_eval is None else x_eval)))
 
     def coefficients(self, cost: float) -> tuple[Floats, Floats]:
@@ -232,35 +220,6 @@ class SvmPath:
             columns[:, 0] = -columns[:, 1]
 
 
-@dataclass(frozen=True, eq=False)
-class PathPoint:
-    """The SVM at one cost: coefficients (K, D), intercepts (K,), and the decision values (M, K) of x_eval, if any."""
-
-    cost: float
-    coef: Floats
-    intercept: Floats
-    decisions: Floats
-
-
-def fit_path(
-    x: Array,
-    y: ArrayLike,
-    costs: Iterable[float],
-    *,
-    n_classes: int,
-    x_eval: Array | None = None,
-    solver: Solver = "auto",
-    seed: int = 0,
-) -> list[PathPoint]:
-    """Train at every cost on standardised features x (N, D) with class indices y (N,), and score x_eval (M, D).
-
-    Raises:
-        ConfigError: if a cost or the solver cannot be used.
-    """
-    path = SvmPath(x, y, n_classes=n_classes, x_eval=x_eval, solver=solver, seed=seed)
-    return [PathPoint(cost, *path.coefficients(cost), path.decisions(cost)) for cost in costs]
-
-
 class PathProblem:
     """Cross-validation and refit over any costs, asked for at once or one by one.
 
@@ -276,14 +235,10 @@ class PathProblem:
         *,
         n_classes: int,
         clip: float | None = CLIP,
-        solver: Solver = "auto",
-        seed: int = 0,
-        keep: bool = True,
         device: torch.device | None = None,
     ) -> None:
         """Take the development set: features x (N, D), class indices y (N,), and the fold of each row (N,).
 
-        ``keep=False`` forgets a fold after use: for one call of ``decide`` on a large set, a fraction of the memory.
         A GPU as ``device`` takes the folds that are large enough to gain by it and small enough for its memory.
 
         Raises:
@@ -293,8 +248,7 @@ class PathProblem:
         self.folds = fold_order(self._folds.tolist())
         if len(self.folds) < 2:
             raise DataError(f"Cross-validation needs at least two folds; the features name only {self.folds}.")
-        self._n_classes, self._clip, self._solver, self._seed = n_classes, clip, solver, seed
-        self._keep, self._device = keep, device
+        self._n_classes, self._clip, self._device = n_classes, clip, device
         self._prepared: dict[Any, tuple[Standardiser, SvmPath]] = {}
 
     def decide(self, costs: Iterable[float], progress: Callable[[int], Any] | None = None) -> Floats:
@@ -303,7 +257,7 @@ class PathProblem:
         ``progress`` is called with 1 for each fold and cost done, by one thread at a time.
 
         Raises:
-            ConfigError: if a cost, the bound or the solver cannot be used.
+            ConfigError: if a cost or the bound cannot be used.
         """
         costs = list(costs)
         decisions = np.empty((len(costs), len(self._y), self._n_classes))
@@ -321,8 +275,8 @@ class PathProblem:
         # few milliseconds are slow, and many times slower when the machine has other work.
         threads = 1 if _small(self._x) else _blas_threads()
         workers = min(len(self.folds), threads)
-        if self._solver == "liblinear" or _accelerator(self._device, self._x, self._n_classes):
-            workers = 1  # LIBLINEAR's random numbers are shared, and so is a GPU
+        if _accelerator(self._device, self._x, self._n_classes):
+            workers = 1  # a GPU is shared
         with _blas().limit(limits=threads // workers, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             list(pool.map(score, self.folds))
         return decisions
@@ -351,30 +305,10 @@ class PathProblem:
             self._y[~held_out],
             n_classes=self._n_classes,
             x_eval=standardiser.transform(self._x[held_out]),
-            solver=self._solver,
-            seed=self._seed,
             device=_accelerator(self._device, train, self._n_classes),
         )
-        if self._keep:
-            self._prepared[fold] = standardiser, path
+        self._prepared[fold] = standardiser, path
         return standardiser, path
-
-
-def cross_validate_path(
-    x: Array,
-    y: ArrayLike,
-    folds: ArrayLike,
-    costs: Iterable[float],
-    *,
-    n_classes: int,
-    clip: float | None = CLIP,
-    solver: Solver = "auto",
-    seed: int = 0,
-    progress: Callable[[int], Any] | None = None,
-) -> Floats:
-    """``PathProblem.decide`` in one go, forgetting each fold once it is scored."""
-    problem = PathProblem(x, y, folds, n_classes=n_classes, clip=clip, solver=solver, seed=seed, keep=False)
-    return problem.decide(costs, progress)
 
 
 @cache

@@ -37,7 +37,6 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import LinearSVC
 
 Floats = NDArray[np.float64]
 #: Of numpy or of torch; float64 unless told otherwise.
@@ -226,35 +225,6 @@ class NewtonPath:
             direction = steepest + energy / xp.maximum(previous, tiny) * direction
             iteration, unsolved = iteration + 1, xp.linalg.vector_norm(rest, axis=0) > residual
         return step * scale, unsolved
-
-
-class LiblinearPath:
-    """The same problems by scikit-learn's LIBLINEAR (dual coordinate descent): the reference, and the fallback.
-
-    Its axes are the design matrix's own.
-    """
-
-    def __init__(self, design: Floats, targets: Floats, seed: int = 0) -> None:
-        self._design, self._targets, self._seed = design, targets, seed
-        self._solved: dict[float, Floats] = {}
-
-    def rotate(self, rows: Floats) -> Floats:
-        """The rows as they are."""
-        return rows
-
-    def unrotate(self, weights: Floats) -> Floats:
-        """The weights as they are."""
-        return weights
-
-    def solve(self, cost: float) -> Floats:
-        """The weights (d, K) at ``cost``."""
-        if cost not in self._solved:
-            svm = LinearSVC(C=cost, dual=True, fit_intercept=False, random_state=self._seed)
-            weights = np.empty((self._design.shape[1], self._targets.shape[1]))
-            for k, column in enumerate(self._targets.T):
-                weights[:, k] = svm.fit(self._design, column).coef_[0]
-            self._solved[cost] = weights
-        return self._solved[cost]
 
 
 def _solve_ridge(gram: Array, ridge: float, right: Array) -> Array:

@@ -29,14 +29,15 @@ _WITHOUT_EFFECT = {
 def code_version(*roots: str, package: Path = _PACKAGE) -> str:
     """Return 12 hex digits of the code behind modules, and of the libraries that it computes with.
 
-    They cover the source of the modules (``"crnn.training"``; with none, of the whole package), that
-    of all modules of the package that their imports lead to, also those inside functions, and the versions of the
-    installed distributions that these import. Comments, docstrings and imports for type checking alone do not count.
+    They cover the source of the modules (by their names, with or without that of the package; with none, of the whole
+    package), that of all modules of the package that their imports lead to, also those inside functions, and the
+    versions of the installed distributions that these import. Comments, docstrings and imports for type checking alone
+    do not count.
     """
     digest = hashlib.sha256()
     libraries: set[str] = set()
-    all_modules = [_dotted(path.relative_to(package)) for path in package.rglob("*.py")]
-    for name in sorted(_closure(roots or all_modules, package, _has_effect)):
+    modules = [root.removeprefix(f"{package.name}.") for root in roots] or list(imports(package))
+    for name in sorted(_closure(modules, package, _has_effect)):
         module = _module(package, name)
         digest.update(f"{name} {module.digest}\n".encode())
         libraries |= module.others - _WITHOUT_EFFECT
