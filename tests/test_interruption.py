@@ -26,8 +26,8 @@ from sqlalchemy import create_engine, text
 
 import crnn as crnn_step
 from soundstack.config.steps import PROJECT, CrnnConfig, ExtractConfig
-from soundstack.config.suite import runner
 from soundstack.crnn import system as crnn
+from soundstack.suites import runner
 from soundstack.tracking import presence, registry
 from soundstack.tracking import run as tracking
 from soundstack.tracking import store as tracking_store
