@@ -32,7 +32,7 @@ def run(config: ReportConfig) -> None:
         opened.settings(config, {"datasets": ",".join(names)} | {f"rows_{name}": rows for name, rows in names.items()})
         opened.metrics(
             {
-                "runs_shown": sum(len(system.runs) for each in results for system in each.systems.values()),
+                "runs_shown": sum(len(each.runs) for each in results),
                 "runs_left_out": sum(len(each.left_out) for each in results),
             }
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
 
 import mlflow
@@ -28,8 +29,8 @@ from soundstack.config.report import ReportConfig
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import holm, score_intervals
-from soundstack.report import collect, comparisons, html, paper, render, rows, tables
-from soundstack.report.document import Cell, Column, Paragraph, Report, Section, Table
+from soundstack.report import collect, comparisons, paper, render, rows, tables
+from soundstack.report.document import Bullets, Cell, Column, Commands, Heading, Report, Table
 from soundstack.report.figures import per_class_figure
 from soundstack.tracking import reader as tracking_reader
 from soundstack.tracking import run as tracking
@@ -294,10 +295,11 @@ def test_the_paper_s_bold_figures_are_the_best_of_their_groups() -> None:
         "esc50": [(densenet, densenet), (pann, pann), (with_audioset, with_audioset)],
     }
     for dataset, groups in bold.items():
-        for group, expected in zip(rows.table_3(dataset).groups, groups, strict=False):
-            names = [row.paper_name for row in group.rows if row.paper_name]
+        by_group = groupby(rows.table_3(dataset).rows, key=lambda row: row.group)
+        for (_, members), expected in zip(by_group, groups, strict=False):
+            names = [row.paper_name for row in members if row.paper_name]
             for part, name in enumerate(expected):
-                assert max(names, key=lambda each: paper.TABLE_3[dataset][each][part]) == name
+                assert max(names, key=lambda each: paper.TABLES[3][dataset][each][part]) == name
 
 
 def test_every_figure_of_the_paper_has_a_row() -> None:
@@ -320,7 +322,7 @@ def test_the_command_of_every_row_makes_a_run_of_that_row_s_name() -> None:
 
 
 def test_a_data_folder_with_a_space_is_quoted_in_commands() -> None:
-    row = rows.table_3("esc50").groups[0].rows[0]
+    row = rows.table_3("esc50").rows[0]
     assert rows.command(row, "esc50", "/my data").endswith(
         "-e deepspectrum -P dataset=esc50 -P 'data_dir=/my data' -P network=densenet121 -P pretraining=imagenet"
     )
@@ -334,24 +336,33 @@ def test_the_examples_in_the_docstrings_hold() -> None:
 # which runs are taken ---------------------------------------------------------------------------------------------
 
 
-def test_the_newest_run_of_a_name_is_taken_and_the_older_one_is_listed() -> None:
-    (results,) = chosen(model_run("esc50-crnn", hours=2), model_run("esc50-crnn", hours=1))
-    assert [run.id for run in results.systems["crnn"].runs] == ["esc50-crnn@2"]
-    assert [(left.run.id, left.reason) for left in results.left_out] == [("esc50-crnn@1", "older run of seed 0")]
-
-
-def test_runs_on_other_data_are_left_out_even_if_there_is_no_other_of_the_name() -> None:
-    (results,) = chosen(model_run("esc50-crnn", hours=2), model_run("esc50-vgg16-none", hours=1, fingerprint="data2"))
-    assert set(results.systems) == {"crnn"}
-    assert results.left_out[0].reason == "other data: fingerprint data2"
-
-
-def test_runs_on_a_part_of_the_data_do_not_stand_beside_runs_on_all_of_it() -> None:
-    (results,) = chosen(
-        model_run("esc50-crnn", hours=2), model_run("esc50-vgg16-none", hours=1, data_subset="first 100")
-    )
-    assert set(results.systems) == {"crnn"}
-    assert results.left_out[0].reason == "other part of the data: first 100"
+@pytest.mark.parametrize(
+    ("older", "reason"),
+    [
+        pytest.param(model_run("esc50-crnn", hours=1), "older run of seed 0", id="the same seed"),
+        # even if there is no other of the name
+        pytest.param(
+            model_run("esc50-vgg16-none", hours=1, fingerprint="data2"),
+            "other data: fingerprint data2",
+            id="other data",
+        ),
+        pytest.param(
+            model_run("esc50-vgg16-none", hours=1, data_subset="first 100"),
+            "other part of the data: first 100",
+            id="a part of the data",
+        ),
+        pytest.param(
+            model_run("esc50-crnn", hours=1, params={"seed": 1, "epochs": "2"}),
+            "other setting than the newest run of this name: epochs=2 (100)",
+            id="a seed of another setting",
+        ),
+    ],
+)
+def test_a_run_that_is_no_seed_beside_the_newest_is_left_out_and_listed(older: ModelRun, reason: str) -> None:
+    newest = model_run("esc50-crnn", hours=2, params={"seed": 0, "epochs": "100"})
+    (results,) = chosen(newest, older)
+    assert {name: system.runs for name, system in results.systems.items()} == {"crnn": (newest,)}
+    assert [(left.run, left.reason) for left in results.left_out] == [(older, reason)]
 
 
 def test_seeds_of_one_setting_are_averaged() -> None:
@@ -365,19 +376,18 @@ def test_seeds_of_one_setting_are_averaged() -> None:
     assert tables.interval(score) == "± 10.0 (3 seeds)"
 
 
-def test_a_seed_of_another_setting_is_no_seed_of_the_row() -> None:
+@pytest.mark.parametrize(
+    ("newest", "older"),
+    [
+        ({"epochs": "auto", "resolved_epochs": 100}, {"epochs": "100.0", "resolved_epochs": 100}),
+        ({"nested": "yes"}, {"nested": "True"}),
+    ],
+    ids=["auto and the value that it became", "yes and True"],
+)
+def test_two_spellings_of_one_setting_are_one_setting(newest: dict[str, object], older: dict[str, object]) -> None:
     (results,) = chosen(
-        model_run("esc50-crnn", hours=2, params={"seed": 0, "epochs": "100"}),
-        model_run("esc50-crnn", hours=1, params={"seed": 1, "epochs": "2"}),
-    )
-    assert len(results.systems["crnn"].runs) == 1
-    assert results.left_out[0].reason == "other setting than the newest run of this name: epochs=2 (100)"
-
-
-def test_auto_and_the_value_it_became_are_one_setting() -> None:
-    (results,) = chosen(
-        model_run("esc50-crnn", hours=2, params={"seed": 0, "epochs": "auto", "resolved_epochs": 100}),
-        model_run("esc50-crnn", hours=1, params={"seed": 1, "epochs": "100.0", "resolved_epochs": 100}),
+        model_run("esc50-crnn", hours=2, params={"seed": 0} | newest),
+        model_run("esc50-crnn", hours=1, params={"seed": 1} | older),
     )
     assert len(results.systems["crnn"].runs) == 2
 
@@ -393,7 +403,7 @@ def test_fusions_of_other_versions_of_the_same_members_are_seeds_of_one_row() ->
 
 def test_one_seed_has_its_interval_and_a_score_without_one_has_none() -> None:
     run = model_run("esc50-crnn", metrics={"test_accuracy_ci_low": 0.4, "test_accuracy_ci_high": 0.6})
-    system = collect.System("crnn", (run,))
+    system = collect.SystemRuns("crnn", (run,))
     assert system.score("test_accuracy") == collect.Score(0.5, 0.4, 0.6)
     assert tables.interval(system.score("devel_accuracy")) == ""
     assert system.score("devel_nested_accuracy") is None
@@ -414,7 +424,7 @@ def test_settings_off_the_defaults_are_told_but_not_those_of_the_row() -> None:
     row = next(row for row in rows.TABLE_1.rows if row.name == "crnn-lr0.01_b64_30db")
     params = {"learning_rate": 0.01, "batch_size": 64, "clip_db": -30.0, "suffix": "x", "epochs": 2, "seed": 5}
     run = model_run("dcase2018-crnn-lr0.01_b64_30db", params=params, **{"soundstack.step": "crnn"})
-    system = collect.System(row.name, (run,))
+    system = collect.SystemRuns(row.name, (run,))
     assert collect.off_default(system, row) == {"epochs": "2"}
 
 
@@ -471,24 +481,24 @@ def predictions(name: str, wrong: int, clips: int = 40) -> comparisons.Predictio
 def test_all_tests_of_all_data_sets_are_corrected_together() -> None:
     systems = [predictions("good", 0), predictions("fair", 6), predictions("poor", 20)]
     compared, failed = comparisons.compare({"esc50": systems, "esc10": systems[1:]}, n_swaps=200, seed=0)
-    assert [(each.dataset, each.a.name, each.b.name) for each in compared] == [
+    assert list(compared[["dataset", "a", "b"]].itertuples(index=False, name=None)) == [
         ("esc50", "good", "fair"),
         ("esc50", "good", "poor"),
         ("esc50", "fair", "poor"),
         ("esc10", "fair", "poor"),
     ]
-    raw = [p for each in compared for p in (each.tests.accuracy.p_value, each.tests.macro_f1.p_value)]
-    corrected = [p for each in compared for p in (each.corrected_accuracy, each.corrected_macro_f1)]
-    assert corrected == pytest.approx(holm(raw).tolist())
+    raw = compared[["accuracy_p", "macro_f1_p"]].to_numpy().ravel()
+    corrected = compared[["accuracy_holm_p", "macro_f1_holm_p"]].to_numpy().ravel()
+    assert corrected == pytest.approx(holm(raw))
     smallest = int(np.argmin(raw))
     assert corrected[smallest] == pytest.approx(8 * raw[smallest])
-    assert compared[0].tests.accuracy.interval.value == pytest.approx(6 / 40)
+    assert compared["accuracy_difference"][0] == pytest.approx(6 / 40)
     assert not failed
 
 
 def test_systems_on_different_clips_are_not_compared_but_named() -> None:
     compared, failed = comparisons.compare({"csv": [predictions("a", 1), predictions("b", 1, clips=38)]}, 100, 0)
-    assert compared == []
+    assert compared.empty
     assert failed[0].startswith("a and b cannot be compared: Score tables hold different clips")
 
 
@@ -498,13 +508,14 @@ ODD = Table(
     key="odd",
     title="50 % of a_b & c",
     columns=(Column("class", number=False), Column("ours", "Devel"), Column("paper", "Devel")),
-    sections=(Section("x < y", ((Cell("[a]_{#}|\\"), Cell("81.2", "± 1.0", best=True), Cell("−")),)),),
+    lines=(("x < y", [Cell("[a]_{#}|\\"), Cell("81.2", "± 1.0", best=True), "−"]),),
     notes=("$1 ~ ^2",),
 )
 
 
 def test_latex_escapes_what_latex_would_take_for_commands() -> None:
-    text = render.latex_table(ODD)
+    text = render.to_latex(Report("a_b", "50 %", (ODD,)))
+    assert text.startswith("% a\\_b. 50 \\%\n% Needs \\usepackage{booktabs}.\n")
     assert r"\caption{50 \% of a\_b \& c}" in text
     assert r"{}[a]\_\{\#\}\textbar{}\textbackslash{} & \textbf{81.2} {\scriptsize $\pm$ 1.0} & $-$ \\" in text
     assert r" & \multicolumn{2}{c}{Devel} \\" in text
@@ -514,14 +525,19 @@ def test_latex_escapes_what_latex_would_take_for_commands() -> None:
 
 
 def test_markdown_and_html_keep_names_as_they_are() -> None:
-    report = Report("a_b <1>", "see https://example.org/x.", (Paragraph("<script>"), ODD))
+    said = ("<script>", Heading(2, '"{{ 7 * 7 }}"'), Bullets("a|b", ["*c*"]), Commands("d~", [("e", "f > '<g>'")]))
+    report = Report("a_b <1>", "see https://example.org/x.", (*said, ODD))
     text = render.to_markdown(report)
     assert text.startswith("# a\\_b &lt;1&gt;\n")
+    assert '\n## "{{ 7 \\* 7 }}"\n\n**a\\|b**\n\n- \\*c\\*\n' in text
+    assert "\n**d\\~**\n\n```sh\n# e\nf > '<g>'\n```\n" in text
     assert "| class | Devel: ours | Devel: paper |\n| :-- | --: | --: |\n| *x &lt; y* | | |\n" in text
     assert "| \\[a\\]\\_{\\#}\\|\\\\ | **81.2** ± 1.0 | − |" in text
-    page = html.to_html(report, {})
+    page = render.to_html(report, {})
     assert "&lt;script&gt;" in page and "<script" not in page
-    assert '<a href="https://example.org/x" rel="noreferrer">https://example.org/x</a>.' in page
+    assert '<h2 id="7-7">&#34;{{ 7 * 7 }}&#34;</h2>' in page
+    assert "f &gt; &#39;&lt;g&gt;&#39;" in page
+    assert '<a href="https://example.org/x" rel="noopener noreferrer">https://example.org/x</a>.' in page
     assert '<th class="group first" colspan="2">Devel</th>' in page
 
 
@@ -655,8 +671,7 @@ def test_tables_1_and_2_stand_where_the_paper_has_them(reported: Reported) -> No
 def test_systems_that_no_table_has_a_row_for_are_not_lost() -> None:
     (results,) = chosen(model_run("esc50-crnn-audeep"), model_run("esc50-crnn"))
     (filled,) = tables.result_tables(results)
-    assert tables.table(filled).sections[-1].title == "Other systems of ours"
-    assert tables.table(filled).sections[-1].rows[0][0] == Cell("crnn-audeep")
+    assert tables.table(filled).sections["Other systems of ours"][0][0] == Cell("crnn-audeep")
 
 
 def test_a_smaller_part_of_a_data_set_gets_no_differences_and_a_note() -> None:
@@ -673,7 +688,7 @@ def test_a_smaller_part_of_a_data_set_gets_no_differences_and_a_note() -> None:
 def test_a_data_set_that_the_paper_lacks_has_only_our_rows() -> None:
     (results,) = chosen(model_run("demo-crnn"), model_run("demo-fusion"))
     (filled,) = tables.result_tables(results)
-    assert [entry.row.name for entry in filled.entries] == ["crnn", "fusion"]
+    assert [each.row.name for each in filled.rows] == ["crnn", "fusion"]
     assert "paper" not in {column.title for column in tables.table(filled).columns}
     assert tables.not_run(filled) is None
 

@@ -7,11 +7,12 @@ the reason.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +20,7 @@ from soundstack.config.places import project
 from soundstack.config.presets import PRESETS
 from soundstack.config.steps import Config, CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.report import paper
-from soundstack.report.rows import TITLES, Row, measure
+from soundstack.report.rows import TITLES, TableRow, measure
 from soundstack.tracking.reader import ModelRun
 from soundstack.utils.errors import DataError, StoreError
 
@@ -45,7 +46,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class System:
+class SystemRuns:
     """The runs of one model, one a seed, newest first."""
 
     name: str
@@ -58,14 +59,13 @@ class System:
 
     def score(self, metric: str) -> Score | None:
         """The score over the runs that logged ``metric``; None where none did."""
-        values = [run.metrics[metric] for run in self.runs if math.isfinite(run.metrics.get(metric, math.nan))]
+        logged = [run.metrics for run in self.runs if math.isfinite(run.metrics.get(metric, math.nan))]
+        values = [metrics[metric] for metrics in logged]
         if len(values) > 1:
             return Score(statistics.fmean(values), deviation=statistics.stdev(values), seeds=len(values))
-        for run in self.runs:
-            if math.isfinite(run.metrics.get(metric, math.nan)):
-                low, high = (run.metrics.get(f"{metric}_ci_{end}") for end in ("low", "high"))
-                return Score(values[0], low, high)
-        return None
+        if not values:
+            return None
+        return Score(values[0], logged[0].get(f"{metric}_ci_low"), logged[0].get(f"{metric}_ci_high"))
 
     @property
     def members(self) -> frozenset[str]:
@@ -89,7 +89,7 @@ class DataSetResults:
 
     dataset: str
     newest: ModelRun
-    systems: Mapping[str, System]
+    systems: Mapping[str, SystemRuns]
     left_out: tuple[LeftOut, ...]
 
     @property
@@ -107,21 +107,23 @@ class DataSetResults:
         """Whose figures of Table 3 stand beside ours: ESC-50's beside its part ESC-10."""
         if self.dataset == "esc10":
             return "esc50"
-        return self.dataset if self.dataset in paper.TABLE_3 else None
+        return self.dataset if self.dataset in paper.TABLES[3] else None
+
+    @property
+    def runs(self) -> list[ModelRun]:
+        """All runs that are shown, system by system."""
+        return [run for system in self.systems.values() for run in system.runs]
 
     @cached_property
     def clips(self) -> tuple[int, int] | None:
         """Clips in development and test; None where no run tells."""
-        runs = [run for system in self.systems.values() for run in system.runs]
-        for run in runs:
+        for run in self.runs:
             if "clips_devel" in run.metrics and "clips_test" in run.metrics:
                 return int(run.metrics["clips_devel"]), int(run.metrics["clips_test"])
-        for run in runs:
-            try:
-                folds = [fold for fold, _ in clip_table(run).values()]
-            except (StoreError, DataError):
-                continue
-            return sum(fold != "test" for fold in folds), sum(fold == "test" for fold in folds)
+        for run in self.runs:
+            with contextlib.suppress(StoreError, DataError):
+                in_test = [fold == "test" for fold, _ in clip_table(run).values()]
+                return in_test.count(False), in_test.count(True)
         return None
 
     @property
@@ -135,10 +137,8 @@ class DataSetResults:
     @property
     def data_dir(self) -> str:
         """Where the newest run that read sound files had them, for commands to repeat."""
-        runs = sorted(
-            (run for system in self.systems.values() for run in system.runs), key=lambda run: run.started, reverse=True
-        )
-        return next((run.params["data_dir"] for run in runs if "data_dir" in run.params), "auto")
+        told = [run for run in self.runs if "data_dir" in run.params]
+        return max(told, key=lambda run: run.started).params["data_dir"] if told else "auto"
 
 
 def choose(runs: Sequence[ModelRun], wanted: str) -> list[DataSetResults]:
@@ -165,7 +165,7 @@ def choose(runs: Sequence[ModelRun], wanted: str) -> list[DataSetResults]:
                 f"datasets: there is no finished model run of {name}, only of {', '.join(there)}. Leave it out, or "
                 f"train on it first{how}."
             )
-    return [_column(name, [run for run in runs if run.dataset == name]) for name in there if name in names]
+    return [_results(name, [run for run in runs if run.dataset == name]) for name in there if name in names]
 
 
 def clip_table(run: ModelRun) -> dict[str, tuple[str, str]]:
@@ -191,7 +191,7 @@ def data_notes(run: ModelRun) -> list[str]:
     return [str(note) for note in content.get("notes", ())]
 
 
-def off_default(system: System, row: Row | None = None) -> dict[str, str]:
+def off_default(system: SystemRuns, row: TableRow | None = None) -> dict[str, str]:
     """Settings of a system that differ from the defaults and from what its row prescribes, as they were given."""
     run = system.newest
     config = _CONFIGS.get(run.tags.get("soundstack.step", ""))
@@ -213,8 +213,8 @@ def off_default(system: System, row: Row | None = None) -> dict[str, str]:
     return found
 
 
-def _column(dataset: str, runs: Sequence[ModelRun]) -> DataSetResults:
-    """Sort the runs (newest first) of one data set."""
+def _results(dataset: str, runs: Sequence[ModelRun]) -> DataSetResults:
+    """Sort the runs (newest first) of one data set: into systems, and those that are left out."""
     newest = runs[0]
     fitting: dict[str, list[ModelRun]] = {}
     left_out: list[LeftOut] = []
@@ -227,25 +227,21 @@ def _column(dataset: str, runs: Sequence[ModelRun]) -> DataSetResults:
             fitting.setdefault(run.short_name, []).append(run)
     systems = {}
     for name, candidates in fitting.items():
-        kept, rest = _seeds(candidates)
-        systems[name] = System(name, tuple(kept))
-        left_out += rest
+        kept: list[ModelRun] = []
+        for run in candidates:
+            if reason := _why_not(run, kept):
+                left_out.append(LeftOut(run, reason))
+            else:
+                kept.append(run)
+        systems[name] = SystemRuns(name, tuple(kept))
     return DataSetResults(dataset, newest, systems, tuple(left_out))
 
 
-def _seeds(candidates: Iterable[ModelRun]) -> tuple[list[ModelRun], list[LeftOut]]:
-    """Keep the newest run, and the newest of every other seed that was run with the same setting."""
-    kept: list[ModelRun] = []
-    left_out: list[LeftOut] = []
-    for run in candidates:
-        other = ", ".join(_differences(run, kept[0])) if kept else ""
-        if other:
-            left_out.append(LeftOut(run, f"other setting than the newest run of this name: {other}"))
-        elif run.seed in {known.seed for known in kept}:
-            left_out.append(LeftOut(run, f"older run of seed {run.seed}"))
-        else:
-            kept.append(run)
-    return kept, left_out
+def _why_not(run: ModelRun, kept: Sequence[ModelRun]) -> str:
+    """Why a run is no further seed of those kept, of which the first is the newest of its name; empty where it is."""
+    if kept and (other := ", ".join(_differences(run, kept[0]))):
+        return f"other setting than the newest run of this name: {other}"
+    return f"older run of seed {run.seed}" if run.seed in {known.seed for known in kept} else ""
 
 
 def _differences(run: ModelRun, newest: ModelRun) -> Iterator[str]:
@@ -268,8 +264,8 @@ def _versionless(name: str, value: str) -> str:
 
 
 def _plain(value: str) -> str:
-    """One spelling for equal numbers: 10, 10.0 and 1e1."""
+    """One spelling for equal values: 10, 10.0 and 1e1; yes and True."""
     try:
         return repr(float(value))
     except ValueError:
-        return value
+        return {"yes": "True", "no": "False", "true": "True", "false": "False"}.get(value, value)

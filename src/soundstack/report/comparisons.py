@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
+import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from soundstack.evaluation import metrics
 from soundstack.evaluation.score_table import ScoreTable
-from soundstack.evaluation.statistics import PairedTests, holm, paired_tests
-from soundstack.report.collect import DataSetResults, System, clip_table
-from soundstack.report.rows import crnn_name, is_fusion, layouts
+from soundstack.evaluation.statistics import holm, paired_tests
+from soundstack.report.collect import DataSetResults, SystemRuns, clip_table
+from soundstack.report.rows import MEASURES, crnn_name, is_fusion, layouts
 from soundstack.utils.errors import MemberError, SoundstackError
 
 
@@ -38,19 +40,14 @@ class Predictions:
         return metrics.class_scores(self.confusion)[2]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two systems on the same test clips, A minus B; ``corrected`` are the p-values after Holm's correction."""
-
-    dataset: str
-    a: Predictions
-    b: Predictions
-    tests: PairedTests
-    corrected_accuracy: float
-    corrected_macro_f1: float
+#: A line of :func:`compare`: A minus B on the same clips, each measure's p-value before and after Holm's correction.
+TEST_COLUMNS = [
+    *("dataset", "a", "b", "clips", "groups", "only_a", "only_b"),
+    *(f"{measure}_{end}" for measure in MEASURES for end in ("difference", "ci_low", "ci_high", "p", "holm_p")),
+]
 
 
-def chosen(results: Sequence[DataSetResults], wanted: str) -> dict[str, list[System]]:
+def chosen(results: Sequence[DataSetResults], wanted: str) -> dict[str, list[SystemRuns]]:
     """The systems to look at, by data set.
 
     ``auto`` takes the best single system, the CRNN and the best fusion, each once, as judged by the devel score: the
@@ -64,7 +61,7 @@ def chosen(results: Sequence[DataSetResults], wanted: str) -> dict[str, list[Sys
     """
     if wanted == "auto":
         return {each.dataset: _best_of_each_kind(each) for each in results}
-    found: dict[str, list[System]] = {each.dataset: [] for each in results}
+    found: dict[str, list[SystemRuns]] = {each.dataset: [] for each in results}
     for name in wanted.split(","):
         fits = [(each, system) for each in results for system in each.systems.values() if _is_named(system, each, name)]
         if not fits:
@@ -78,13 +75,13 @@ def chosen(results: Sequence[DataSetResults], wanted: str) -> dict[str, list[Sys
     return found
 
 
-def best(systems: Iterable[System], measure: str) -> System | None:
+def best(systems: Iterable[SystemRuns], measure: str) -> SystemRuns | None:
     """The system with the best devel score; None where none has one."""
     scored = [(score.value, system) for system in systems if (score := system.score(f"devel_{measure}"))]
     return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
-def best_fusion(results: DataSetResults) -> System | None:
+def best_fusion(results: DataSetResults) -> SystemRuns | None:
     """The fusion with the best devel score; the best single system where nothing was fused."""
     fusions = [system for name, system in results.systems.items() if is_fusion(name)]
     return best(fusions, results.measure) or best(results.systems.values(), results.measure)
@@ -100,7 +97,7 @@ def label(results: DataSetResults, name: str) -> str:
     return name
 
 
-def predictions(results: DataSetResults, system: System) -> Predictions:
+def predictions(results: DataSetResults, system: SystemRuns) -> Predictions:
     """Fetch the test scores of a system's newest run.
 
     Raises:
@@ -112,29 +109,34 @@ def predictions(results: DataSetResults, system: System) -> Predictions:
     return Predictions(system.name, label(results, system.name), run.seed, table, groups)
 
 
-def compare(
-    chosen_predictions: dict[str, list[Predictions]], n_swaps: int, seed: int
-) -> tuple[list[Comparison], list[str]]:
+def compare(seen: Mapping[str, Sequence[Predictions]], n_swaps: int, seed: int) -> tuple[pd.DataFrame, list[str]]:
     """Test every pair of a data set's systems, and correct over all tests of all pairs and data sets together.
 
-    Returns the comparisons and, in words, the pairs that could not be compared.
+    Returns one line a pair, and, in words, the pairs that could not be compared.
     """
-    raw: list[tuple[str, Predictions, Predictions, PairedTests]] = []
+    lines: list[dict[str, object]] = []
     failed: list[str] = []
-    for dataset, systems in chosen_predictions.items():
+    for dataset, systems in seen.items():
         for a, b in combinations(systems, 2):
             try:
                 tests = paired_tests(a.table, b.table, a.groups, n_swaps=n_swaps, seed=seed)
             except SoundstackError as error:
                 failed.append(f"{a.label} and {b.label} cannot be compared: {error}")
-            else:
-                raw.append((dataset, a, b, tests))
-    corrected = holm([each.p_value for *_, tests in raw for each in (tests.accuracy, tests.macro_f1)]).tolist()
-    pairs = zip(corrected[::2], corrected[1::2], strict=True)
-    return [Comparison(*values, *ps) for values, ps in zip(raw, pairs, strict=True)], failed
+                continue
+            line = {"dataset": dataset, "a": a.name, "b": b.name, "clips": len(a.table.clips)}
+            line |= {"groups": tests.accuracy.interval.groups, "only_a": tests.only_a, "only_b": tests.only_b}
+            for measure in MEASURES:
+                found = getattr(tests, measure)
+                line |= {f"{measure}_difference": found.interval.value, f"{measure}_p": found.p_value}
+                line |= {f"{measure}_ci_low": found.interval.low, f"{measure}_ci_high": found.interval.high}
+            lines.append(line)
+    frame = pd.DataFrame(lines, columns=TEST_COLUMNS)
+    p_values = frame[[f"{measure}_p" for measure in MEASURES]].to_numpy(dtype=np.float64)
+    frame[[f"{measure}_holm_p" for measure in MEASURES]] = holm(p_values.ravel()).reshape(p_values.shape)
+    return frame, failed
 
 
-def _best_of_each_kind(results: DataSetResults) -> list[System]:
+def _best_of_each_kind(results: DataSetResults) -> list[SystemRuns]:
     single = [system for name, system in results.systems.items() if not is_fusion(name)]
     crnns = [system for name, system in results.systems.items() if name.startswith("crnn")]
     fusions = [system for name, system in results.systems.items() if is_fusion(name)]
@@ -143,5 +145,5 @@ def _best_of_each_kind(results: DataSetResults) -> list[System]:
     return [system for number, system in enumerate(found) if system is not None and system not in found[:number]]
 
 
-def _is_named(system: System, results: DataSetResults, name: str) -> bool:
+def _is_named(system: SystemRuns, results: DataSetResults, name: str) -> bool:
     return name in (system.name, f"{results.dataset}-{system.name}")

@@ -1,15 +1,17 @@
-"""What a report is made of, before it is Markdown, HTML, LaTeX or plain text."""
+"""What a report is made of, before it is HTML, Markdown, LaTeX or plain text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A table's cell: its text, a lesser ``detail`` after it (an interval), and how it stands out."""
 
     text: str
@@ -18,8 +20,7 @@ class Cell:
     muted: bool = False
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column's heading; neighbours of the same ``group`` stand under a common one."""
 
     title: str
@@ -27,85 +28,99 @@ class Column:
     number: bool = True
 
 
-@dataclass(frozen=True)
-class Section:
-    """Rows of a table under a heading of their own, which may be empty."""
+class Span(NamedTuple):
+    """A common heading over ``width`` columns, the first of which has the number ``first``."""
 
     title: str
-    rows: tuple[tuple[Cell, ...], ...]
+    first: int
+    width: int
+
+
+#: A line of a table: the heading of its section, which may be empty, and its cells.
+Line = tuple[str, list[Cell | str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; ``key`` names it in files and references, ``notes`` stand below it."""
+    """A table: columns, and lines in sections.
+
+    ``key`` names it in files and references, ``notes`` stand below it; ``folded`` hides it behind its title where that
+    can be done.
+    """
 
     key: str
     title: str
-    columns: tuple[Column, ...]
-    sections: tuple[Section, ...]
-    notes: tuple[str, ...] = ()
+    columns: Sequence[Column]
+    lines: Sequence[Line]
+    notes: Sequence[str] = ()
     folded: bool = False
 
+    @property
+    def sections(self) -> dict[str, list[list[Cell]]]:
+        """The cells of the lines by the headings of their sections."""
+        found: dict[str, list[list[Cell]]] = {}
+        for section, cells in self.lines:
+            found.setdefault(section, []).append([cell if isinstance(cell, Cell) else Cell(cell) for cell in cells])
+        return found
 
-@dataclass(frozen=True)
-class Heading:
+    @property
+    def spans(self) -> list[Span]:
+        """The common headings from left to right, columns of no group one by one; empty where there is no group."""
+        found: list[Span] = []
+        for group, members in groupby(enumerate(self.columns), key=lambda pair: pair[1].group):
+            numbers = [number for number, _ in members]
+            found += [Span(group, numbers[0], len(numbers))] if group else [Span("", number, 1) for number in numbers]
+        return found if any(span.title for span in found) else []
+
+
+class Heading(NamedTuple):
     """A heading of level 2 or 3; level 1 is the report's title."""
 
     level: int
     text: str
 
 
-@dataclass(frozen=True)
-class Paragraph:
-    """Running text."""
+class Bullets(NamedTuple):
+    """A list of sentences under a title."""
 
-    text: str
-
-
-@dataclass(frozen=True)
-class Bullets:
-    """A list of sentences; ``title`` introduces it, ``folded`` hides it behind the title where that can be done."""
-
-    items: tuple[str, ...]
-    title: str = ""
-    folded: bool = False
+    title: str
+    items: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Commands:
+class Commands(NamedTuple):
     """Commands to type, each with what it is for."""
 
     title: str
-    items: tuple[tuple[str, str], ...]
+    items: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A figure, drawn to the file ``name`` when the report is written."""
 
     name: str
     caption: str
-    figure: Figure = field(repr=False, compare=False)
+    figure: Figure
 
 
-Block = Heading | Paragraph | Bullets | Commands | Picture | Table
+#: Running text is a block by itself.
+Block = str | Heading | Bullets | Commands | Picture | Table
 
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report; ``data`` are the CSV files that go with it: their columns' names, then their rows."""
+    """A whole report; ``data`` are the CSV files that go with it, by their names without ``.csv``."""
 
     title: str
     subtitle: str
-    blocks: tuple[Block, ...]
-    data: Mapping[str, tuple[tuple[str, ...], list[tuple[object, ...]]]] = field(default_factory=dict)
+    blocks: Sequence[Block]
+    data: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> list[Table]:
         """All tables, in order."""
-        return tuple(block for block in self.blocks if isinstance(block, Table))
+        return [block for block in self.blocks if isinstance(block, Table)]
 
 
-def plain(cells: tuple[Cell, ...] | list[Cell]) -> list[str]:
-    """The texts of cells with their details."""
-    return [f"{cell.text} {cell.detail}".strip() for cell in cells]
+def text_columns(*titles: str) -> list[Column]:
+    """Columns of words, which stand to the left."""
+    return [Column(title, number=False) for title in titles]

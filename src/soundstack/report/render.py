@@ -1,28 +1,20 @@
-"""A report as Markdown, LaTeX (booktabs), CSV and plain text, and all its files in a folder; HTML is in `html`."""
+"""A report as HTML, Markdown, LaTeX (booktabs), CSV and plain text, and all its files in a folder."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from soundstack.evaluation.evaluation import save_figure
-from soundstack.report.document import (
-    Block,
-    Bullets,
-    Cell,
-    Column,
-    Commands,
-    Heading,
-    Paragraph,
-    Picture,
-    Report,
-    Table,
-    plain,
-)
-from soundstack.report.html import to_html
-from soundstack.utils.markdown import escape
+from soundstack.report.document import Cell, Picture, Report, Table
+from soundstack.utils import markdown
 
 FIGURES = "figures"
 _ASCII = str.maketrans({"−": "-", "–": "-", "±": "+/-"})
@@ -33,183 +25,110 @@ _LATEX = str.maketrans(
         "|": r"\textbar{}", "−": r"$-$", "±": r"$\pm$", "–": "--", "…": r"\ldots{}", "\n": " ",
     }
 )  # fmt: skip
+#: LaTeX is full of braces: its template has other signs.
+_LATEX_SYNTAX = {
+    "block_start_string": "<%", "block_end_string": "%>", "variable_start_string": "<<", "variable_end_string": ">>",
+    "comment_start_string": "<#", "comment_end_string": "#>",
+}  # fmt: skip
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write all files of a report: ``report.md``, ``report.html``, ``tables.tex``, one CSV a topic, the figures.
+    """Write all files of a report: ``report.html``, ``report.md``, ``tables.tex``, the figures, one CSV a topic.
 
     Returns the files, relative to the folder, the HTML first.
     """
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-    files = [Path("report.html"), Path("report.md"), Path("tables.tex")]
     images = {}
-    for block in report.blocks:
-        if isinstance(block, Picture):
-            path = Path(FIGURES) / block.name
-            save_figure(block.figure, folder / path)
-            images[block.name] = (folder / path).read_bytes()
-            files.append(path)
-    (folder / "report.html").write_text(to_html(report, images), encoding="utf-8")
-    (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
-    (folder / "tables.tex").write_text(to_latex(report), encoding="utf-8")
-    for name, (columns, rows) in report.data.items():
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
-        files.append(Path(f"{name}.csv"))
-    return files
+    for picture in (block for block in report.blocks if isinstance(block, Picture)):
+        save_figure(picture.figure, folder / FIGURES / picture.name)
+        images[picture.name] = (folder / FIGURES / picture.name).read_bytes()
+    texts = {
+        "report.html": to_html(report, images),
+        "report.md": to_markdown(report),
+        "tables.tex": to_latex(report),
+    } | {f"{name}.csv": frame.to_csv(index=False, lineterminator="\n") for name, frame in report.data.items()}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+    return [*map(Path, texts), *(Path(FIGURES) / name for name in images)]
+
+
+def to_html(report: Report, images: Mapping[str, bytes]) -> str:
+    """The whole report as one file.
+
+    Args:
+        images: PNG bytes by the name of their `Picture`
+    """
+    encoded = {name: base64.b64encode(content).decode() for name, content in images.items()}
+    return _rendered("report.html.j2", escape, report, images=encoded)
 
 
 def to_markdown(report: Report) -> str:
     """The whole report; pictures are the files in ``figures``."""
-    parts = [f"# {escape(report.title)}\n", f"{escape(report.subtitle)}\n", *map(_markdown_block, report.blocks)]
-    return "\n".join(parts)
+    return _rendered("report.md.j2", markdown.escape, report, figures=FIGURES)
 
 
 def to_latex(report: Report) -> str:
     """The result tables for a paper: one ``table`` each, to be used with ``\\usepackage{booktabs}``."""
     tables = [table for table in report.tables if not table.key.startswith("runs")]
-    head = f"% {report.title}. {report.subtitle}\n% Needs \\usepackage{{booktabs}}.\n"
-    return "\n".join([head, *map(latex_table, tables)])
+    return _rendered("tables.tex.j2", lambda text: text.translate(_LATEX), report, tables=tables, syntax=_LATEX_SYNTAX)
 
 
-def latex_table(table: Table) -> str:
-    """A table with booktabs' rules; details in script size, the best in bold."""
-    width = len(table.columns)
-    lines = [
-        r"\begin{table}",
-        r"\centering\small",
-        rf"\caption{{{_tex(table.title)}}}",
-        rf"\label{{tab:{table.key}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}",
-        r"\toprule",
-    ]
-    if any(column.group for column in table.columns):
-        groups: list[str] = []
-        rules: list[str] = []
-        start = 1
-        for title, span in _spans(table.columns):
-            groups.append(rf"\multicolumn{{{span}}}{{c}}{{{_tex(title)}}}" if title else "")
-            rules += [rf"\cmidrule(lr){{{start}-{start + span - 1}}}"] if title else []
-            start += span
-        lines += [" & ".join(groups) + r" \\", " ".join(rules)]
-    lines.append(" & ".join(_tex(column.title) for column in table.columns) + r" \\")
-    for section in table.sections:
-        lines.append(r"\midrule")
-        if section.title:
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(section.title)}}}}} \\")
-        lines += [_latex_row(row) for row in section.rows]
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if table.notes:
-        lines += [r"\par\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {_tex(' '.join(table.notes))}}}"]
-    return "\n".join([*lines, r"\end{table}", ""])
+def _rendered(
+    template: str,
+    escaped: Callable[[str], str],
+    report: Report,
+    *,
+    syntax: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> str:
+    """Fill in a template; every value goes through ``escaped`` but what the template marks as safe."""
+
+    def finalize(value: object) -> Markup:
+        return value if isinstance(value, Markup) else Markup(escaped(str(value)))
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **(syntax or {}),
+    )
+    environment.filters["anchor"] = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    blocks = [(type(block).__name__, block) for block in report.blocks]
+    return environment.get_template(template).render(report=report, blocks=blocks, **more)
 
 
 def text_table(table: Table) -> str:
     """A table for the terminal: aligned, ASCII but for names, the best with an asterisk."""
-    header = [column.title.translate(_ASCII) for column in table.columns]
-    bodies = [[_text_cells(row) for row in section.rows] for section in table.sections]
-    widths = [max(map(len, column)) for column in zip(header, *(row for body in bodies for row in body), strict=True)]
+
+    def text(cell: Cell) -> str:
+        return ("*" if cell.best else "") + f"{cell.text} {cell.detail}".strip().translate(_ASCII)
 
     def line(cells: Sequence[str]) -> str:
-        aligned = (
-            cell.rjust(width) if column.number else cell.ljust(width)
-            for cell, width, column in zip(cells, widths, table.columns, strict=True)
-        )
-        return "  ".join(aligned).rstrip()
+        aligned = zip(cells, widths, table.columns, strict=True)
+        return "  ".join(cell.rjust(w) if column.number else cell.ljust(w) for cell, w, column in aligned).rstrip()
 
-    lines = [table.title.translate(_ASCII), ""]
-    if any(column.group for column in table.columns):
-        lines.append(_group_line(table.columns, widths).translate(_ASCII))
-    lines += [line(header), "  ".join("-" * width for width in widths)]
-    for section, body in zip(table.sections, bodies, strict=True):
-        lines += [f"{section.title}:".translate(_ASCII)] if section.title else []
-        lines += map(line, body)
-    return "\n".join([*lines, "", *(note.translate(_ASCII).replace("Bold:", "*:") for note in table.notes), ""])
-
-
-def _markdown_block(block: Block) -> str:
-    match block:
-        case Heading(level, text):
-            return f"{'#' * level} {escape(text)}\n"
-        case Paragraph(text):
-            return f"{escape(text)}\n"
-        case Bullets(items, title, _):
-            return "\n".join(
-                [*([f"**{escape(title)}**\n"] if title else []), *(f"- {escape(item)}" for item in items), ""]
-            )
-        case Commands(title, items):
-            lines = [line for purpose, command in items for line in (f"# {purpose}", command)]
-            return "\n".join([f"**{escape(title)}**\n", "```sh", *lines, "```", ""])
-        case Picture(name, caption, _):
-            return f"![{escape(caption)}]({FIGURES}/{name})\n\n{escape(caption)}\n"
-        case Table():
-            return "\n".join(_markdown_table(block))
+    header = [column.title.translate(_ASCII) for column in table.columns]
+    sections = {title: [[text(cell) for cell in row] for row in rows] for title, rows in table.sections.items()}
+    widths = [max(map(len, cells)) for cells in zip(header, *chain.from_iterable(sections.values()), strict=True)]
+    groups = _group_line(table, widths)
+    lines = [table.title, "", *([groups] if groups else []), line(header), "  ".join("-" * width for width in widths)]
+    for title, rows in sections.items():
+        lines += [f"{title}:"] if title else []
+        lines += map(line, rows)
+    notes = [note.replace("Bold:", "*:") for note in table.notes]
+    return "\n".join([*lines, "", *notes, ""]).translate(_ASCII)
 
 
-def _markdown_table(table: Table) -> Iterator[str]:
-    yield f"**{escape(table.title)}**\n"
-    yield f"| {' | '.join(escape(_joined(column)) for column in table.columns)} |"
-    yield f"| {' | '.join('--:' if column.number else ':--' for column in table.columns)} |"
-    for section in table.sections:
-        if section.title:
-            yield f"| *{escape(section.title)}* |{' |' * (len(table.columns) - 1)}"
-        for row in section.rows:
-            yield f"| {' | '.join(map(_markdown_cell, row))} |"
-    yield ""
-    for note in table.notes:
-        yield f"- {escape(note)}"
-    yield ""
-
-
-def _markdown_cell(cell: Cell) -> str:
-    text = f"**{escape(cell.text)}**" if cell.best else escape(cell.text)
-    return f"{text} {cell.detail}".strip()  # a detail is numbers, e.g. [72.0, 78.9], and stays readable in the file
-
-
-def _latex_row(row: tuple[Cell, ...]) -> str:
-    line = " & ".join(map(_latex_cell, row)) + r" \\"
-    # After the \\ of the line before, a bracket or an asterisk would be its argument.
-    return "{}" + line if line.startswith(("[", "*")) else line
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = rf"\textbf{{{_tex(cell.text)}}}" if cell.best else _tex(cell.text)
-    return text + (rf" {{\scriptsize {_tex(cell.detail)}}}" if cell.detail else "")
-
-
-def _text_cells(row: tuple[Cell, ...]) -> list[str]:
-    texts = [text.translate(_ASCII) for text in plain(row)]
-    return [f"*{text}" if cell.best else text for text, cell in zip(texts, row, strict=True)]
-
-
-def _group_line(columns: Sequence[Column], widths: list[int]) -> str:
-    """The columns' groups, each a dashed line over its columns; widens the last column of a group that is too short."""
-    words, start = [], 0
-    for group, span in _spans(columns):
-        end = start + span
-        missing = len(group) - (sum(widths[start:end]) + 2 * (span - 1))
-        widths[end - 1] += max(0, missing)
-        width = sum(widths[start:end]) + 2 * (span - 1)
-        words.append(f" {group} ".center(width, "-")[:width] if group and missing < -1 else group.center(width))
-        start = end
+def _group_line(table: Table, widths: list[int]) -> str:
+    """The groups' titles, each amid dashes over its columns; widens the last column of a group that is too narrow."""
+    words = []
+    for title, first, count in table.spans:
+        last, gaps = first + count - 1, 2 * (count - 1)
+        widths[last] += max(0, len(title) - sum(widths[first : last + 1]) - gaps)
+        width = sum(widths[first : last + 1]) + gaps
+        words.append(f" {title} ".center(width, "-") if title and len(title) + 2 <= width else title.center(width))
     return "  ".join(words).rstrip()
-
-
-def _joined(column: Column) -> str:
-    """A heading for forms with one line of headings."""
-    return f"{column.group}: {column.title}" if column.group else column.title
-
-
-def _spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """The groups of columns and how many columns each has; columns of no group one by one."""
-    spans: list[tuple[str, int]] = []
-    for group, members in groupby(columns, key=lambda column: column.group):
-        count = len(list(members))
-        spans += [(group, count)] if group else [("", 1)] * count
-    return spans
-
-
-def _tex(text: str) -> str:
-    return text.translate(_LATEX)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 
 from soundstack.config.places import project
 
@@ -21,18 +22,20 @@ MEASURES: Mapping[str, str] = {ACCURACY: "accuracy", MACRO_F1: "macro-F1"}
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a table.
 
     ``name`` is the run's and registered model's name without ``<dataset>-``; ``labels`` are the paper's words for it,
-    one a label column; ``step`` is the entry point that makes it, empty for rows that only cite others' work;
-    ``settings`` are its parameters; ``members`` are the models that a fusion stacks; ``paper_name`` is its name in
-    :mod:`soundstack.report.paper`, None for rows of ours that the paper does not have.
+    one a label column; ``group`` is the heading over it and its like; ``step`` is the entry point that makes it, empty
+    for rows that only cite others' work; ``settings`` are its parameters; ``members`` are the models that a fusion
+    stacks; ``paper_name`` is its name in :mod:`soundstack.report.paper`, None for rows of ours that the paper does not
+    have.
     """
 
     name: str
     labels: tuple[str, ...]
-    step: str
+    group: str
+    step: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     members: tuple[str, ...] = ()
     paper_name: str | None = None
@@ -44,26 +47,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows under a common heading."""
-
-    title: str
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
 class Layout:
     """The form of one of the paper's tables on a data set."""
 
     number: int
     title: str
     labels: tuple[str, ...]
-    groups: tuple[Group, ...]
+    rows: tuple[TableRow, ...]
 
     @property
-    def rows(self) -> tuple[Row, ...]:
-        """The rows of all groups."""
-        return tuple(row for group in self.groups for row in group.rows)
+    def names(self) -> set[str]:
+        """The names of the rows."""
+        return {row.name for row in self.rows}
 
 
 def measure(dataset: str) -> str:
@@ -71,7 +66,7 @@ def measure(dataset: str) -> str:
     return MACRO_F1 if dataset == "dcase2018" else ACCURACY
 
 
-def command(row: Row, dataset: str, data_dir: str = "auto") -> str:
+def command(row: TableRow, dataset: str, data_dir: str = "auto") -> str:
     """Write the command that makes a row's run.
 
     >>> command(TABLE_2.rows[0], "dcase2018")
@@ -103,19 +98,20 @@ def is_fusion(name: str) -> bool:
     return (name == "fusion" or name.startswith("fusion-")) and name != "fusion-crnn"
 
 
-def _crnn(learning_rate: str, batch: str, decibel: str) -> Row:
+def _crnn(learning_rate: str, batch: str, decibel: str) -> TableRow:
     name = f"lr{learning_rate}_b{batch}_{decibel}db"
     settings = {"learning_rate": learning_rate, "batch_size": batch, "clip_db": f"-{decibel}", "suffix": name}
-    return Row(f"crnn-{name}", (learning_rate, batch, f"−{decibel}"), "crnn", settings, paper_name=f"crnn-{name}")
+    labels = (learning_rate, batch, f"−{decibel}")
+    return TableRow(f"crnn-{name}", labels, "CRNN", "crnn", settings, paper_name=f"crnn-{name}")
 
 
-_BEST_CRNNS = tuple(f"crnn-lr0.01_b64_{decibel}db" for decibel in ("30", "45", "60"))
-_FUSED_CRNNS = Row(
-    "fusion-crnn",
-    ("Fusion of best 3 CRNNs", "", ""),
-    "fuse",
-    {"suffix": "crnn"},
-    _BEST_CRNNS,
+_FUSED_CRNNS = TableRow(
+    name="fusion-crnn",
+    labels=("Fusion of best 3 CRNNs", "", ""),
+    group="Fusion",
+    step="fuse",
+    settings={"suffix": "crnn"},
+    members=tuple(f"crnn-lr0.01_b64_{decibel}db" for decibel in (30, 45, 60)),
     paper_name="fusion-crnn",
 )
 
@@ -124,117 +120,97 @@ TABLE_1 = Layout(
     "CRNNs by learning rate, batch size and amplitude threshold",
     ("lr", "Batch size", "Threshold [dB]"),
     (
-        Group(
-            "CRNN",
-            (
-                _crnn("0.001", "128", "30"),
-                _crnn("0.001", "128", "45"),
-                _crnn("0.001", "64", "30"),
-                _crnn("0.01", "128", "30"),
-                _crnn("0.01", "128", "60"),
-                _crnn("0.01", "64", "30"),
-                _crnn("0.01", "64", "45"),
-                _crnn("0.01", "64", "60"),
-            ),
-        ),
-        Group("Fusion", (_FUSED_CRNNS,)),
-        Group("DCASE 2018, task 5 baseline [8]", (Row("baseline", ("0.0001", "256", "–"), "", paper_name="baseline"),)),
+        _crnn("0.001", "128", "30"),
+        _crnn("0.001", "128", "45"),
+        _crnn("0.001", "64", "30"),
+        _crnn("0.01", "128", "30"),
+        _crnn("0.01", "128", "60"),
+        _crnn("0.01", "64", "30"),
+        _crnn("0.01", "64", "45"),
+        _crnn("0.01", "64", "60"),
+        _FUSED_CRNNS,
+        TableRow("baseline", ("0.0001", "256", "–"), "DCASE 2018, task 5 baseline [8]", paper_name="baseline"),
     ),
 )
 
 
-def _colours(name: str) -> Row:
+def _colours(name: str) -> TableRow:
     # magma is the default and the row of Table 3: its run has no suffix.
     suffix = {} if name == "magma" else {"colour_map": name, "suffix": name}
     run = "resnet50-imagenet" + ("" if name == "magma" else f"-{name}")
     settings = {"network": "resnet50", "pretraining": "imagenet"} | suffix
-    return Row(run, ("ResNet50", "ImageNet", name.capitalize()), "deepspectrum", settings, paper_name=run)
+    return TableRow(run, ("ResNet50", "ImageNet", name.capitalize()), "", "deepspectrum", settings, paper_name=run)
 
 
 TABLE_2 = Layout(
     2,
     "colour maps of the pictures for an ImageNet pre-trained ResNet50",
     ("Network", "Pre-training", "Colour map"),
-    (Group("", tuple(map(_colours, ("cividis", "gray", "hot", "magma", "viridis")))),),
+    tuple(map(_colours, ("cividis", "gray", "hot", "magma", "viridis"))),
 )
 
 _IMAGE_NETWORKS = {"densenet121": "Densenet121", "resnet50": "ResNet50", "vgg16": "VGG16", "vgg19": "VGG19"}
+_LITE = {"efficientnet_lite0": "EfficientNet-Lite0"}
+_AUDIO_NETWORKS = {"openl3_mel256_env_512": "openl3 [28]", "panns_wavegram_logmel_cnn14": "PANN [30]"}
+_MORE_AUDIO_NETWORKS = {
+    "openl3_mel256_env_6144": "openl3, 6144 values",
+    "openl3_mel128_env_512": "openl3, 128 bands",
+    "openl3_mel128_env_6144": "openl3, 128 bands, 6144 values",
+    "panns_cnn14": "PANN, CNN14",
+    "panns_cnn10": "PANN, CNN10",
+}
 _PRETRAININGS = {"imagenet": "ImageNet", "none": "None", "audioset": "AudioSet"}
-_OPENL3, _PANN = "openl3_mel256_env_512-audioset", "panns_wavegram_logmel_cnn14-audioset"
+_CITED = {
+    "baseline": "Challenge baselines with CNNs [8, 31, 32]",
+    "cnn_augmentation": "CNN + data augmentation [2]",
+    "gan_augmentation": "Data augmentation with GANs [44]",
+    "finetuned_panns": "Fine-tuned PANNs [30]",
+}
 
 
-def _network(network: str, label: str, pretraining: str, *, in_paper: bool = True) -> Row:
-    name = f"{network}-{pretraining}"
-    settings = {"network": network, "pretraining": pretraining}
-    labels = (label, _PRETRAININGS[pretraining])
-    return Row(name, labels, "deepspectrum", settings, paper_name=name if in_paper else None)
+def _networks(group: str, networks: Mapping[str, str], *pretrainings: str, in_paper: bool = True) -> Iterator[TableRow]:
+    for (network, label), pretraining in product(networks.items(), pretrainings):
+        name = f"{network}-{pretraining}"
+        settings = {"network": network, "pretraining": pretraining}
+        labels = (label, _PRETRAININGS[pretraining])
+        yield TableRow(name, labels, group, "deepspectrum", settings, paper_name=name if in_paper else None)
 
 
-def _fusion(suffix: str, label: str, members: Iterable[str]) -> Row:
-    name = f"fusion-{suffix}"
-    return Row(name, (label, ""), "fuse", {"suffix": suffix}, tuple(members), paper_name=name)
+def _fusions(crnns: Sequence[str], group: str) -> Iterator[TableRow]:
+    imagenet = [f"{network}-imagenet" for network in _IMAGE_NETWORKS]
+    untrained = [f"{network}-none" for network in _IMAGE_NETWORKS]
+    audioset = [f"{network}-audioset" for network in _AUDIO_NETWORKS]
+    for suffix, label, members in (
+        ("imagenet", "ImageNet pre-trained DEEP SPECTRUM", imagenet),
+        ("untrained", "All untrained DEEP SPECTRUM", untrained),
+        ("deepspectrum", "All DEEP SPECTRUM", imagenet + untrained),
+        ("crnn_deepspectrum", "CRNN + DEEP SPECTRUM", [*crnns, *imagenet, *untrained]),
+        ("deepspectrum_audioset", "DEEP SPECTRUM + AudioSet nets", imagenet + untrained + audioset),
+        ("all", "CRNN + AudioSet nets + DEEP SPECTRUM", [*crnns, *imagenet, *untrained, *audioset]),
+    ):
+        name = f"fusion-{suffix}"
+        yield TableRow(name, (label, ""), group, "fuse", {"suffix": suffix}, tuple(members), paper_name=name)
 
 
 def table_3(dataset: str) -> Layout:
     """The form of Table 3 on a data set: its CRNN is a fusion of three on DCASE 2018."""
-    imagenet = [f"{network}-imagenet" for network in _IMAGE_NETWORKS]
-    untrained = [f"{network}-none" for network in _IMAGE_NETWORKS]
-    audioset = [_OPENL3, _PANN]
+    deep_spectrum, audio, fusion = "Proposed DEEP SPECTRUM [42]", "Pre-trained audio models", "Proposed fusion"
     if dataset == "dcase2018":
-        crnns: tuple[str, ...] = _BEST_CRNNS
-        crnn = Row(
-            "fusion-crnn", ("Proposed CRNN (3 thresholds)", ""), "fuse", {"suffix": "crnn"}, crnns, paper_name="crnn"
-        )
+        crnn = replace(_FUSED_CRNNS, labels=("Proposed CRNN (3 thresholds)", ""), group=fusion, paper_name="crnn")
     else:
-        crnns = ("crnn",)
-        crnn = Row("crnn", ("Proposed CRNN", ""), "crnn", paper_name="crnn")
-    cited = {
-        "baseline": "Challenge baselines with CNNs [8, 31, 32]",
-        "cnn_augmentation": "CNN + data augmentation [2]",
-        "gan_augmentation": "Data augmentation with GANs [44]",
-        "finetuned_panns": "Fine-tuned PANNs [30]",
-    }
+        crnn = TableRow("crnn", ("Proposed CRNN", ""), fusion, "crnn", paper_name="crnn")
     return Layout(
         3,
         "DEEP SPECTRUM, pre-trained audio models, CRNN and their fusion",
         ("System", "Pre-training"),
         (
-            Group(
-                "Proposed DEEP SPECTRUM [42]",
-                (
-                    *(_network(n, label, pre) for n, label in _IMAGE_NETWORKS.items() for pre in ("imagenet", "none")),
-                    _network("efficientnet_lite0", "EfficientNet-Lite0", "imagenet", in_paper=False),
-                    _network("efficientnet_lite0", "EfficientNet-Lite0", "none", in_paper=False),
-                ),
-            ),
-            Group(
-                "Pre-trained audio models",
-                (
-                    _network("openl3_mel256_env_512", "openl3 [28]", "audioset"),
-                    _network("panns_wavegram_logmel_cnn14", "PANN [30]", "audioset"),
-                    _network("openl3_mel256_env_6144", "openl3, 6144 values", "audioset", in_paper=False),
-                    _network("openl3_mel128_env_512", "openl3, 128 bands", "audioset", in_paper=False),
-                    _network("openl3_mel128_env_6144", "openl3, 128 bands, 6144 values", "audioset", in_paper=False),
-                    _network("panns_cnn14", "PANN, CNN14", "audioset", in_paper=False),
-                    _network("panns_cnn10", "PANN, CNN10", "audioset", in_paper=False),
-                ),
-            ),
-            Group(
-                "Proposed fusion",
-                (
-                    crnn,
-                    _fusion("imagenet", "ImageNet pre-trained DEEP SPECTRUM", imagenet),
-                    _fusion("untrained", "All untrained DEEP SPECTRUM", untrained),
-                    _fusion("deepspectrum", "All DEEP SPECTRUM", imagenet + untrained),
-                    _fusion("crnn_deepspectrum", "CRNN + DEEP SPECTRUM", [*crnns, *imagenet, *untrained]),
-                    _fusion("deepspectrum_audioset", "DEEP SPECTRUM + AudioSet nets", imagenet + untrained + audioset),
-                    _fusion("all", "CRNN + AudioSet nets + DEEP SPECTRUM", [*crnns, *imagenet, *untrained, *audioset]),
-                    Row("fusion", ("Quick suite's fusion", ""), "main"),
-                ),
-            ),
-            Group(
-                "Baselines and SOTA",
-                tuple(Row(name, (label, ""), "", paper_name=name) for name, label in cited.items()),
-            ),
+            *_networks(deep_spectrum, _IMAGE_NETWORKS, "imagenet", "none"),
+            *_networks(deep_spectrum, _LITE, "imagenet", "none", in_paper=False),
+            *_networks(audio, _AUDIO_NETWORKS, "audioset"),
+            *_networks(audio, _MORE_AUDIO_NETWORKS, "audioset", in_paper=False),
+            crnn,
+            *_fusions(crnn.members or (crnn.name,), fusion),
+            TableRow("fusion", ("Quick suite's fusion", ""), fusion, "main"),
+            *(TableRow(name, (text, ""), "Baselines and SOTA", paper_name=name) for name, text in _CITED.items()),
         ),
     )

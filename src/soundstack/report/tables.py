@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pandas as pd
 
 from soundstack.evaluation.statistics import few_groups
 from soundstack.report import paper
-from soundstack.report.collect import DataSetResults, Score, System, off_default
-from soundstack.report.document import Cell, Column, Commands, Section, Table
-from soundstack.report.rows import MEASURES, Layout, Row, command, layouts, table_3
+from soundstack.report.collect import DataSetResults, Score, SystemRuns, off_default
+from soundstack.report.document import Cell, Column, Commands, Line, Table, text_columns
+from soundstack.report.rows import MEASURES, Layout, TableRow, command, layouts, table_3
 
 #: What is scored, as in the metrics' names, and how it is called; those after the first two only where logged.
 PARTS = {
@@ -20,28 +24,32 @@ PARTS = {
     "test_unknown": "Test, unknown nodes",
 }
 _ALWAYS = ("devel", "test")
-_ABSENT = "–"
-_NOT_RUN = "not run"
-_NOT_IN_PAPER = "not in the paper"
+_NO_FIGURE = Cell("–", muted=True)
 _OTHERS = "Other systems of ours"
-CSV_COLUMNS = (
-    "table", "dataset", "group", "row", "model", "part", "measure", "value", "ci_low", "ci_high", "sd", "seeds",
-    "paper", "paper_dataset", "difference_points", "run_ids",
-)  # fmt: skip
+#: A cell's part, and what it holds: ``ours``, ``paper`` or their ``difference``.
+Place = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Entry:
+class FilledRow:
     """A row of a table on a data set: our runs, the paper's figures, both or neither."""
 
-    row: Row
-    group: str
-    system: System | None
+    row: TableRow
+    system: SystemRuns | None
     published: paper.Published | None
+
+    def score(self, part: str, measure: str) -> Score | None:
+        """Our score; None where no run logged it."""
+        return self.system.score(f"{part}_{measure}") if self.system else None
 
     def published_score(self, part: str) -> float | None:
         """The paper's figure in per cent; it has one for devel and one for test."""
         return getattr(self.published, part, None) if self.published else None
+
+    @property
+    def extra(self) -> str:
+        """A remark on a row that stands among the paper's without being one of them."""
+        return "(not in the paper)" if self.row.paper_name is None and self.row.group != _OTHERS else ""
 
 
 @dataclass(frozen=True)
@@ -50,20 +58,28 @@ class ResultTable:
 
     layout: Layout
     results: DataSetResults
-    entries: tuple[Entry, ...]
 
-    @property
+    @cached_property
+    def rows(self) -> list[FilledRow]:
+        """The paper's rows, even where nothing was run, and rows of ours that were."""
+        filled = []
+        for row in self.layout.rows:
+            published = paper.published(self.layout.number, self.paper_dataset, row.paper_name)
+            system = self.results.systems.get(row.name)
+            if system or published:
+                filled.append(FilledRow(row, system, published))
+        return filled
+
+    @cached_property
     def parts(self) -> tuple[str, ...]:
         """The parts that get columns: devel and test, and what some run logged besides."""
-        metric = self.results.measure
-        systems = [entry.system for entry in self.entries if entry.system]
-        logged = {part for part in PARTS if any(system.score(f"{part}_{metric}") for system in systems)}
-        return tuple(part for part in PARTS if part in logged.union(_ALWAYS))
+        measure = self.results.measure
+        return tuple(p for p in PARTS if p in _ALWAYS or any(each.score(p, measure) for each in self.rows))
 
     @property
     def has_paper(self) -> bool:
         """Whether the paper has figures for this table and data set, or for one to set beside it."""
-        return any(entry.published for entry in self.entries)
+        return any(each.published for each in self.rows)
 
     @property
     def paper_dataset(self) -> str | None:
@@ -75,6 +91,12 @@ class ResultTable:
         """Whether ours and the paper's may be subtracted."""
         return self.has_paper and self.results.comparable
 
+    @property
+    def places(self) -> list[Place]:
+        """What the columns hold, from left to right."""
+        kinds = ("ours", *(["paper"] if self.has_paper else []), *(["difference"] if self.differences else []))
+        return [(part, kind) for part in self.parts for kind in (kinds if part in _ALWAYS else kinds[:1])]
+
 
 def result_tables(results: DataSetResults) -> list[ResultTable]:
     """Fill in the tables that concern a data set.
@@ -82,83 +104,61 @@ def result_tables(results: DataSetResults) -> list[ResultTable]:
     Table 3 always; Tables 1 and 2 where the paper has them (DCASE 2018) or where runs of theirs exist. Models that no
     table has a row for follow in Table 3.
     """
-    filled = []
-    used: set[str] = set()
-    for layout in layouts(results.dataset):
-        own = {row.name for row in layout.rows} - {row.name for row in table_3(results.dataset).rows}
-        wanted = layout.number == 3 or results.dataset in paper.TABLES[layout.number] or own & results.systems.keys()
-        if wanted:
-            used |= {row.name for row in layout.rows}
-            filled.append(ResultTable(layout, results, tuple(_entries(layout, results))))
-    others = sorted(results.systems.keys() - used)
-    if others:
-        last = filled[-1]
-        more = (Entry(Row(name, (name, ""), ""), _OTHERS, results.systems[name], None) for name in others)
-        filled[-1] = ResultTable(last.layout, results, (*last.entries, *more))
-    return filled
+    dataset, systems = results.dataset, set(results.systems)
+    only_there = systems - table_3(dataset).names
+    shown = [
+        layout
+        for layout in layouts(dataset)
+        if layout.number == 3 or dataset in paper.TABLES[layout.number] or only_there & layout.names
+    ]
+    others = sorted(systems.difference(*(layout.names for layout in shown)))
+    last = shown.pop()
+    last = replace(last, rows=(*last.rows, *(TableRow(name, (name, ""), _OTHERS) for name in others)))
+    return [ResultTable(layout, results) for layout in (*shown, last)]
 
 
 def table(filled: ResultTable) -> Table:
     """A filled-in table for readers: scores in per cent with 95 % intervals, the paper's, and the differences."""
-    results = filled.results
+    results, layout, places = filled.results, filled.layout, filled.places
     foreign = filled.paper_dataset not in (None, results.dataset)
-    words = "paper, on ESC-50" if foreign else "paper"
-    columns = [Column(title, number=False) for title in filled.layout.labels]
-    for part in filled.parts:
-        columns.append(Column("ours", PARTS[part]))
-        if filled.has_paper and part in _ALWAYS:
-            columns.append(Column(words, PARTS[part]))
-            if filled.differences:
-                columns.append(Column("difference", PARTS[part]))
-    sections = []
-    for title in dict.fromkeys(entry.group for entry in filled.entries):
-        entries = [entry for entry in filled.entries if entry.group == title]
-        sections.append(Section(title, tuple(_cells(filled, entries))))
+    lines: list[Line] = []
+    for each, cells in zip(filled.rows, _score_cells(filled), strict=True):
+        first, *labels = each.row.labels
+        remark = each.extra if filled.has_paper else ""
+        lines.append((each.row.group, [Cell(first, remark), *labels, *(cells[place] for place in places)]))
     return Table(
-        key=f"table{filled.layout.number}-{results.dataset}",
-        title=f"Table {filled.layout.number}, {results.title}: {filled.layout.title} ({MEASURES[results.measure]}, %)",
-        columns=tuple(columns),
-        sections=tuple(sections),
-        notes=tuple(_notes(filled)),
+        key=f"table{layout.number}-{results.dataset}",
+        title=f"Table {layout.number}, {results.title}: {layout.title} ({MEASURES[results.measure]}, %)",
+        columns=[
+            *text_columns(*layout.labels),
+            *(Column(kind + (", on ESC-50" if kind == "paper" and foreign else ""), PARTS[p]) for p, kind in places),
+        ],
+        lines=lines,
+        notes=list(_notes(filled)),
     )
 
 
 def overview(filled: Sequence[ResultTable]) -> Table:
     """Table 3 over all data sets in the paper's form: one line a system, ours and the paper's side by side."""
-    columns = [Column("System", number=False), Column("Pre-training", number=False)]
+    columns = text_columns("System", "Pre-training")
+    lines: dict[tuple[str, Cell, Cell], list[Cell]] = {}  # by section, system and pre-training, in order
     for each in filled:
+        for row in each.rows:
+            lines.setdefault(_overview_line(row), [])
+    for each in filled:
+        own_paper = each.has_paper and each.paper_dataset == each.results.dataset
+        places = [(part, kind) for part in _ALWAYS for kind in (("ours", "paper") if own_paper else ("ours",))]
         group = f"{each.results.title} ({MEASURES[each.results.measure]}, %)"
-        for part in _ALWAYS:
-            columns.append(Column(PARTS[part], group))
-            if each.has_paper and each.paper_dataset == each.results.dataset:
-                columns.append(Column("paper", group))
-    groups: dict[str, dict[tuple[str, ...], None]] = {}
-    for each in filled:
-        for entry in each.entries:
-            groups.setdefault(entry.group, {})[_overview_labels(entry)] = None
-    sections = []
-    for title, labels in groups.items():
-        best = {each.results.dataset: _best(each, title) for each in filled}
-        rows = []
-        for label in labels:
-            cells = [_first_label(label[0], label[2]), Cell(label[1])]
-            for each in filled:
-                found = (e for e in each.entries if e.group == title and _overview_labels(e) == label)
-                here: Entry | None = next(found, None)
-                with_paper = each.has_paper and each.paper_dataset == each.results.dataset
-                for part in _ALWAYS:
-                    score = here.system.score(f"{part}_{each.results.measure}") if here and here.system else None
-                    ours, published = best[each.results.dataset][part]
-                    cells.append(_ours(score, ours, here, detail=False))
-                    if with_paper:
-                        cells.append(_paper(here.published_score(part) if here else None, published))
-            rows.append(tuple(cells))
-        sections.append(Section(title, tuple(rows)))
+        columns += [Column(PARTS[part] if kind == "ours" else kind, group) for part, kind in places]
+        filled_in = dict(zip(map(_overview_line, each.rows), _score_cells(each), strict=True))
+        absent = {(part, kind): Cell("") if kind == "ours" else _NO_FIGURE for part, kind in places}
+        for line, cells in lines.items():
+            cells += [filled_in.get(line, absent)[place]._replace(detail="") for place in places]
     return Table(
         key="table3-overview",
         title="Table 3: all systems on all data sets",
-        columns=tuple(columns),
-        sections=tuple(sections),
+        columns=columns,
+        lines=[(section, [*names, *cells]) for (section, *names), cells in lines.items()],
         notes=(
             f"Columns headed paper: {paper.source(3)}. Bold: best of its group. Intervals and differences stand in the "
             "data sets' own tables.",
@@ -169,43 +169,52 @@ def overview(filled: Sequence[ResultTable]) -> Table:
 def not_run(filled: ResultTable) -> Commands | None:
     """The commands that would make the rows that were not run; None where all were."""
     results = filled.results
-    items = tuple(
-        (entry.row.label, command(entry.row, results.dataset, results.data_dir))
-        for entry in filled.entries
-        if entry.system is None and entry.row.step
-    )
-    if not items:
-        return None
-    return Commands(f"Table {filled.layout.number}, {results.title}: commands for the rows that were not run", items)
+    items = [
+        (each.row.label, command(each.row, results.dataset, results.data_dir))
+        for each in filled.rows
+        if each.system is None and each.row.step
+    ]
+    title = f"Table {filled.layout.number}, {results.title}: commands for the rows that were not run"
+    return Commands(title, items) if items else None
 
 
-def csv_rows(filled: ResultTable) -> Iterator[tuple[object, ...]]:
-    """Every figure of a table, both measures: scores in 0..1 as logged, differences in points, empty where unknown."""
-    results = filled.results
-    for entry in filled.entries:
-        for part in PARTS:
-            for measure in MEASURES:
-                score = entry.system.score(f"{part}_{measure}") if entry.system else None
-                published = entry.published_score(part) if measure == results.measure else None
-                if score is None and published is None and not (entry.system is None and part in _ALWAYS):
-                    continue
-                difference = None
-                if filled.differences and score is not None and published is not None:
-                    difference = 100 * score.value - published
-                yield (
-                    filled.layout.number,
-                    results.dataset,
-                    entry.group,
-                    entry.row.label,
-                    entry.row.name if entry.row.step or entry.system else "",
-                    part,
-                    measure,
-                    *((score.value, score.low, score.high, score.deviation, score.seeds) if score else [None] * 5),
-                    None if published is None else round(published / 100, 6),
-                    None if published is None else filled.paper_dataset,
-                    difference,
-                    " ".join(run.id for run in entry.system.runs) if entry.system and score else None,
-                )
+def results_frame(filled: Iterable[ResultTable]) -> pd.DataFrame:
+    """Every figure of tables, both measures: scores in 0..1 as logged, differences in points, empty where unknown."""
+    records = [
+        _record(each, row, part, measure)
+        for each in filled
+        for row in each.rows
+        for part in PARTS
+        for measure in MEASURES
+        if row.score(part, measure)
+        or (row.published_score(part) is not None and measure == each.results.measure)
+        or (row.system is None and part in _ALWAYS)
+    ]
+    return pd.DataFrame(records).astype({"seeds": "Int64"})
+
+
+def _record(filled: ResultTable, each: FilledRow, part: str, measure: str) -> dict[str, object]:
+    score = each.score(part, measure)
+    published = each.published_score(part) if measure == filled.results.measure else None
+    record: dict[str, object] = {
+        "table": filled.layout.number,
+        "dataset": filled.results.dataset,
+        "group": each.row.group,
+        "row": each.row.label,
+        "model": each.row.name if each.row.step or each.system else "",
+        "part": part,
+        "measure": measure,
+    }
+    names = {"value": "value", "low": "ci_low", "high": "ci_high", "deviation": "sd", "seeds": "seeds"}
+    record |= {column: getattr(score, name, None) for name, column in names.items()}
+    record |= dict.fromkeys(("paper", "paper_dataset", "difference_points", "run_ids"))
+    if published is not None:
+        record |= {"paper": round(published / 100, 6), "paper_dataset": filled.paper_dataset}
+    if published is not None and score and filled.differences:
+        record["difference_points"] = 100 * score.value - published
+    if each.system and score:
+        record["run_ids"] = " ".join(run.id for run in each.system.runs)
+    return record
 
 
 def percent(value: float) -> str:
@@ -232,96 +241,54 @@ def interval(score: Score) -> str:
     return f"[{percent(score.low)}, {percent(score.high)}]"
 
 
-def _entries(layout: Layout, results: DataSetResults) -> Iterator[Entry]:
-    source = results.paper_dataset if layout.number == 3 else results.dataset
-    for group in layout.groups:
-        for row in group.rows:
-            published = paper.published(layout.number, source or "", row.paper_name) if row.paper_name else None
-            system = results.systems.get(row.name)
-            # The paper's rows stand even where nothing was run; rows of ours once there is a run.
-            if system or published:
-                yield Entry(row, group.title, system, published)
-
-
-def _cells(filled: ResultTable, entries: Sequence[Entry]) -> Iterator[tuple[Cell, ...]]:
-    best = _best(filled, entries[0].group)
-    for entry in entries:
-        own = filled.has_paper and _is_extra(entry)
-        first, *labels = entry.row.labels + ("",) * (len(filled.layout.labels) - len(entry.row.labels))
-        cells = [_first_label(first, _NOT_IN_PAPER if own else ""), *map(Cell, labels)]
+def _score_cells(filled: ResultTable) -> Iterator[dict[Place, Cell]]:
+    """For each row its cells; the best of ours and of the paper's in its group is marked, where there is a choice."""
+    measure = filled.results.measure
+    shown: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for each in filled.rows:
         for part in filled.parts:
-            score = entry.system.score(f"{part}_{filled.results.measure}") if entry.system else None
-            ours, published = best[part]
-            # "not run" once for devel and once for test is enough.
-            run = entry.system is not None or part in _ALWAYS
-            cells.append(_ours(score, ours, entry if run else None, detail=True))
-            if filled.has_paper and part in _ALWAYS:
-                figure = entry.published_score(part)
-                cells.append(_paper(figure, published))
-                if filled.differences:
-                    cells.append(_difference(score, figure))
-        yield tuple(cells)
+            if score := each.score(part, measure):
+                shown[each.row.group, part, "ours"].append(100 * score.value)
+            if each.row.step and (figure := each.published_score(part)) is not None:
+                shown[each.row.group, part, "paper"].append(figure)
+    best = {key: f"{max(values):.1f}" for key, values in shown.items() if len(values) > 1}
+    for each in filled.rows:
+        cells: dict[Place, Cell] = {}
+        for part in filled.parts:
+            score, figure = each.score(part, measure), each.published_score(part)
+            cells[part, "ours"] = _ours(each, part, score, best.get((each.row.group, part, "ours")))
+            cells[part, "paper"] = _NO_FIGURE
+            cells[part, "difference"] = Cell("")
+            if figure is not None:
+                text = f"{figure:.1f}"
+                cells[part, "paper"] = Cell(text, best=text == best.get((each.row.group, part, "paper")))
+                if score:  # of the figures as shown, so that the line adds up
+                    cells[part, "difference"] = Cell(points(float(percent(score.value)) - figure))
+        yield cells
 
 
-def _is_extra(entry: Entry) -> bool:
-    """Whether the row stands among the paper's without being one of them."""
-    return entry.row.paper_name is None and entry.group != _OTHERS
-
-
-def _first_label(text: str, remark: str) -> Cell:
-    return Cell(text, f"({remark})" if remark else "")
-
-
-def _ours(score: Score | None, best: str | None, entry: Entry | None, *, detail: bool) -> Cell:
-    if score is not None:
+def _ours(each: FilledRow, part: str, score: Score | None, best: str | None) -> Cell:
+    if score:
         text = percent(score.value)
-        return Cell(text, interval(score) if detail else "", best=text == best)
-    if entry is None or (entry.system is None and not entry.row.step):
-        return Cell("")  # others' work, or a row that this data set does not have
-    return Cell(_NOT_RUN if entry.system is None else _ABSENT, muted=True)
+        return Cell(text, interval(score), best=text == best)
+    if each.system:
+        return Cell("–", muted=True)
+    # "not run" once for devel and once for test is enough; others' work is never run.
+    return Cell("not run", muted=True) if each.row.step and part in _ALWAYS else Cell("")
 
 
-def _paper(figure: float | None, best: str | None) -> Cell:
-    text = _ABSENT if figure is None else f"{figure:.1f}"
-    return Cell(text, best=text == best, muted=figure is None)
-
-
-def _difference(score: Score | None, figure: float | None) -> Cell:
-    """Of the figures as shown, so that the line adds up."""
-    return Cell("" if score is None or figure is None else points(float(percent(score.value)) - figure))
-
-
-def _best(filled: ResultTable, group: str) -> dict[str, tuple[str | None, str | None]]:
-    """The best of ours and of the paper's in a group, as shown, by part; None where there is no choice."""
-    entries = [entry for entry in filled.entries if entry.group == group]
-    found = {}
-    for part in filled.parts:
-        scores = [e.system.score(f"{part}_{filled.results.measure}") for e in entries if e.system]
-        ours = [score.value for score in scores if score is not None]
-        figures = [figure for e in entries if e.row.step and (figure := e.published_score(part)) is not None]
-        found[part] = (
-            percent(max(ours)) if len(ours) > 1 else None,
-            f"{max(figures):.1f}" if len(figures) > 1 else None,
-        )
-    return found
-
-
-def _overview_labels(entry: Entry) -> tuple[str, str, str]:
-    name = "Proposed CRNN" if entry.row.paper_name == "crnn" else entry.row.labels[0]
-    return name, entry.row.labels[1], _NOT_IN_PAPER if _is_extra(entry) else ""
+def _overview_line(each: FilledRow) -> tuple[str, Cell, Cell]:
+    name = "Proposed CRNN" if each.row.paper_name == "crnn" else each.row.labels[0]
+    return each.row.group, Cell(name, each.extra), Cell(each.row.labels[1])
 
 
 def _notes(filled: ResultTable) -> Iterator[str]:
     results, number = filled.results, filled.layout.number
-    systems = [entry.system for entry in filled.entries if entry.system]
-    shown = [
-        score for system in systems for part in filled.parts if (score := system.score(f"{part}_{results.measure}"))
-    ]
+    shown = [score for each in filled.rows for part in filled.parts if (score := each.score(part, results.measure))]
     if any(score.low is not None for score in shown):
         yield "In brackets: 95 % interval, by groups of clips."
-        if few := few_groups(
-            {PARTS[part].lower(): results.newest.metrics.get(f"groups_{part}") for part in filled.parts}
-        ):
+        groups = {PARTS[part].lower(): results.newest.metrics.get(f"groups_{part}") for part in filled.parts}
+        if few := few_groups(groups):
             yield few
     if shown:
         yield "Bold: best of its group of rows."
@@ -337,9 +304,9 @@ def _notes(filled: ResultTable) -> Iterator[str]:
             "devel chooses C on the folds that it scores and stacks members that saw them, as the paper does, and is a "
             "little optimistic."
         )
-    for entry in filled.entries:
-        if entry.system:
-            yield from _row_notes(entry.system, entry.row)
+    for each in filled.rows:
+        if each.system:
+            yield from _row_notes(each.system, each.row)
 
 
 def _paper_notes(filled: ResultTable) -> Iterator[str]:
@@ -363,10 +330,8 @@ def _paper_notes(filled: ResultTable) -> Iterator[str]:
         yield remark
 
 
-def _row_notes(system: System, row: Row) -> Iterator[str]:
-    changed = off_default(system, row)
-    if changed:
-        settings = ", ".join(f"{name}={value}" for name, value in changed.items())
+def _row_notes(system: SystemRuns, row: TableRow) -> Iterator[str]:
+    if settings := ", ".join(f"{name}={value}" for name, value in off_default(system, row).items()):
         yield f"{row.label}: run with {settings}, which is not the default."
     if row.members and system.members and system.members != set(row.members):
         without, besides = sorted(set(row.members) - system.members), sorted(system.members - set(row.members))

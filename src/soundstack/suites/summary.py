@@ -94,43 +94,36 @@ def log(run: Run, outcomes: Sequence[Outcome]) -> None:
     from soundstack.evaluation import plots
     from soundstack.evaluation.evaluation import save_figure, write_json
 
-    rows = [outcome.trained.scores for outcome in _first_seed(outcomes) if outcome.trained is not None]
     (run.folder / "summary.md").write_text(_markdown(outcomes), encoding="utf-8")
-    write_json(
-        run.folder / "summary.json",
-        [
-            {
-                "name": outcome.name,
-                "seed": outcome.seed,
-                "version": outcome.trained and outcome.trained.version,
-                "seconds": round(outcome.seconds, 1),
-                "note": outcome.note,
-            }
-            for outcome in outcomes
-        ],
-    )
-    if rows:
-        save_figure(plots.summary_figure(rows), run.folder / "summary.png")
+    lines = [
+        {
+            "name": outcome.name,
+            "seed": outcome.seed,
+            "version": outcome.trained and outcome.trained.version,
+            "seconds": round(outcome.seconds, 1),
+            "note": outcome.note,
+        }
+        for outcome in outcomes
+    ]
+    write_json(run.folder / "summary.json", lines)
+    if trained := _of_first_seed(outcomes):
+        save_figure(plots.summary_figure([each.scores for each in trained]), run.folder / "summary.png")
+    metrics: dict[str, float] = {}
     for name, by_score in _by_name(outcomes).items():
         for score, values in by_score.items():
-            run.metrics({f"{name}/{score}": values[0]})
+            metrics[f"{name}/{score}"] = values[0]
             if len(values) > 1:
-                run.metrics(
-                    {
-                        f"{name}/{score}_mean": float(np.mean(values)),
-                        f"{name}/{score}_sd": float(np.std(values, ddof=1)),
-                    }
-                )
-    best = _best(outcomes)
-    if best is not None:
-        run.metrics({score: getattr(best.scores, score).value for score in SCORES})
+                metrics[f"{name}/{score}_mean"] = float(np.mean(values))
+                metrics[f"{name}/{score}_sd"] = float(np.std(values, ddof=1))
+    if best := _best(outcomes):
+        metrics |= {score: getattr(best.scores, score).value for score in SCORES}
+    run.metrics(metrics)
 
 
 def after_main(outcomes: Sequence[Outcome]) -> None:
     """Show the table of all systems, what was not run and why, and the next commands."""
-    done = [outcome for outcome in _first_seed(outcomes) if outcome.trained is not None]
-    if done:
-        print(f"\n{summary_table([outcome.trained.scores for outcome in done if outcome.trained])}", end="")
+    if trained := _of_first_seed(outcomes):
+        print(f"\n{summary_table([each.scores for each in trained])}", end="")
     print(_over_seeds(outcomes), end="")
     for outcome in outcomes:
         if outcome.trained is None:
@@ -177,15 +170,14 @@ def _commands_of_the_user() -> tuple[str, str, str]:
     return "mlflow", "local", "python"
 
 
-def _first_seed(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    return [outcome for outcome in outcomes if outcome.seed == outcomes[0].seed]
+def _of_first_seed(outcomes: Sequence[Outcome]) -> list[Trained]:
+    return [outcome.trained for outcome in outcomes if outcome.trained and outcome.seed == outcomes[0].seed]
 
 
 def _best(outcomes: Sequence[Outcome]) -> Trained | None:
     """The suite's main result: its last fusion that ran, else its best row on devel."""
-    done = [outcome.trained for outcome in _first_seed(outcomes) if outcome.trained is not None]
-    fusions = [trained for trained in done if "-fusion" in trained.name]
-    if fusions:
+    done = _of_first_seed(outcomes)
+    if fusions := [trained for trained in done if "-fusion" in trained.name]:
         return fusions[-1]
     return max(done, key=lambda t: t.scores.devel_macro_f1.value if t.scores.devel_macro_f1 else 0.0, default=None)
 
@@ -194,7 +186,7 @@ def _by_name(outcomes: Sequence[Outcome]) -> dict[str, dict[str, list[float]]]:
     """Scores by system and kind, one value a seed."""
     found: dict[str, dict[str, list[float]]] = {}
     for outcome in outcomes:
-        if outcome.trained is not None:
+        if outcome.trained:
             scores = found.setdefault(outcome.name, {score: [] for score in SCORES})
             for score in SCORES:
                 scores[score].append(getattr(outcome.trained.scores, score).value)
@@ -213,8 +205,8 @@ def _over_seeds(outcomes: Sequence[Outcome]) -> str:
 
 
 def _markdown(outcomes: Sequence[Outcome]) -> str:
-    rows = [outcome.trained.scores for outcome in _first_seed(outcomes) if outcome.trained is not None]
-    text = summary_table(rows, markdown=True) if rows else ""
+    trained = _of_first_seed(outcomes)
+    text = summary_table([each.scores for each in trained], markdown=True) if trained else ""
     text += "".join(f"\n{line}\n" for line in _over_seeds(outcomes).splitlines() if line)
     for outcome in outcomes:
         if outcome.note:
