@@ -86,7 +86,7 @@ import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 import numpy as np
-from soundstack import cache
+from soundstack.features import store as cache
 folder, keys = Path(sys.argv[1]), [f"key{number}" for number in range(300)]
 store = cache.FeatureStore(folder, "logmel", {})
 with store.lock():
@@ -99,7 +99,7 @@ cache.MEMORY_SHARE = 0
 assert again.read(keys[::-1])[:, 0].tolist() == list(range(300))[::-1]
 """
     pytest.importorskip("resource", reason="the system has no limits to set")
-    environment = os.environ | {"PYTHONPATH": str(Path(cache.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(cache.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
     )

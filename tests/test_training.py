@@ -412,7 +412,7 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path):
     """The parent is killed while both train for hours."""
     script = """
 import os, sys, torch
-from soundstack import training, workers
+from soundstack.crnn import training; from soundstack.crnn import fold_workers as workers
 
 def jobs():
     spec, cpu = training.TrainingSpec("four_blocks", 1e-3, 8, 10**9), torch.device("cpu")
@@ -424,7 +424,7 @@ if __name__ == "__main__":
     workers.train_side_by_side(list(jobs()), lambda count: print("under way", flush=True) if count else None, print)
 """
     (tmp_path / "parent.py").write_text(script)
-    environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2])}
     parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], env=environment, stdout=subprocess.PIPE)
     assert parent.stdout.readline() == b"under way\n"
     workers = psutil.Process(parent.pid).children(recursive=True)
