@@ -412,7 +412,7 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path):
     """The parent is killed while both train for hours."""
     script = """
 import os, sys, torch
-from soundstack import training, workers
+from soundstack.crnn import training; from soundstack.crnn import fold_workers as workers
 
 def jobs():
     spec, cpu = training.TrainingSpec("four_blocks", 1e-3, 8, 10**9), torch.device("cpu")
