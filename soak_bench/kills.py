@@ -12,14 +12,12 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +89,7 @@ def run(
         ("every start but the killed ones ends with status 0", "status"),
         ("final scores and predictions equal the undisturbed run's", "scores"),
         ("a later start closes every run that was left RUNNING", "running"),
-        ("every shard, checkpoint and study in the cache loads", "cache"),
+        ("every shard and checkpoint in the cache loads", "cache"),
         ("no temporary file stays in the cache", "temporary"),
         ("a later start removes the temporary folders of killed processes", "folders"),
         ("a polite kill ends main within a minute", "polite"),
@@ -226,7 +224,7 @@ def _judge(place: Workplace, reference: Result, ledger: Ledger) -> None:
 
 
 def damaged(cache: Path) -> list[str]:
-    """Name the finished entries of a cache that cannot be loaded: shards, checkpoints and studies."""
+    """Name the finished entries of a cache that cannot be loaded: shards and checkpoints."""
     found = []
     for index in cache.glob("features/*/*.json"):
         if index.name == "spec.json":
@@ -242,13 +240,4 @@ def damaged(cache: Path) -> list[str]:
             torch.load(path, weights_only=True)
         except Exception as error:  # torch and its unpickler raise many kinds
             found.append(f"{path}: {error}")
-    for path in cache.glob("studies/*.db"):
-        try:
-            with closing(sqlite3.connect(path)) as database:
-                (answer,) = database.execute("PRAGMA integrity_check").fetchone()
-                database.execute("SELECT count(*) FROM trials").fetchone()
-        except sqlite3.Error as error:
-            answer = str(error)
-        if answer != "ok":
-            found.append(f"{path}: {answer}")
     return found

@@ -13,10 +13,12 @@ import torch
 import soundstack
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig
+from soundstack.crnn import system as crnn
 from soundstack.datasets.corpus import open_corpus
 from soundstack.deepspectrum import system as deepspectrum
 from soundstack.networks.spec import NETWORKS
 from soundstack.recognisers.base import MODULES
+from soundstack.spectrograms import extract as spectrograms
 from soundstack.tracking import registry
 from soundstack.utils import code_versions
 from soundstack.utils.code_versions import code_version
@@ -164,6 +166,24 @@ def test_another_device_precision_seed_or_form_of_the_network_has_other_features
     ]
     assert len(set(folders)) == len(folders)
     assert store_of(tmp_path, **random) == folders[0]
+
+
+def test_another_code_of_the_spectrograms_makes_folds_anew(tmp_path, tiny_csv, monkeypatch):
+    folders = []
+    monkeypatch.setattr(crnn, "train_fold", lambda job, progress: folders.append(job.checkpoint.parent))
+    config = CrnnConfig(dataset="csv", data_dir=str(tiny_csv(tmp_path / "data")), cache_dir=str(tmp_path / "cache"))
+    corpus = open_corpus(config)
+
+    def train():
+        made = spectrograms.extraction(config).finish(corpus)
+        crnn.train_folds(corpus, made, crnn.training_spec(config), config, torch.device("cpu"), parts=["1"])
+
+    train()
+    train()
+    monkeypatch.setattr(spectrograms, "code_version", lambda *roots: "another")
+    train()
+    first, again, other = folders
+    assert first == again != other
 
 
 def test_another_file_of_weights_makes_features_and_row_anew(tmp_path, monkeypatch):

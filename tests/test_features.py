@@ -16,7 +16,7 @@ from soundstack.audio import decode as audio
 from soundstack.config.steps import DataConfig
 from soundstack.datasets.corpus import open_corpus
 from soundstack.features import extract as features
-from soundstack.features.extract import Extraction, Recipe, Stages, clip_means, extract
+from soundstack.features.extract import Extraction, Recipe, Stages, clip_means
 from soundstack.features.store import FeatureStore
 from soundstack.utils import slices
 from soundstack.utils.errors import DataError
@@ -55,7 +55,8 @@ def table(tmp_path, tiny_csv):
 
 def run(corpus, cache, transform=spectrum, **options):
     store = FeatureStore(cache, "spectrum", {"bins": BINS})
-    return extract(corpus, Recipe(store, lambda: Stages(batch=transform), corpus.audio), jobs=2, **options), store
+    recipe = Recipe(store, lambda: Stages(batch=transform), corpus.audio)
+    return Extraction(lambda spec: recipe, jobs=2).finish(corpus, **options).report, store
 
 
 def test_features_are_those_of_the_clips_in_corpus_order(table, tmp_path, small_slices):
@@ -73,7 +74,7 @@ def test_the_second_run_skips_everything_and_builds_no_network(table, tmp_path):
     run(corpus, tmp_path / "cache")
     store = FeatureStore(tmp_path / "cache", "spectrum", {"bins": BINS})
     done = []
-    report = extract(corpus, Recipe(store, never, corpus.audio), jobs=2, progress=done.append)
+    report = Extraction(lambda spec: Recipe(store, never, spec), jobs=2).finish(corpus, done.append).report
     assert (report.made, report.reused, sum(done)) == (0, 15, 15)
 
 
@@ -94,7 +95,7 @@ def test_a_clip_is_decoded_once_whatever_its_channels_and_taken_through_the_firs
 
     store = FeatureStore(tmp_path / "cache", "spectrum", {"bins": BINS})
     stages = Stages(clip_stage, batch_stage, names=("double", "sum"))
-    report = extract(corpus, Recipe(store, lambda: stages, corpus.audio), jobs=2)
+    report = Extraction(lambda spec: Recipe(store, lambda: stages, spec), jobs=2).finish(corpus).report
     assert list(report.seconds) == ["decode", "double", "sum", "store"]
     assert min(report.seconds.values()) > 0
     assert sorted(decoded) == sorted(clip.path for clip in corpus.clips)

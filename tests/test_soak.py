@@ -74,17 +74,16 @@ def test_results_that_differ_in_the_last_bit_are_told_apart():
 
 
 def test_damaged_entries_of_a_cache_are_named(tmp_path: Path):
-    shards, training, studies = tmp_path / "features" / "kind-1", tmp_path / "training" / "key", tmp_path / "studies"
-    for folder in (shards, training, studies):
+    shards, training = tmp_path / "features" / "kind-1", tmp_path / "training" / "key"
+    for folder in (shards, training):
         folder.mkdir(parents=True)
     for name, rows in (("good", 2), ("short", 1)):
         np.save(shards / f"{name}.npy", np.zeros((rows, 3)))
         (shards / f"{name}.json").write_text(json.dumps(["a", "b"]))
     torch.save({"epoch": 1}, training / "fold-1.pt")
     (training / "fold-2.pt").write_bytes((training / "fold-1.pt").read_bytes()[:200])
-    (studies / "study.db").write_bytes(b"not a database at all" * 100)
     found = kills.damaged(tmp_path)
-    assert sorted(Path(line.split(": ")[0]).name for line in found) == ["fold-2.pt", "short.json", "study.db"]
+    assert sorted(Path(line.split(": ")[0]).name for line in found) == ["fold-2.pt", "short.json"]
 
 
 def test_the_phase_of_a_kill_is_the_youngest_unfinished_run_of_its_own_process(monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,7 @@
 """The search for C: the paper's ten values unless samples are asked for, and the simplest of equals."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,13 @@ def test_by_default_the_papers_ten_values_are_tried_together_and_once():
     assert found.costs == PAPER_COSTS
     assert oracle.asked == [list(PAPER_COSTS)]
     assert found.chosen == 1e-4
+
+
+def test_the_papers_ten_values_are_tried_without_optuna(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert search(Oracle(1e-4)).costs == PAPER_COSTS
+    with pytest.raises(ImportError):
+        search(Oracle(1e-4), trials=3)
 
 
 @pytest.mark.parametrize("best", PAPER_COSTS)

@@ -80,7 +80,8 @@ def tune(
             opened.metrics({"devel_macro_f1": judge.mean})
         return judge.mean
 
-    for number in range(config.trials):  # each with a sampler of its own: an earlier seed does not reach a later trial
+    for number in range(config.trials):
+        # A sampler a trial: what it draws must not hang on how often those before it drew.
         study.sampler = optuna.samplers.TPESampler(
             seed=derived_seed(config.seed, "trial", number) % 2**32, multivariate=True
         )

@@ -226,8 +226,7 @@ def clip_targets(corpus: Corpus) -> NDArray[np.intp]:
 
 def example_targets(corpus: Corpus) -> NDArray[np.int64]:
     """Class index of each example (E,)."""
-    targets = clip_targets(corpus)
-    return np.array([targets[example.clip] for example in corpus.examples], dtype=np.int64)
+    return clip_targets(corpus)[[example.clip for example in corpus.examples]].astype(np.int64)
 
 
 def example_folds(corpus: Corpus) -> NDArray[np.str_]:

@@ -144,47 +144,6 @@ class _Maker:
         report.made += len(wanted)
 
 
-def extract(
-    corpus: Corpus, recipe: Recipe, *, jobs: int, progress: Callable[[int], object] = lambda count: None
-) -> ExtractionReport:
-    """Bring the features of every example of a corpus into the recipe's store.
-
-    Args:
-        corpus: The data set.
-        recipe: How they are made.
-        jobs: Decoding threads.
-        progress: Called with the number of clips done since the last call.
-
-    Raises:
-        DataError: A file changed or vanished since it was scanned.
-        StoreError: The cache cannot be written.
-    """
-    report, store = ExtractionReport(), recipe.store
-    maker = _Maker(recipe, report)
-
-    def decode(number: int) -> _Made:
-        path, started = corpus.clips[number].path, time.perf_counter()
-        try:
-            samples, rate = audio.decode(path)
-        except AudioError as error:
-            raise DataError(f"{path}: {error} (it was sound when it was scanned; run again)") from None
-        return maker.clip(corpus.scans[number], samples, rate, time.perf_counter() - started)
-
-    parts: list[list[int]] = []
-    with ExitStack() as stack:
-        if store.missing([example.key for example in corpus.examples]):  # else no lock: the usual second run
-            stack.enter_context(store.lock())
-            missing = ([e.clip for e in part if store.missing([e.key])] for part in corpus.slices())
-            parts = [list(dict.fromkeys(clips)) for clips in missing if clips]
-        progress(len(corpus.clips) - sum(map(len, parts)))
-        with ThreadPoolExecutor(max(1, jobs)) as pool:
-            for part, clips in slices.in_slices(pool, parts, decode):
-                maker.slice(clips)
-                progress(len(part))
-    report.reused = len(corpus.examples) - report.made
-    return report
-
-
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
@@ -219,13 +178,41 @@ class Extraction(Generic[AnyRecipe]):
         self._over = True
 
     def finish(self, corpus: Corpus, progress: Callable[[int], object] = lambda count: None) -> Extracted[AnyRecipe]:
-        """Make what is still missing, as :func:`extract` does, and read all; what the scan made counts as made."""
-        recipe = self.recipe(corpus.audio)
-        report = extract(corpus, recipe, jobs=self._jobs, progress=progress)
+        """Make what is still missing, and read all; what was made with the scan counts as made.
+
+        ``progress`` is called with the number of clips done since the last call.
+
+        Raises:
+            DataError: A file changed or vanished since it was scanned.
+            StoreError: The cache cannot be written.
+        """
+        recipe, report = self.recipe(corpus.audio), ExtractionReport()
+        store, maker = recipe.store, _Maker(recipe, report)
+
+        def decode(number: int) -> _Made:
+            path, started = corpus.clips[number].path, time.perf_counter()
+            try:
+                samples, rate = audio.decode(path)
+            except AudioError as error:
+                raise DataError(f"{path}: {error} (it was sound when it was scanned; run again)") from None
+            return maker.clip(corpus.scans[number], samples, rate, time.perf_counter() - started)
+
+        keys = [example.key for example in corpus.examples]
+        parts: list[list[int]] = []
+        with ExitStack() as stack:
+            if store.missing(keys):  # else no lock, no network: the usual second run
+                stack.enter_context(store.lock())
+                missing = ([e.clip for e in part if store.missing([e.key])] for part in corpus.slices())
+                parts = [list(dict.fromkeys(clips)) for clips in missing if clips]
+            progress(len(corpus.clips) - sum(map(len, parts)))
+            pool = stack.enter_context(ThreadPoolExecutor(self._jobs))
+            for part, clips in slices.in_slices(pool, parts, decode):
+                maker.slice(clips)
+                progress(len(part))
         if self._begun == corpus.audio:
             report.made += self.report.made
-            report.reused -= self.report.made
-        return Extracted(recipe.store.read([example.key for example in corpus.examples]), recipe, report)
+        report.reused = len(keys) - report.made
+        return Extracted(store.read(keys), recipe, report)
 
     # What follows is called by the scan: `clip` in its threads, the rest in the caller's.
 

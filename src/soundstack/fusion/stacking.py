@@ -6,7 +6,7 @@ The stack is trained on out-of-fold scores only: what a member says of a clip it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,21 +48,25 @@ def aligned(members: Sequence[Member]) -> list[Member]:
         names = ", ".join(member.name for member in members) or "none"
         raise MemberError(f"A fusion needs at least two members; found {names}. Train more models of this data set.")
     first = members[0]
-    result = []
+
+    def like(ours: ScoreTable, member: Member, theirs: ScoreTable) -> ScoreTable:
+        _check(first, member, "classes", ", ".join(ours.classes), ", ".join(theirs.classes))
+        table = theirs.reordered(ours.clips)
+        _check(first, member, "labels", ours.labels, table.labels)
+        _check(first, member, "folds", ours.folds, table.folds)
+        return table
+
     for member in members:
         _check(first, member, "data fingerprint", first.data_fingerprint, member.data_fingerprint)
-        tables = []
-        pairs = [(first.devel, member.devel), (first.test, member.test)]
-        for ours, theirs in [*pairs, *((first.devel, table) for table in member.nested.values())]:
-            _check(first, member, "classes", ", ".join(ours.classes), ", ".join(theirs.classes))
-            table = theirs.reordered(ours.clips)
-            _check(first, member, "labels", ours.labels, table.labels)
-            _check(first, member, "folds", ours.folds, table.folds)
-            tables.append(table)
-        devel, test, *others = tables
-        nested = dict(zip(member.nested, others, strict=True))
-        result.append(Member(member.name, member.data_fingerprint, devel, test, nested))
-    return result
+    return [
+        replace(
+            member,
+            devel=like(first.devel, member, member.devel),
+            test=like(first.test, member, member.test),
+            nested={fold: like(first.devel, member, table) for fold, table in member.nested.items()},
+        )
+        for member in members
+    ]
 
 
 def stack_tables(tables: Sequence[ScoreTable], *, log_probabilities: bool) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from itertools import islice
 from typing import TypeVar
 
@@ -23,14 +23,10 @@ def in_slices(
 
     Two more slices are under way than the one that is yielded: memory stays flat, and threads have work.
     """
-    waiting = iter(slices)
-
-    def submit(part: Sequence[Item]) -> tuple[Sequence[Item], list[Future[Done]]]:
-        return part, [pool.submit(work, item) for item in part]
-
-    under_way = deque(submit(part) for part in islice(waiting, _AHEAD))
+    submitted = ((part, [pool.submit(work, item) for item in part]) for part in slices)
+    under_way = deque(islice(submitted, _AHEAD))
     while under_way:
         part, futures = under_way.popleft()
         done = [future.result() for future in futures]
-        under_way.extend(submit(part) for part in islice(waiting, 1))
+        under_way.extend(islice(submitted, 1))
         yield part, done
