@@ -33,7 +33,7 @@ from soundstack import devices
 from soundstack.audio import AudioSpec
 from soundstack.embedding import Embedder, EmbeddingSpec
 from soundstack.networks.crnn import Crnn
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.slices import SLICE
 from soundstack.svm import PathProblem, Standardiser
 from soundstack.training import FoldJob, TrainingSpec, train_fold

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack import cli
 from soundstack.config import DeepSpectrumConfig
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 
 if TYPE_CHECKING:
     from soundstack.results import Trained

@@ -4,6 +4,7 @@ import ast
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from soundstack.audio import AudioSpec
 from soundstack.code_versions import code_version
 from soundstack.config import CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.datasets.corpus import open_corpus
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.systems import deepspectrum
 
 SOURCE = Path(soundstack.__file__).parent
@@ -24,12 +25,12 @@ SOURCE = Path(soundstack.__file__).parent
 REMEMBERED = {
     "scans": ("audio",),
     "log-mels": ("spectrogram", "slices"),
-    "features": ("embedding", "slices"),
+    "features": ("embedding", "slices", NETWORKS["densenet121"].module),
     "folds": ("spectrogram", "training"),
     "crnn": (CrnnConfig.made_by,),
-    "deepspectrum": (DeepSpectrumConfig.made_by,),
+    "deepspectrum": (DeepSpectrumConfig.made_by, NETWORKS["densenet121"].module),
     "fuse": (FuseConfig.made_by,),
-    "predictions": ("prediction",),
+    "predictions": ("prediction", *sorted({spec.module for spec in NETWORKS.values()})),
     "demo": ("datasets.demo",),
 }
 
@@ -89,6 +90,14 @@ def test_another_initialisation_of_random_networks_makes_their_features_anew(cha
     assert not {"log-mels", "folds", "scans", "demo"} & changed
 
 
+@pytest.mark.parametrize(
+    ("network", "makes_anew"),
+    [("densenet", {"features", "deepspectrum", "predictions"}), ("openl3", {"predictions"})],
+)
+def test_another_file_of_a_network_makes_anew_what_that_network_made(changed_by, network, makes_anew):
+    assert changed_by(f"networks/{network}.py", another_constant) == makes_anew
+
+
 def test_another_training_makes_folds_and_rows_anew_but_no_feature(changed_by):
     changed = changed_by("training.py", lambda text: text.replace("DECAY = 0.002", "DECAY = 0.003"))
     assert {"folds", "crnn"} <= changed
@@ -124,7 +133,7 @@ def test_imports_inside_functions_count_and_those_for_types_do_not(tmp_path):
     ("library", "makes_anew"),
     [
         ("numpy", set(REMEMBERED)),
-        ("torchvision", {"features", "crnn", "deepspectrum", "fuse", "predictions"}),
+        ("torchvision", {"features", "deepspectrum", "predictions"}),
         ("pillow", {"features", "crnn", "deepspectrum", "fuse", "predictions"}),
         ("mlflow", set()),
         ("requests", set()),
@@ -162,6 +171,18 @@ def test_another_device_precision_seed_or_form_of_the_network_has_other_features
     ]
     assert len(set(folders)) == len(folders)
     assert store_of(tmp_path, **random) == folders[0]
+
+
+def test_features_and_row_are_found_by_the_code_of_their_network(tmp_path, monkeypatch):
+    for module in (deepspectrum, registry):
+        monkeypatch.setattr(module, "code_version", lambda *roots: " ".join(sorted(roots)))
+    options = {"network": "densenet121", "pretraining": "none"}
+    before = store_of(tmp_path, **options), registry.row_key(DeepSpectrumConfig(**options), "data")
+    moved = replace(NETWORKS["densenet121"], module="soundstack.networks.vgg")
+    monkeypatch.setitem(NETWORKS, "densenet121", moved)
+    after = store_of(tmp_path, **options), registry.row_key(DeepSpectrumConfig(**options), "data")
+    assert before[0] != after[0]
+    assert before[1] != after[1]
 
 
 def test_another_file_of_weights_makes_features_and_row_anew(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from soundstack.config import (
     fingerprint,
 )
 from soundstack.errors import ConfigError
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.report.config import ReportConfig
 from soundstack.soak.config import SoakConfig
 

@@ -7,7 +7,7 @@ import torch
 from soundstack import devices
 from soundstack.audio import AudioSpec
 from soundstack.embedding import Embedder, EmbeddingSpec
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.svm import PathProblem
 from soundstack.training import FoldJob, TrainingSpec, train_fold
 

@@ -18,7 +18,8 @@ LAYERS = [
     ["errors", "markdown", "limits", "slices", "naming"],
     ["containers", "decoder"],
     ["sound_files", "files", "locks", "presence", "signals", "deadlines"],
-    ["networks.spec", "presets", "progress", "code_versions", "devices", "remote", "archives", "suites", "svm_solver"],
+    ["networks.registry", "presets", "progress", "code_versions", "devices", "remote", "archives", "suites"],
+    ["svm_solver"],
     ["provenance", "config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["places"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],
@@ -189,7 +190,7 @@ def test_mlflow_is_known_to_tracking_and_serving_alone():
     assert {"tracking.py"} <= users <= tracking | {"serving.py", "served_model.py", "scoring_server.py"}
 
 
-@pytest.mark.parametrize("module", ["config", "cli", "errors", "networks.spec", "presets"])
+@pytest.mark.parametrize("module", ["config", "cli", "errors", "networks.registry", "presets"])
 def test_what_a_command_line_needs_loads_nothing_heavy(module):
     assert packages_reached(module, eager_only=True).keys() <= LIGHT
 

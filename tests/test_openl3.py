@@ -16,6 +16,7 @@ from published_networks import hollow_state, known_state, numbers, published_sha
 from soundstack.errors import WeightsError
 from soundstack.networks import openl3
 from soundstack.networks.build import build, restore
+from soundstack.networks.registry import load
 
 # Librosa tells that the lowest bands are narrower than an FFT bin: so they are in openl3.
 pytestmark = pytest.mark.filterwarnings("ignore:Empty filters detected")
@@ -129,7 +130,7 @@ def test_a_clips_embedding_is_the_mean_over_its_windows(
 @pytest.mark.parametrize("name", NAMES)
 def test_the_state_dict_has_the_published_keys_and_shapes(name: str) -> None:
     with torch.device("meta"):
-        net: Any = openl3.create(name)
+        net: Any = load(name).create()
 
     state = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
 
@@ -167,7 +168,7 @@ def test_a_spectrogram_has_the_embedding_of_the_torch_port(name: str, expected: 
 @pytest.mark.parametrize(("bands", "pool"), [(256, (8, 8)), (128, (4, 8))])
 def test_the_large_embedding_is_in_the_order_of_bands_frames_and_channels(bands: int, pool: tuple[int, int]) -> None:
     with torch.device("meta"):
-        net: Any = openl3.create(f"openl3_mel{bands}_env_6144")
+        net: Any = load(f"openl3_mel{bands}_env_6144").create()
     shapes: dict[str, tuple[int, ...]] = {}
     net.audio_embedding_layer.register_forward_hook(lambda _, given, out: shapes.update(out=tuple(out.shape)))
 

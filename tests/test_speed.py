@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from counted_operations import Operations
 from soundstack import tracking
 from soundstack.config import PAPER_COSTS, ExtractConfig
+from soundstack.networks.cpu.winograd import WinogradConv
 from soundstack.networks.crnn import Crnn
-from soundstack.networks.winograd import WinogradConv
 from soundstack.picture import DeepSpectrumPicture
 from soundstack.spectrogram import LogMel, SpectrogramSpec
 from soundstack.svm import CLIP, PathProblem, Standardiser

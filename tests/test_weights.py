@@ -22,7 +22,7 @@ from urllib3.util import Retry
 from local_http import LocalServer
 from soundstack import remote
 from soundstack.errors import WeightsError
-from soundstack.networks.spec import NETWORKS, NetworkSpec, PackagedWeights, WeightsFile
+from soundstack.networks.registry import NETWORKS, NetworkSpec, PackagedWeights, WeightsFile
 from soundstack.networks.weights import find_or_fetch, load_state_dict, load_strictly
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
@@ -55,7 +55,7 @@ def server() -> Iterator[LocalServer]:
 
 def network(url: str = "http://127.0.0.1:1/net.pth", **known: Any) -> NetworkSpec:
     """A network whose weights are at ``url``; port 1 never answers."""
-    return replace(NETWORKS["resnet50"], name="net", weights=WeightsFile("net.pth", url, **known))
+    return replace(NETWORKS["resnet50"], name="net", weights=WeightsFile(url, **known))
 
 
 def put(folder: Path, content: bytes = CONTENT) -> Path:

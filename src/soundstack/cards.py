@@ -21,7 +21,7 @@ from soundstack.evaluation.metrics import class_scores, table_confusion
 from soundstack.evaluation.statistics import Interval, few_groups
 from soundstack.evaluation.tables import percent
 from soundstack.markdown import escape, table
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers import CrnnRecogniser, FusionRecogniser, Recogniser, SvmRecogniser
 from soundstack.results import Evaluation
 

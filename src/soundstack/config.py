@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from soundstack import naming, suites
 from soundstack.limits import Limits
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 
 PROJECT = Path(__file__).resolve().parents[2]
 

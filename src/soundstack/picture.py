@@ -33,7 +33,6 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from soundstack.errors import ConfigError
-from soundstack.networks.spec import PICTURE_SIZE
 
 BANDS = 128
 FIGURE_SIZE = 227
@@ -56,7 +55,7 @@ class DeepSpectrumPicture:
         colour_map: one of :data:`COLOUR_MAPS`.
         window: shortest length of the analysis window in seconds, by default the toolkit's 25 ms; the FFT
             length is the next power of two in samples (16 kHz: 512, 44.1 kHz: 2048), the hop half of it.
-        size: width and height of the pictures in pixels.
+        size: width and height of the pictures in pixels; by default what ImageNet's networks take.
 
     Raises:
         ConfigError: no such colour map, or a window that is not positive.
@@ -67,7 +66,7 @@ class DeepSpectrumPicture:
         sample_rate: int,
         colour_map: str = "magma",
         window: float | None = None,
-        size: int = PICTURE_SIZE,
+        size: int = 224,
     ) -> None:
         if colour_map not in COLOUR_MAPS:
             raise ConfigError(f"colour_map: {colour_map!r} is not known; choose one of {', '.join(COLOUR_MAPS)}.")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from soundstack.code_versions import code_version
 from soundstack.config import fingerprint
 from soundstack.errors import StoreError
+from soundstack.networks.registry import NETWORKS
 from soundstack.sound_files import SoundFile
 
 Floats = NDArray[np.float64]
@@ -192,7 +193,8 @@ def model_key(folder: Path, shown: str, device: str) -> str:
         digest.update(f"{path.relative_to(folder)}\0".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return fingerprint([shown, digest.hexdigest(), device, code_version("prediction")])
+    networks = sorted({spec.module for spec in NETWORKS.values()})
+    return fingerprint([shown, digest.hexdigest(), device, code_version("prediction", *networks)])
 
 
 @contextmanager

@@ -9,8 +9,6 @@ one too many or one of another shape is of another network, and is refused with 
 from __future__ import annotations
 
 import importlib.util
-import pickle
-import zipfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -19,28 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy._core import multiarray
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from soundstack import remote
 from soundstack.errors import DownloadError, WeightsError
-from soundstack.networks.spec import NetworkSpec, PackagedWeights
+from soundstack.networks.registry import NetworkSpec, PackagedWeights
 
 _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
-
-# What torch, safetensors and the modules below them raise at a file that is not what it should be.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    SafetensorError,
-    zipfile.BadZipFile,
-    EOFError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
 
 
 def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_download: bool = True) -> Path:
@@ -57,7 +41,7 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     """
     if isinstance(spec.weights, PackagedWeights):
         return _packaged(spec.name, spec.weights)
-    file = remote.RemoteFile(**vars(spec.weights))
+    file = remote.RemoteFile(name=spec.weights.name, **vars(spec.weights))
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     folders = [hub] if weights_dir is None else [Path(weights_dir), hub]
     for folder in folders:
@@ -119,7 +103,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}. Check the file.") from error
-    except _UNREADABLE as error:  # their own messages are long, and advise to read the file unsafely
+    except Exception as error:  # of many kinds; their messages are long, and advise to read the file unsafely
         raise WeightsError(
             f"{path} is refused: it is damaged, not a file of weights, or holds more than tensors. "
             "Delete it and let it be fetched anew, or replace it by the published file."
@@ -161,6 +145,19 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         for key, like in expected.items()
     }
     module.load_state_dict(complete, strict=True, assign=True)
+
+
+def without_front_end(
+    state: Mapping[str, Tensor], front_end: Mapping[str, tuple[int, ...]], source: str
+) -> dict[str, Tensor]:
+    """The state dict without the tensors of its spectrogram, which is computed here; but their shapes are checked.
+
+    Raises:
+        WeightsError: the checkpoint is of a variant with another spectrogram.
+    """
+    for key in front_end.keys() & state.keys():
+        check_shape(key, state[key], front_end[key], source)
+    return {key: tensor for key, tensor in state.items() if key not in front_end}
 
 
 def check_shape(key: str, tensor: Tensor, shape: tuple[int, ...], source: str) -> None:

@@ -22,7 +22,7 @@ from soundstack.config import Config, CrnnConfig, DataConfig, DeepSpectrumConfig
 from soundstack.errors import ConfigError, MemberError, WeightsError
 from soundstack.locks import exclusive
 from soundstack.networks import weights
-from soundstack.networks.spec import network_spec
+from soundstack.networks.registry import network_spec
 from soundstack.results import Trained
 from soundstack.suites import Fusion, Row
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from soundstack import slices
 from soundstack.audio import AudioSpec
 from soundstack.cache import FeatureStore
 from soundstack.calibration import fit_sharpness
@@ -19,7 +20,7 @@ from soundstack.config import DeepSpectrumConfig
 from soundstack.datasets.corpus import Corpus
 from soundstack.embedding import Embedder, EmbeddingSpec
 from soundstack.features import Extraction, ExtractionReport, Recipe, Stages, clip_means
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.networks.weights import identity
 from soundstack.recognisers import SvmRecogniser
 from soundstack.results import Evaluation
@@ -74,6 +75,7 @@ class EmbeddingRecipe(Recipe):
 def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
     """The extraction of deep features, to be begun with the scan."""
     weights_dir = None if config.weights_dir == "auto" else Path(config.weights_dir)
+    network = NETWORKS[config.network]
 
     def plan(audio: AudioSpec) -> EmbeddingRecipe:
         spec = embedding_spec(config, audio)
@@ -83,14 +85,14 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
             return Embedder.build(spec, device, weights_dir)
 
         def make_transform() -> Stages:
-            prepares = "picture" if NETWORKS[config.network].input == "picture" else ""
+            prepares = "picture" if network.input == "picture" else ""
             return Stages(embedder().inputs, embedder().features, names=(prepares, "forward"))
 
         description = {
             "embedding": spec.to_json(),
             "device": device.type,
-            "weights": "random" if spec.pretraining == "none" else identity(NETWORKS[spec.network], weights_dir),
-            "code": code_version("embedding", "slices"),
+            "weights": "random" if spec.pretraining == "none" else identity(network, weights_dir),
+            "code": code_version(Embedder.__module__, slices.__name__, network.module),
         }
         store = FeatureStore(config.cache_path, f"{config.network}-{spec.pretraining}", description)
         return EmbeddingRecipe(store, make_transform, spec.audio, spec, embedder)
