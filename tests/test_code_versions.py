@@ -188,7 +188,7 @@ def test_features_and_row_are_found_by_the_code_of_their_network(tmp_path, monke
 def test_another_file_of_weights_makes_features_and_row_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     options = {"network": "openl3_mel256_env_512", "weights_dir": str(tmp_path)}  # published without a checksum
-    file = tmp_path / NETWORKS["openl3_mel256_env_512"].weights.name
+    file = tmp_path / NETWORKS["openl3_mel256_env_512"].file
     row = DeepSpectrumConfig(**options)
     without = registry.row_key(row, "data")
     file.write_bytes(b"some weights")

@@ -18,8 +18,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from published_networks import hollow_state, without_checksum
 from soundstack.errors import ConfigError, WeightsError
+from soundstack.networks import registry
 from soundstack.networks.build import build, restore
-from soundstack.networks.registry import NETWORKS, NetworkSpec, PackagedWeights, load, network_spec
+from soundstack.networks.registry import NETWORKS, NetworkSpec, load, network_spec
 
 SEED = 7
 LIGHT = ("resnet50", "densenet121", "efficientnet_lite0", "panns_cnn10", "openl3_mel256_env_512")
@@ -210,18 +211,16 @@ def test_every_network_is_described_in_full() -> None:
         assert (spec.sample_rate is None) == (spec.input == "picture") == (spec.family == "deepspectrum")
         assert spec.licence
         assert spec.citation
-        if not isinstance(spec.weights, PackagedWeights):
-            assert spec.weights.url.startswith("https://")
+        assert spec.url.startswith("package://" if name == "efficientnet_lite0" else "https://")
 
 
 def test_torchvision_knows_the_image_networks_files_by_the_same_addresses() -> None:
     for name in ("vgg16", "vgg19", "resnet50", "densenet121"):
         published = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
-        weights = NETWORKS[name].weights
+        spec = NETWORKS[name]
 
-        assert not isinstance(weights, PackagedWeights)
-        assert weights.url == published.url
-        assert weights.sha256 == weights.name.removesuffix(".pth")[-8:]
+        assert spec.url == published.url
+        assert spec.sha256 == spec.file.removesuffix(".pth")[-8:]
 
 
 def test_an_unknown_network_or_pretraining_is_refused_with_what_there_is() -> None:
@@ -241,6 +240,17 @@ assert [DeepSpectrumConfig(network=name).chosen_pretraining for name in NETWORKS
 sys.exit(bool({heavy} & set(sys.modules)))"""
 
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "given", ['{NAME: {"dim": 1}}', '{"a": {"dim": 1}}', '{"a": {"dim": 1, "width": 2}}', "", '"a"'], ids=str
+)
+def test_what_the_command_line_cannot_read_is_refused_with_its_line(given: str, tmp_path: Path) -> None:
+    file = tmp_path / "made_up.py"
+    file.write_text(f"from somewhere import Network, network\n\n@network({given})\nclass MadeUp(Network):\n    pass\n")
+
+    with pytest.raises(ValueError, match=r"made_up\.py, line 3: give @network what a NetworkSpec needs"):
+        list(registry._registered(file))
 
 
 # --- the image networks with weights from a file --------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from soundstack.networks.cpu import image
 from soundstack.networks.picture_network import GlobalAveragePool, PictureNetwork, TorchvisionNetwork
-from soundstack.networks.registry import Variant, WeightsFile, network
+from soundstack.networks.registry import network
 
 # The published file still has the names of torchvision's first release: denselayer1.norm.1 for denselayer1.norm1.
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -18,9 +18,11 @@ _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 @network(
     {
-        "densenet121": Variant(
-            1024, WeightsFile("https://download.pytorch.org/models/densenet121-a639ec97.pth", "a639ec97")
-        )
+        "densenet121": {
+            "dim": 1024,
+            "url": "https://download.pytorch.org/models/densenet121-a639ec97.pth",
+            "sha256": "a639ec97",
+        }
     },
     input="picture",
     pretraining="imagenet",

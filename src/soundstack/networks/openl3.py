@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from soundstack import deadlines
 from soundstack.networks.cpu import audio
-from soundstack.networks.registry import Network, Variant, WeightsFile, network
+from soundstack.networks.registry import Network, network
 from soundstack.networks.weights import without_front_end
 
 SAMPLE_RATE = 48_000
@@ -38,30 +38,22 @@ _FLOOR = -80.0  # dB under the window's maximum
 @network(
     {
         # The publisher states no checksums.
-        "openl3_mel256_env_512": Variant(
-            512,
-            WeightsFile(
-                "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel256_env_512.pth.tar"
-            ),
-        ),
-        "openl3_mel256_env_6144": Variant(
-            6144,
-            WeightsFile(
-                "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel256_env_6144.pth.tar"
-            ),
-        ),
-        "openl3_mel128_env_512": Variant(
-            512,
-            WeightsFile(
-                "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel128_env_512.pth.tar"
-            ),
-        ),
-        "openl3_mel128_env_6144": Variant(
-            6144,
-            WeightsFile(
-                "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel128_env_6144.pth.tar"
-            ),
-        ),
+        "openl3_mel256_env_512": {
+            "dim": 512,
+            "url": "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel256_env_512.pth.tar",
+        },
+        "openl3_mel256_env_6144": {
+            "dim": 6144,
+            "url": "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel256_env_6144.pth.tar",
+        },
+        "openl3_mel128_env_512": {
+            "dim": 512,
+            "url": "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel128_env_512.pth.tar",
+        },
+        "openl3_mel128_env_6144": {
+            "dim": 6144,
+            "url": "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel128_env_6144.pth.tar",
+        },
     },
     input="waveform",
     sample_rate=48_000,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from soundstack.networks.cpu import audio
-from soundstack.networks.registry import Network, Variant, WeightsFile, network
+from soundstack.networks.registry import Network, network
 from soundstack.networks.weights import without_front_end
 
 SAMPLE_RATE = 32_000
@@ -39,28 +39,22 @@ _FRONT_END = {
 
 @network(
     {
-        "panns_wavegram_logmel_cnn14": Variant(
-            2048,
-            WeightsFile(
-                "https://zenodo.org/record/3987831/files/Wavegram_Logmel_Cnn14_mAP%3D0.439.pth?download=1",
-                md5="17fa9ab65af3c0eb5ffbc5f65552c4e1",
-            ),
-        ),
-        "panns_cnn14": Variant(
-            2048,
-            WeightsFile(
-                "https://zenodo.org/record/3987831/files/Cnn14_mAP%3D0.431.pth?download=1",
-                md5="541141fa2ee191a88f24a3219fff024e",
-                size=327_428_481,
-            ),
-        ),
-        "panns_cnn10": Variant(
-            512,
-            WeightsFile(
-                "https://zenodo.org/record/3987831/files/Cnn10_mAP%3D0.380.pth?download=1",
-                md5="bfb1f1f9968938fa8ef4012b8471f5f6",
-            ),
-        ),
+        "panns_wavegram_logmel_cnn14": {
+            "dim": 2048,
+            "url": "https://zenodo.org/record/3987831/files/Wavegram_Logmel_Cnn14_mAP%3D0.439.pth?download=1",
+            "md5": "17fa9ab65af3c0eb5ffbc5f65552c4e1",
+        },
+        "panns_cnn14": {
+            "dim": 2048,
+            "url": "https://zenodo.org/record/3987831/files/Cnn14_mAP%3D0.431.pth?download=1",
+            "md5": "541141fa2ee191a88f24a3219fff024e",
+            "size": 327_428_481,
+        },
+        "panns_cnn10": {
+            "dim": 512,
+            "url": "https://zenodo.org/record/3987831/files/Cnn10_mAP%3D0.380.pth?download=1",
+            "md5": "bfb1f1f9968938fa8ef4012b8471f5f6",
+        },
     },
     input="waveform",
     sample_rate=32_000,

@@ -30,42 +30,6 @@ PICTURE_SIZE = 224
 
 
 @dataclass(frozen=True)
-class WeightsFile:
-    """A published file of weights.
-
-    ``sha256`` may be a prefix (torchvision puts 8 digits of it into its file names); ``None`` means that the
-    publisher states no checksum, or no size in bytes.
-    """
-
-    url: str
-    sha256: str | None = None
-    md5: str | None = None
-    size: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The file's name, as in the address."""
-        return PurePosixPath(unquote(urlsplit(self.url).path)).name
-
-
-@dataclass(frozen=True)
-class PackagedWeights:
-    """Weights that an installed Python package carries: ``path`` is relative to the package's folder."""
-
-    package: str
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One network of a family: its number of features a clip, and its published weights."""
-
-    dim: int
-    weights: WeightsFile | PackagedWeights
-
-
-@dataclass(frozen=True)
 class NetworkSpec:
     """What a network is fed and what it gives.
 
@@ -76,10 +40,13 @@ class NetworkSpec:
         pretraining: what the published weights were trained on.
         dim: number of features a clip.
         layer: the layer whose activations are the features.
-        weights: the published weights.
+        url: of the published file of weights; ``package://`` and a path where an installed Python package has it.
         licence: of the weights.
         citation: of the network.
         sample_rate: the rate in Hz at which the waveform must come; ``None``: the clip's own (pictures).
+        sha256: of the weights, or its first 8 digits or more (torchvision puts 8 into its files' names).
+        md5: of the weights.
+        size: of the weights in bytes. ``None`` for these three: the publisher states none.
     """
 
     name: str
@@ -88,10 +55,18 @@ class NetworkSpec:
     pretraining: Literal["imagenet", "audioset"]
     dim: int
     layer: str
-    weights: WeightsFile | PackagedWeights
+    url: str
     licence: str
     citation: str
     sample_rate: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    size: int | None = None
+
+    @property
+    def file(self) -> str:
+        """Name of the file of weights."""
+        return PurePosixPath(unquote(urlsplit(self.url).path)).name
 
     @property
     def family(self) -> Literal["deepspectrum", "audioset"]:
@@ -147,20 +122,13 @@ _FAMILIES: dict[str, type[Network]] = {}
 Family = TypeVar("Family", bound=type[Network])
 
 
-def network(
-    variants: Mapping[str, Variant],
-    *,
-    input: Literal["picture", "waveform"],
-    pretraining: Literal["imagenet", "audioset"],
-    layer: str,
-    licence: str,
-    citation: str,
-    sample_rate: int | None = None,
-) -> Callable[[Family], Family]:
-    """Register a :class:`Network` for the names of ``variants``; for the rest see :class:`NetworkSpec`.
+def network(variants: Mapping[str, Mapping[str, Any]], **shared: Any) -> Callable[[Family], Family]:
+    """Register a :class:`Network` under the names of ``variants``.
 
-    All arguments must be written out, without variables: they are read from the file's text as well.
+    What a :class:`NetworkSpec` needs is given for each variant, or for all of them in ``shared``. It must be written
+    out, without variables: it is read from the file's text (:func:`_registered`).
     """
+    del shared
 
     def register(family: Family) -> Family:
         _FAMILIES.update(dict.fromkeys(variants, family))
@@ -210,25 +178,14 @@ def _registered(file: Path) -> Iterator[NetworkSpec]:
             if not isinstance(call, ast.Call) or ast.unparse(call.func) != "network":
                 continue
             try:
-                shared: dict[str, Any] = {str(word.arg): _written(word.value) for word in call.keywords}
-                for name, variant in _written(call.args[0]).items():
-                    yield NetworkSpec(name=name, module=f"{__package__}.{file.stem}", **vars(variant), **shared)
-            except (ValueError, TypeError, LookupError) as error:
+                shared: dict[str, Any] = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+                for name, own in ast.literal_eval(call.args[0]).items():
+                    yield NetworkSpec(name=name, module=f"{__package__}.{file.stem}", **own, **shared)
+            except (ValueError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(
-                    f"{file}, line {call.lineno}: give @network all that it needs, written out without variables, as "
-                    f"it is read without running the file ({error})."
+                    f"{file}, line {call.lineno}: give @network what a NetworkSpec needs, written out without "
+                    f"variables: it is read without running the file ({error})."
                 ) from None
-
-
-def _written(node: ast.expr | None) -> Any:
-    """The value of an expression of literals, variants, and files of weights."""
-    if isinstance(node, ast.Dict):
-        return dict(zip(map(_written, node.keys), map(_written, node.values), strict=True))
-    if isinstance(node, ast.Call):
-        kinds: dict[str, Any] = {kind.__name__: kind for kind in (Variant, WeightsFile, PackagedWeights)}
-        words = {str(word.arg): _written(word.value) for word in node.keywords}
-        return kinds[ast.unparse(node.func)](*map(_written, node.args), **words)
-    return ast.literal_eval(node) if node else None
 
 
 NETWORKS: dict[str, NetworkSpec] = {

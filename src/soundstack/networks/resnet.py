@@ -8,11 +8,17 @@ from torch import nn
 
 from soundstack.networks.cpu import image
 from soundstack.networks.picture_network import GlobalAveragePool, PictureNetwork, TorchvisionNetwork
-from soundstack.networks.registry import Variant, WeightsFile, network
+from soundstack.networks.registry import network
 
 
 @network(
-    {"resnet50": Variant(2048, WeightsFile("https://download.pytorch.org/models/resnet50-0676ba61.pth", "0676ba61"))},
+    {
+        "resnet50": {
+            "dim": 2048,
+            "url": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            "sha256": "0676ba61",
+        }
+    },
     input="picture",
     pretraining="imagenet",
     layer="global average pool",

@@ -6,13 +6,13 @@ from typing import Any
 
 from soundstack.networks.cpu import image
 from soundstack.networks.picture_network import PictureNetwork, TorchvisionNetwork
-from soundstack.networks.registry import Variant, WeightsFile, network
+from soundstack.networks.registry import network
 
 
 @network(
     {
-        "vgg16": Variant(4096, WeightsFile("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af")),
-        "vgg19": Variant(4096, WeightsFile("https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", "dcbb9e9d")),
+        "vgg16": {"dim": 4096, "url": "https://download.pytorch.org/models/vgg16-397923af.pth", "sha256": "397923af"},
+        "vgg19": {"dim": 4096, "url": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", "sha256": "dcbb9e9d"},
     },
     input="picture",
     pretraining="imagenet",

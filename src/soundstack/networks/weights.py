@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from soundstack import remote
 from soundstack.errors import DownloadError, WeightsError
-from soundstack.networks.registry import NetworkSpec, PackagedWeights
+from soundstack.networks.registry import NetworkSpec
 
 _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
 
@@ -39,9 +40,10 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     Raises:
         WeightsError: the file is not there and cannot be fetched, or it is not the published one.
     """
-    if isinstance(spec.weights, PackagedWeights):
-        return _packaged(spec.name, spec.weights)
-    file = remote.RemoteFile(name=spec.weights.name, **vars(spec.weights))
+    place = urlsplit(spec.url)
+    file = remote.RemoteFile(spec.url, spec.file, spec.size, spec.md5, spec.sha256)
+    if place.scheme == "package":
+        return _packaged(spec.name, file, place.netloc, place.path)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     folders = [hub] if weights_dir is None else [Path(weights_dir), hub]
     for folder in folders:
@@ -72,9 +74,8 @@ def identity(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_downlo
     Raises:
         WeightsError: as :func:`find_or_fetch`.
     """
-    published = spec.weights.sha256 or getattr(spec.weights, "md5", None)
-    if published:
-        return str(published)
+    if published := spec.sha256 or spec.md5:
+        return published
     path = find_or_fetch(spec, weights_dir, allow_download=allow_download)
     status = path.stat()
     return _digest(path, status.st_size, status.st_mtime_ns)
@@ -173,19 +174,18 @@ def check_shape(key: str, tensor: Tensor, shape: tuple[int, ...], source: str) -
         )
 
 
-def _packaged(name: str, weights: PackagedWeights) -> Path:
+def _packaged(name: str, published: remote.RemoteFile, package: str, inside: str) -> Path:
     """The file of weights in an installed package."""
-    module = importlib.util.find_spec(weights.package)
+    module = importlib.util.find_spec(package)
     if module is None or module.origin is None:
         raise WeightsError(
-            f"The weights of {name} come with the Python package {weights.package}, which is not installed: "
-            f"install {weights.package.replace('_', '-')}."
+            f"The weights of {name} come with the Python package {package}, which is not installed: "
+            f"install {package.replace('_', '-')}."
         )
-    path = Path(module.origin).parent / weights.path
+    path = Path(module.origin).parent / inside.lstrip("/")
     if not path.is_file():
-        raise WeightsError(f"{path} (the weights of {name}) is missing: reinstall the package {weights.package}.")
-    published = remote.RemoteFile(url="", name=path.name, sha256=weights.sha256)
-    _verify(path, published, f"Reinstall the package {weights.package}.")
+        raise WeightsError(f"{path} (the weights of {name}) is missing: reinstall the package {package}.")
+    _verify(path, published, f"Reinstall the package {package}.")
     return path
 
 
