@@ -48,16 +48,6 @@ def test_the_mel_filters_are_librosas_with_the_htk_scale_and_area_norm(bands: in
     np.testing.assert_allclose(openl3.mel_filters(48_000, 2048, bands), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("length", "window", "hop", "padding"),
-    [(48_000, 2048, 242, (982, 982)), (48_000, 2049, 242, (982, 983)), (8, 2, 4, (0, 0)), (1, 5, 3, (2, 2))],
-)
-def test_a_window_is_padded_as_keras_does(length: int, window: int, hop: int, padding: tuple[int, int]) -> None:
-    assert openl3.same_padding(length, window, hop) == padding
-    framed = (length + sum(padding) - window) // hop + 1
-    assert framed == -(-length // hop)
-
-
 @pytest.mark.parametrize("bands", [256, 128])
 def test_log_mel_is_that_of_a_plain_fourier_transform(bands: int) -> None:
     half_silent = np.concatenate([np.zeros(24_000, dtype=np.float32), noise(24_000)])  # as every clip's first window

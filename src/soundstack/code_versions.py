@@ -29,17 +29,19 @@ _WITHOUT_EFFECT = {
 def code_version(*roots: str, package: Path = _PACKAGE) -> str:
     """Return 12 hex digits of the code behind modules, and of the libraries that it computes with.
 
-    They cover the source of the modules (``"spectrogram"``, or a ``__name__`` as ``"soundstack.spectrogram"``; with
-    none, of the whole package), that of all modules of the package that their imports lead to, also those inside
-    functions, and the versions of the installed distributions that these import. Comments, docstrings and imports for
-    type checking alone do not count.
+    They cover the source of the modules (by their names, with or without that of the package; with none, of the whole
+    package), that of all modules of the package that their imports lead to, also those inside functions, and the
+    versions of the installed distributions that these import. Comments, docstrings and imports for type checking alone
+    do not count.
     """
     seen: set[str] = set()
     digest = hashlib.sha256()
     libraries: set[str] = set()
-    waiting = list(roots) or [_dotted(path.relative_to(package)) for path in package.rglob("*.py")]
+    waiting = [root.removeprefix(f"{package.name}.") for root in roots] or [
+        _dotted(path.relative_to(package)) for path in package.rglob("*.py")
+    ]
     while waiting:
-        name = waiting.pop().removeprefix(f"{package.name}.")
+        name = waiting.pop()
         if name not in seen:
             seen.add(name)
             waiting += _module(package, name).own - _WITHOUT_EFFECT

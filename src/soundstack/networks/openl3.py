@@ -32,6 +32,7 @@ WINDOWS_AT_ONCE = 16  # bounds the memory: a window's widest activation takes 13
 
 _FFT = 2048
 _FFT_HOP = 242
+_PADDING = 982  # zeros on both sides of a window, by Keras's "same": ceil(48000 / 242) = 199 frames
 _FLOOR = -80.0  # dB under the window's maximum
 
 
@@ -84,19 +85,6 @@ class OpenL3Family(Network):
         return 256 if "mel256" in self.spec.name else 128
 
 
-def same_padding(length: int, window: int, hop: int) -> tuple[int, int]:
-    """Zeros before and after so many samples, by Keras's "same": ceil(length / hop) frames, an odd zero at the end.
-
-    >>> same_padding(48_000, 2048, 242)  # 199 frames
-    (982, 982)
-    >>> same_padding(10, 4, 3)
-    (1, 2)
-    """
-    frames = -(-length // hop)
-    zeros = max(0, (frames - 1) * hop + window - length)
-    return zeros // 2, zeros - zeros // 2
-
-
 def mel_filters(sample_rate: int, fft: int, bands: int) -> NDArray[np.float64]:
     """Triangles of equal area, equally spaced on the HTK mel scale from 0 Hz to half the rate, (bands, bins).
 
@@ -116,7 +104,7 @@ def mel_filters(sample_rate: int, fft: int, bands: int) -> NDArray[np.float64]:
 class LogMel(nn.Module):
     """Windows (N, 48000) at 48 kHz -> log-mel spectrograms (N, 1, bands, 199) in dB, 0 at each one's maximum.
 
-    Zeros on both sides (:func:`same_padding`), frames of 2048 samples every 242, not centred, periodic Hann,
+    Zeros on both sides, frames of 2048 samples every 242, not centred, periodic Hann,
     power; bands from 0 to 24000 Hz (HTK scale, area norm); square root; 10 log10 with a floor of 1e-10;
     relative to the maximum; at least -80.
     """
@@ -139,7 +127,7 @@ class LogMel(nn.Module):
         """See the class."""
         with torch.autocast(windows.device.type, enabled=False):  # bfloat16 is too coarse for decibels
             spectrum = torch.stft(
-                F.pad(windows.float(), same_padding(WINDOW, _FFT, _FFT_HOP)),
+                F.pad(windows.float(), (_PADDING, _PADDING)),
                 n_fft=_FFT,
                 hop_length=_FFT_HOP,
                 window=self.window,

@@ -171,7 +171,7 @@ def _registered(file: Path) -> Iterator[NetworkSpec]:
         ValueError: a decorator is given something that is not written out.
     """
     text = file.read_text(encoding="utf-8")
-    if "@network(" not in text:  # most files hold no network, and need no parsing
+    if "\n@network(" not in text:  # most files hold no network, and need no parsing
         return
     for node in ast.parse(text).body:
         for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
