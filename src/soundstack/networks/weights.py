@@ -40,8 +40,8 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     Raises:
         WeightsError: the file is not there and cannot be fetched, or it is not the published one.
     """
+    file = remote.RemoteFile(url=spec.url, name=spec.file, size=spec.size, md5=spec.md5, sha256=spec.sha256)
     place = urlsplit(spec.url)
-    file = remote.RemoteFile(spec.url, spec.file, spec.size, spec.md5, spec.sha256)
     if place.scheme == "package":
         return _packaged(spec.name, file, place.netloc, place.path)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
@@ -156,8 +156,9 @@ def without_front_end(
     Raises:
         WeightsError: the checkpoint is of a variant with another spectrogram.
     """
-    for key in front_end.keys() & state.keys():
-        check_shape(key, state[key], front_end[key], source)
+    for key, shape in front_end.items():
+        if key in state:
+            check_shape(key, state[key], shape, source)
     return {key: tensor for key, tensor in state.items() if key not in front_end}
 
 
