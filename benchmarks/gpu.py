@@ -33,7 +33,7 @@ from soundstack.audio.decode import AudioSpec
 from soundstack.crnn.network import Crnn
 from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.svm.linear_svm import PathProblem, Standardiser
 from soundstack.utils import devices
 from soundstack.utils.slices import SLICE

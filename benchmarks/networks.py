@@ -52,7 +52,7 @@ SLOW = 2
 
 def inputs(name: str, clips: int, turn: int) -> NDArray[Any]:
     """What the network is fed: pictures, or waveforms (clips, samples) of noise."""
-    from soundstack.networks.spec import NETWORKS
+    from soundstack.networks.registry import NETWORKS
 
     rate = NETWORKS[name].sample_rate
     if rate is None:
@@ -100,7 +100,7 @@ def ours(name: str, clips: int, shortcuts: bool = True) -> Step:
     """As :class:`soundstack.deepspectrum.embedding.Embedder` does it."""
     from soundstack.audio.decode import AudioSpec
     from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
-    from soundstack.networks.spec import NETWORKS
+    from soundstack.networks.registry import NETWORKS
     from soundstack.utils import devices
 
     device = devices.choose("cpu")
@@ -136,8 +136,8 @@ def operations(name: str) -> float:
 
 def arranged(name: str) -> tuple[Forward, torch.Tensor]:
     """The project's form, and a batch for it."""
-    from soundstack.networks.fused import BATCH
-    from soundstack.networks.inference import arrange
+    from soundstack.networks.build import arrange
+    from soundstack.networks.cpu.convolution import BATCH
 
     forward, clips = arrange(name, network(name)), 1 if name.startswith("openl3") else BATCH
     assert forward is not None

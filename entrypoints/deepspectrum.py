@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack.config import cli
 from soundstack.config.steps import DeepSpectrumConfig
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 
 if TYPE_CHECKING:
     from soundstack.evaluation.evaluation import Trained

@@ -4,6 +4,7 @@ import ast
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from soundstack.config.steps import CrnnConfig, DataConfig, DeepSpectrumConfig, 
 from soundstack.crnn import system as crnn
 from soundstack.datasets.corpus import open_corpus
 from soundstack.deepspectrum import system as deepspectrum
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES
 from soundstack.spectrograms import extract as spectrograms
 from soundstack.tracking import registry
@@ -28,12 +29,12 @@ SOURCE = Path(soundstack.__file__).parent
 REMEMBERED = {
     "scans": ("audio.decode",),
     "log-mels": ("spectrograms.log_mel",),
-    "features": ("deepspectrum.embedding", "utils.slices"),
+    "features": ("deepspectrum.embedding", "utils.slices", NETWORKS["densenet121"].module),
     "folds": ("spectrograms.log_mel", "crnn.training"),
     "crnn": (CrnnConfig.made_by,),
-    "deepspectrum": (DeepSpectrumConfig.made_by,),
+    "deepspectrum": (DeepSpectrumConfig.made_by, NETWORKS["densenet121"].module),
     "fuse": (FuseConfig.made_by,),
-    "predictions": ("prediction.run", *MODULES.values()),
+    "predictions": ("prediction.run", *MODULES.values(), *sorted({spec.module for spec in NETWORKS.values()})),
     "demo": ("datasets.demo.dataset",),
 }
 
@@ -91,6 +92,14 @@ def test_another_initialisation_of_random_networks_makes_their_features_anew(cha
     changed = changed_by("networks/build.py", lambda text: text.replace("manual_seed(seed)", "manual_seed(seed + 1)"))
     assert "features" in changed
     assert not {"log-mels", "folds", "scans", "demo"} & changed
+
+
+@pytest.mark.parametrize(
+    ("network", "makes_anew"),
+    [("densenet", {"features", "deepspectrum", "predictions"}), ("openl3", {"predictions"})],
+)
+def test_another_file_of_a_network_makes_anew_what_that_network_made(changed_by, network, makes_anew):
+    assert changed_by(f"networks/{network}.py", another_constant) == makes_anew
 
 
 def test_another_training_makes_folds_and_rows_anew_but_no_feature(changed_by):
@@ -186,10 +195,22 @@ def test_another_code_of_the_spectrograms_makes_folds_anew(tmp_path, tiny_csv, m
     assert first == again != other
 
 
+def test_features_and_row_are_found_by_the_code_of_their_network(tmp_path, monkeypatch):
+    for module in (deepspectrum, registry):
+        monkeypatch.setattr(module, "code_version", lambda *roots: " ".join(sorted(roots)))
+    options = {"network": "densenet121", "pretraining": "none"}
+    before = store_of(tmp_path, **options), registry.row_key(DeepSpectrumConfig(**options), "data")
+    moved = replace(NETWORKS["densenet121"], module="soundstack.networks.vgg")
+    monkeypatch.setitem(NETWORKS, "densenet121", moved)
+    after = store_of(tmp_path, **options), registry.row_key(DeepSpectrumConfig(**options), "data")
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+
+
 def test_another_file_of_weights_makes_features_and_row_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     options = {"network": "openl3_mel256_env_512", "weights_dir": str(tmp_path)}  # published without a checksum
-    file = tmp_path / NETWORKS["openl3_mel256_env_512"].weights.name
+    file = tmp_path / NETWORKS["openl3_mel256_env_512"].file
     row = DeepSpectrumConfig(**options)
     without = registry.row_key(row, "data")
     file.write_bytes(b"some weights")

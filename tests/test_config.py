@@ -24,7 +24,7 @@ from soundstack.config.steps import (
     TestConfig,
     fingerprint,
 )
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.utils.errors import ConfigError
 
 MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, TestConfig]

@@ -18,7 +18,7 @@ from soundstack.audio.windows import SECONDS, timelines
 from soundstack.deepspectrum.embedding import Embedder
 from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.networks import openl3
-from soundstack.networks.fused import BATCH
+from soundstack.networks.cpu.convolution import BATCH
 from soundstack.serving.model import SoundModel
 from soundstack.svm.linear_svm import LinearSvm
 from soundstack.utils import deadlines
@@ -65,7 +65,7 @@ def test_openl3_looks_at_the_clock_before_every_few_of_a_clips_windows(clock: Cl
         return torch.zeros(len(windows), 2)
 
     with pytest.raises(deadlines.LateError), deadlines.until(clock.now + 12):
-        openl3.by_windows(torch.zeros(1, 10 * openl3.SAMPLE_RATE), embed)  # six batches, half a minute
+        openl3.OpenL3.by_windows(torch.zeros(1, 10 * openl3.SAMPLE_RATE), embed)  # six batches, half a minute
     assert clock.calls == 3
 
 

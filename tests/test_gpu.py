@@ -7,7 +7,7 @@ import torch
 from soundstack.audio.decode import AudioSpec
 from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.svm.linear_svm import PathProblem
 from soundstack.utils import devices
 

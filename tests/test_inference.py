@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from counted_operations import Operations
 from soundstack.audio.decode import AudioSpec
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
-from soundstack.networks import inference, winograd
-from soundstack.networks.build import build
-from soundstack.networks.fused import BATCH
-from soundstack.networks.spec import NETWORKS
-from soundstack.networks.winograd import WinogradConv, pays
+from soundstack.networks.build import arrange, build
+from soundstack.networks.cpu import winograd
+from soundstack.networks.cpu.convolution import BATCH
+from soundstack.networks.cpu.winograd import WinogradConv, pays
+from soundstack.networks.registry import NETWORKS, load
 
 AUDIO = [name for name, spec in NETWORKS.items() if spec.input == "waveform"]
 LIGHT = ["efficientnet_lite0", "densenet121", "resnet50", "panns_cnn10", "openl3_mel256_env_512"]
@@ -69,7 +69,7 @@ def operations(forward, batch):
 def both(request):
     """A network's name, the network, and its faster form."""
     net = lively(request.param)
-    return request.param, net, inference.arrange(request.param, net)
+    return request.param, net, arrange(request.param, net)
 
 
 def test_the_faster_form_gives_the_plain_networks_features(both):
@@ -108,16 +108,17 @@ def test_making_it_changes_nothing_in_the_network():
     for name in LIGHT:
         net = lively(name)
         before = {key: value.clone() for key, value in net.state_dict().items()}
-        inference.arrange(name, net)
+        arrange(name, net)
         assert net.state_dict().keys() == before.keys()
         assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_networks_without_a_faster_form_and_torch_without_onednn_run_as_they_are(monkeypatch):
-    assert inference.arrange("crnn", nn.Identity()) is None
+    monkeypatch.setattr(type(load("vgg19")), "on_cpu", None)
+    assert arrange("vgg19", nn.Identity()) is None
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert inference.arrange("resnet50", nn.Identity()) is None
-    assert inference.arrange("panns_cnn10", nn.Identity()) is None
+    assert arrange("resnet50", nn.Identity()) is None
+    assert arrange("panns_cnn10", nn.Identity()) is None
 
 
 def spec(name="efficientnet_lite0", **options):

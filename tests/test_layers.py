@@ -163,7 +163,9 @@ def test_mlflow_is_known_to_tracking_and_serving_alone():
     assert users == {"tracking", "serving"}
 
 
-@pytest.mark.parametrize("module", ["config.steps", "config.cli", "config.suite", "config.presets", "networks.spec"])
+@pytest.mark.parametrize(
+    "module", ["config.steps", "config.cli", "config.suite", "config.presets", "networks.registry"]
+)
 def test_what_a_command_line_needs_loads_nothing_heavy(module):
     assert packages_reached(module, eager_only=True).keys() <= LIGHT
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from published_networks import hollow_state, without_checksum
-from soundstack.networks import imagenet
+from soundstack.networks import registry
 from soundstack.networks.build import build, restore
-from soundstack.networks.spec import NETWORKS, NetworkSpec, PackagedWeights, network_spec
+from soundstack.networks.registry import NETWORKS, NetworkSpec, load, network_spec
 from soundstack.utils.errors import ConfigError, WeightsError
 
 SEED = 7
@@ -192,18 +192,18 @@ def test_random_weights_are_torchvisions_own(name: str) -> None:
 
 def test_every_network_is_described_in_full() -> None:
     assert list(NETWORKS) == [
-        "vgg16",
-        "vgg19",
-        "resnet50",
         "densenet121",
         "efficientnet_lite0",
-        "panns_wavegram_logmel_cnn14",
-        "panns_cnn14",
-        "panns_cnn10",
         "openl3_mel256_env_512",
         "openl3_mel256_env_6144",
         "openl3_mel128_env_512",
         "openl3_mel128_env_6144",
+        "panns_wavegram_logmel_cnn14",
+        "panns_cnn14",
+        "panns_cnn10",
+        "resnet50",
+        "vgg16",
+        "vgg19",
     ]
     for name, spec in NETWORKS.items():
         assert spec.name == name
@@ -211,32 +211,46 @@ def test_every_network_is_described_in_full() -> None:
         assert (spec.sample_rate is None) == (spec.input == "picture") == (spec.family == "deepspectrum")
         assert spec.licence
         assert spec.citation
-        if not isinstance(spec.weights, PackagedWeights):
-            assert spec.weights.url.startswith("https://")
+        assert spec.url.startswith("package://" if name == "efficientnet_lite0" else "https://")
 
 
 def test_torchvision_knows_the_image_networks_files_by_the_same_addresses() -> None:
     for name in ("vgg16", "vgg19", "resnet50", "densenet121"):
         published = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
-        weights = NETWORKS[name].weights
+        spec = NETWORKS[name]
 
-        assert not isinstance(weights, PackagedWeights)
-        assert weights.url == published.url
-        assert weights.sha256 == weights.name.removesuffix(".pth")[-8:]
+        assert spec.url == published.url
+        assert spec.sha256 == spec.file.removesuffix(".pth")[-8:]
 
 
 def test_an_unknown_network_or_pretraining_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="'vgg11' is not known; choose one of vgg16, vgg19"):
+    with pytest.raises(ConfigError, match="'vgg11' is not known; choose one of densenet121, efficientnet_lite0"):
         network_spec("vgg11")
     with pytest.raises(ConfigError, match="resnet50 has no 'audioset' weights; choose imagenet or none"):
         build("resnet50", "audioset", seed=0)
 
 
-def test_the_registry_is_light_to_import() -> None:
+def test_a_command_line_knows_the_networks_without_loading_what_runs_them() -> None:
     heavy = "{'torch', 'torchaudio', 'torchvision', 'numpy', 'requests'}"
-    code = f"import sys, soundstack.networks.spec; sys.exit(bool({heavy} & set(sys.modules)))"
+    code = f"""
+import sys
+from soundstack.config.steps import DeepSpectrumConfig
+from soundstack.networks.registry import NETWORKS
+assert [DeepSpectrumConfig(network=name).chosen_pretraining for name in NETWORKS]
+sys.exit(bool({heavy} & set(sys.modules)))"""
 
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "given", ['{NAME: {"dim": 1}}', '{"a": {"dim": 1}}', '{"a": {"dim": 1, "width": 2}}', "", '"a"'], ids=str
+)
+def test_what_the_command_line_cannot_read_is_refused_with_its_line(given: str, tmp_path: Path) -> None:
+    file = tmp_path / "made_up.py"
+    file.write_text(f"from somewhere import Network, network\n\n@network({given})\nclass MadeUp(Network):\n    pass\n")
+
+    with pytest.raises(ValueError, match=r"made_up\.py, line 3: give @network what a NetworkSpec needs"):
+        list(registry._registered(file))
 
 
 # --- the image networks with weights from a file --------------------------------------------------
@@ -292,7 +306,8 @@ def test_vggs_whole_published_file_is_needed_and_its_last_layer_dropped(
 def test_vggs_features_are_the_second_to_last_fully_connected_layer_after_relu() -> None:
     with torch.device("meta"):
         whole = torchvision.models.vgg16(weights=None)
-        net: Any = imagenet.finish("vgg16", imagenet.create("vgg16"))
+        vgg16 = load("vgg16")
+        net: Any = vgg16.features(vgg16.create())
     layers = net.trunk.classifier
 
     # classifier[4] is the ReLU after the second linear layer, classifier[3].

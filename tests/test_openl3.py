@@ -16,6 +16,7 @@ from published_networks import hollow_state, known_state, numbers, published_sha
 from soundstack.audio.mel import mel_filters
 from soundstack.networks import openl3
 from soundstack.networks.build import build, restore
+from soundstack.networks.registry import load
 from soundstack.utils.errors import WeightsError
 
 # Librosa tells that the lowest bands are narrower than an FFT bin: so they are in openl3.
@@ -46,16 +47,6 @@ def test_the_mel_filters_are_librosas_with_the_htk_scale_and_area_norm(bands: in
     )
 
     np.testing.assert_allclose(mel_filters(48_000, 2048, bands, "htk"), expected, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("length", "window", "hop", "padding"),
-    [(48_000, 2048, 242, (982, 982)), (48_000, 2049, 242, (982, 983)), (8, 2, 4, (0, 0)), (1, 5, 3, (2, 2))],
-)
-def test_a_window_is_padded_as_keras_does(length: int, window: int, hop: int, padding: tuple[int, int]) -> None:
-    assert openl3.same_padding(length, window, hop) == padding
-    framed = (length + sum(padding) - window) // hop + 1
-    assert framed == -(-length // hop)
 
 
 @pytest.mark.parametrize("bands", [256, 128])
@@ -130,7 +121,7 @@ def test_a_clips_embedding_is_the_mean_over_its_windows(
 @pytest.mark.parametrize("name", NAMES)
 def test_the_state_dict_has_the_published_keys_and_shapes(name: str) -> None:
     with torch.device("meta"):
-        net: Any = openl3.create(name)
+        net: Any = load(name).create()
 
     state = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
 
@@ -168,7 +159,7 @@ def test_a_spectrogram_has_the_embedding_of_the_torch_port(name: str, expected: 
 @pytest.mark.parametrize(("bands", "pool"), [(256, (8, 8)), (128, (4, 8))])
 def test_the_large_embedding_is_in_the_order_of_bands_frames_and_channels(bands: int, pool: tuple[int, int]) -> None:
     with torch.device("meta"):
-        net: Any = openl3.create(f"openl3_mel{bands}_env_6144")
+        net: Any = load(f"openl3_mel{bands}_env_6144").create()
     shapes: dict[str, tuple[int, ...]] = {}
     net.audio_embedding_layer.register_forward_hook(lambda _, given, out: shapes.update(out=tuple(out.shape)))
 

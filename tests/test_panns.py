@@ -23,7 +23,7 @@ from published_networks import (
 )
 from soundstack.networks import panns
 from soundstack.networks.build import build, restore
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS, load
 from soundstack.utils.errors import WeightsError
 
 NAMES = tuple(name for name in NETWORKS if name.startswith("panns"))
@@ -37,7 +37,7 @@ def noise(samples: int, seed: int = 0) -> NDArray[np.float32]:
 def laid_out(name: str) -> panns.Panns:
     """The network without weights: for shapes."""
     with torch.device("meta"):
-        return panns.create(name)
+        return load(name).create()
 
 
 def shapes_of(net: nn.Module, waveforms: Tensor) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:

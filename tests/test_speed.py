@@ -24,7 +24,7 @@ from counted_operations import Operations
 from soundstack.config.steps import PAPER_COSTS, ExtractConfig
 from soundstack.crnn.network import Crnn
 from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
-from soundstack.networks.winograd import WinogradConv
+from soundstack.networks.cpu.winograd import WinogradConv
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
 from soundstack.spectrograms.picture import DeepSpectrumPicture
 from soundstack.svm.linear_svm import CLIP, PathProblem, Standardiser

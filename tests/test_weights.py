@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from urllib3.util import Retry
 
 from local_http import LocalServer
-from soundstack.networks.spec import NETWORKS, NetworkSpec, PackagedWeights, WeightsFile
+from soundstack.networks.registry import NETWORKS, NetworkSpec
 from soundstack.networks.weights import find_or_fetch, load_state_dict, load_strictly
 from soundstack.utils import download as remote
 from soundstack.utils.errors import WeightsError
@@ -55,7 +55,7 @@ def server() -> Iterator[LocalServer]:
 
 def network(url: str = "http://127.0.0.1:1/net.pth", **known: Any) -> NetworkSpec:
     """A network whose weights are at ``url``; port 1 never answers."""
-    return replace(NETWORKS["resnet50"], name="net", weights=WeightsFile("net.pth", url, **known))
+    return replace(NETWORKS["resnet50"], name="net", url=url, **{"sha256": None, **known})
 
 
 def put(folder: Path, content: bytes = CONTENT) -> Path:
@@ -136,7 +136,7 @@ def test_nothing_is_fetched_where_downloads_are_switched_off(server: LocalServer
 
 
 def test_weights_of_a_package_that_is_not_installed_name_it() -> None:
-    spec = replace(NETWORKS["efficientnet_lite0"], weights=PackagedWeights("no_such_package", "x.pth", "0" * 8))
+    spec = replace(NETWORKS["efficientnet_lite0"], url="package://no_such_package/x.pth")
 
     with pytest.raises(WeightsError, match="install no-such-package"):
         find_or_fetch(spec)

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from soundstack.audio.limits import Limits
 from soundstack.config import naming
 from soundstack.config import suite as suites
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 
 PROJECT = Path(__file__).resolve().parents[3]
 

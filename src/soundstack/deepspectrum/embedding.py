@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from soundstack.audio.decode import AudioSpec, Samples
-from soundstack.networks.build import build, restore
-from soundstack.networks.fused import BATCH
-from soundstack.networks.inference import arrange
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.build import arrange, build, restore
+from soundstack.networks.cpu.convolution import BATCH
+from soundstack.networks.registry import NETWORKS, PICTURE_SIZE
 from soundstack.spectrograms.picture import DeepSpectrumPicture
 from soundstack.utils import deadlines
 from soundstack.utils.devices import moved
@@ -30,7 +29,7 @@ class EmbeddingSpec:
     """Everything that changes a feature vector, be it in the last digit.
 
     ``seed`` is that of random weights, 0 for published ones. ``shortcuts`` lets a network run on the CPU in the
-    form that :mod:`soundstack.networks.inference` gives it.
+    form that :func:`soundstack.networks.build.arrange` gives it.
     """
 
     network: str
@@ -66,7 +65,7 @@ class Embedder:
         self.device = device
         self._picture: DeepSpectrumPicture | None = None
         if NETWORKS[spec.network].input == "picture":
-            self._picture = DeepSpectrumPicture(spec.audio.sample_rate, spec.colour_map, spec.window)
+            self._picture = DeepSpectrumPicture(spec.audio.sample_rate, spec.colour_map, spec.window, PICTURE_SIZE)
         # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         faster = None

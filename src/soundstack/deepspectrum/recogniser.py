@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.evaluation.score_table import Kind
+from soundstack.networks.registry import network_spec
 from soundstack.recognisers.base import Scores, SingleRecogniser
 from soundstack.svm.linear_svm import LinearSvm, load_svms, save_svms
 
@@ -26,6 +27,11 @@ class SvmRecogniser(SingleRecogniser):
     kind: ClassVar[Kind] = "decision"
     embedder: Embedder
     svms: list[LinearSvm]
+
+    @property
+    def modules(self) -> set[str]:
+        """Its own module and that of its network."""
+        return super().modules | {network_spec(self.embedder.spec.network).module}
 
     def features(self, examples: Samples) -> NDArray[np.float32]:
         """Return deep features (E, dim)."""

@@ -21,7 +21,7 @@ from soundstack.evaluation.calibration import fit_sharpness
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.features.extract import Extracted, Extraction, Recipe, Stages, clip_means
 from soundstack.features.store import FeatureStore
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.networks.weights import identity
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, search_cost
@@ -72,6 +72,7 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
     Its methods raise :class:`WeightsError` where published weights are missing and cannot be fetched.
     """
     weights_dir = None if config.weights_dir == "auto" else Path(config.weights_dir)
+    network = NETWORKS[config.network]
 
     def plan(audio: AudioSpec) -> EmbeddingRecipe:
         spec = embedding_spec(config, audio)
@@ -81,14 +82,14 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
             return Embedder.build(spec, device, weights_dir)
 
         def make_transform() -> Stages:
-            prepares = "picture" if NETWORKS[config.network].input == "picture" else ""
+            prepares = "picture" if network.input == "picture" else ""
             return Stages(embedder().inputs, embedder().features, names=(prepares, "forward"))
 
         description = {
             "embedding": spec.to_json(),
             "device": device.type,
-            "weights": "random" if spec.pretraining == "none" else identity(NETWORKS[spec.network], weights_dir),
-            "code": code_version(Embedder.__module__, in_slices.__module__),
+            "weights": "random" if spec.pretraining == "none" else identity(network, weights_dir),
+            "code": code_version(Embedder.__module__, in_slices.__module__, network.module),
         }
         store = FeatureStore(config.cache_path, f"{config.network}-{spec.pretraining}", description)
         return EmbeddingRecipe(store, make_transform, spec.audio, spec, embedder)
@@ -98,24 +99,26 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
 
 def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device: torch.device) -> TrainedSvm:
     """Search C over the development folds, refit, calibrate on out-of-fold scores, and score the test clips."""
-    folds, targets = example_folds(corpus), example_targets(corpus)
-    classes = len(corpus.dataset.labels)
-    devel = folds != "test"
+    folds, classes = example_folds(corpus), len(corpus.dataset.labels)
+    devel, devel_clips = folds != "test", len(corpus.dataset.devel)
     spec = SearchSpec.of(config)
-    x, y = features.values[devel], targets[devel]
+    x, y = features.values[devel], example_targets(corpus)[devel]
     problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, device=device)
-    devel_clips = len(corpus.dataset.devel)
-    truth = clip_targets(corpus)[:devel_clips]
-    clip_folds = np.array([clip.fold for clip in corpus.dataset.devel])
-    padding = np.zeros((int((~devel).sum()), classes))
 
-    def decide(costs: list[float]) -> NDArray[np.float64]:
+    def by_clip(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
         # Several examples of a clip (channels=each) are averaged before they are judged.
-        return np.stack(
-            [clip_means(corpus, np.concatenate([scores, padding]))[:devel_clips] for scores in problem.decide(costs)]
-        )
+        scores = np.zeros((len(folds), classes))
+        scores[devel] = decisions
+        return clip_means(corpus, scores)[:devel_clips]
 
-    search = search_cost(decide, truth, clip_folds, classes, spec)
+    truth = clip_targets(corpus)[:devel_clips]
+    search = search_cost(
+        lambda costs: np.stack([by_clip(decisions) for decisions in problem.decide(costs)]),
+        truth,
+        np.array([clip.fold for clip in corpus.dataset.devel]),
+        classes,
+        spec,
+    )
     svms = problem.fold_models(search.chosen) if config.test_model == "folds" else [problem.refit(search.chosen)]
     recogniser = SvmRecogniser(
         labels=corpus.dataset.labels, audio=features.recipe.audio, embedder=features.recipe.embedder(), svms=svms
@@ -129,6 +132,5 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     if config.nested == "yes":
         refit = config.test_model == "refit"
         by_fold = nested_decisions(lambda fold: x, y, folds[devel], classes, spec, refit=refit, device=device)
-        for fold, decisions in by_fold.items():
-            nested[fold] = clip_means(corpus, np.concatenate([decisions, padding]))[:devel_clips]
+        nested = {fold: by_clip(decisions) for fold, decisions in by_fold.items()}
     return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser, nested), search)

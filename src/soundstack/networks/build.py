@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from soundstack.networks import imagenet, openl3, panns
-from soundstack.networks.spec import NetworkSpec, network_spec
+from soundstack.networks.cpu import convolution
+from soundstack.networks.registry import load, network_spec
 from soundstack.networks.weights import find_or_fetch, load_state_dict, load_strictly
-
-
-@dataclass(frozen=True)
-class _Family:
-    """How the networks of one origin are made, by name.
-
-    ``create`` gives the network as published, whose state dict has the published names; ``adapt`` turns a
-    published state dict into exactly those names; ``finish`` leaves what the features need.
-    """
-
-    create: Callable[[str], nn.Module]
-    adapt: Callable[[str, Mapping[str, Tensor], str], dict[str, Tensor]]
-    finish: Callable[[str, nn.Module], nn.Module]
-
-
-_IMAGENET = _Family(imagenet.create, imagenet.adapt, imagenet.finish)
-_PANNS = _Family(panns.create, panns.adapt, lambda name, net: net)
-_OPENL3 = _Family(openl3.create, openl3.adapt, lambda name, net: net)
 
 
 def build(
@@ -43,12 +24,12 @@ def build(
 ) -> nn.Module:
     """Make a network that maps a batch to features float32 (N, dim).
 
-    Its input is what its :class:`~soundstack.networks.spec.NetworkSpec` says: pictures uint8 (N, 3, 224,
+    Its input is what its :class:`~soundstack.networks.registry.NetworkSpec` says: pictures uint8 (N, 3, 224,
     224), or waveforms float32 (N, samples) in -1..1, mono, at ``sample_rate``. Normalisation, spectrograms,
     framing and the average over a clip's frames are inside, so that features are made in one way everywhere.
 
     Args:
-        name: a key of :data:`~soundstack.networks.spec.NETWORKS`.
+        name: a key of :data:`~soundstack.networks.registry.NETWORKS`.
         pretraining: ``"imagenet"`` or ``"audioset"``: the published weights; ``"none"``: the network's
             published random initialisation, batch norm at mean 0 and variance 1.
         seed: of the random weights; the global random state is neither used nor changed.
@@ -59,17 +40,16 @@ def build(
         ConfigError: no such network, or none with such weights.
         WeightsError: the weights cannot be had, or are not the published ones.
     """
-    spec = network_spec(name, pretraining)
-    family = _family(spec)
+    spec, network = network_spec(name, pretraining), load(name)
     if pretraining == "none":
         with _own_random_state(seed):
-            whole = family.create(name)
+            whole = network.create()
     else:
         path = find_or_fetch(spec, weights_dir, allow_download=allow_download)
         with torch.device("meta"):  # laid out only: drawing 138 million numbers to overwrite them takes seconds
-            whole = family.create(name)
-        load_strictly(whole, family.adapt(name, load_state_dict(path), str(path)), str(path))
-    return _frozen(family.finish(name, whole))
+            whole = network.create()
+        load_strictly(whole, network.adapt(load_state_dict(path), str(path)), str(path))
+    return _frozen(network.features(whole))
 
 
 def restore(name: str, state: Mapping[str, Tensor], source: str = "the given state") -> nn.Module:
@@ -79,17 +59,27 @@ def restore(name: str, state: Mapping[str, Tensor], source: str = "the given sta
         ConfigError: no such network.
         WeightsError: the state is not of this network.
     """
-    family = _family(network_spec(name))
+    network = load(name)
     with torch.device("meta"):
-        net = family.finish(name, family.create(name))
+        net = network.features(network.create())
     load_strictly(net, state, source)
     return _frozen(net)
 
 
-def _family(spec: NetworkSpec) -> _Family:
-    if spec.family == "deepspectrum":
-        return _IMAGENET
-    return _PANNS if spec.name.startswith("panns") else _OPENL3
+def arrange(name: str, net: nn.Module) -> convolution.Forward | None:
+    """Return a faster function on a CPU for a network that :func:`build` made: equal features, to float32's rounding.
+
+    The network's weights are read once: a later change of it is not seen.
+
+    Returns:
+        A function of the network's input; ``None`` where this network or this machine's torch has no faster form.
+    """
+    form = load(name).on_cpu
+    if form is None or not convolution.available():
+        return None
+    with torch.inference_mode():
+        arranged: convolution.Forward = form(net)
+        return arranged
 
 
 def _frozen(net: nn.Module) -> nn.Module:

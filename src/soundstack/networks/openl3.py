@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from soundstack.audio.mel import mel_filters
-from soundstack.networks.weights import check_shape
+from soundstack.networks.cpu import audio
+from soundstack.networks.registry import Network, network
+from soundstack.networks.weights import without_front_end
 from soundstack.utils import deadlines
 
 SAMPLE_RATE = 48_000
@@ -29,34 +31,63 @@ WINDOWS_AT_ONCE = 16  # bounds the memory: a window's widest activation takes 13
 
 _FFT = 2048
 _FFT_HOP = 242
+_PADDING = 982  # zeros on both sides of a window, by Keras's "same": ceil(48000 / 242) = 199 frames
 _FLOOR = -80.0  # dB under the window's maximum
 
-#: Mel bands, and the last pool, (bands, frames), of the (bands / 8, 24) that are left by then.
-_VARIANTS = {
-    "openl3_mel256_env_512": (256, (32, 24)),
-    "openl3_mel256_env_6144": (256, (8, 8)),
-    "openl3_mel128_env_512": (128, (16, 24)),
-    "openl3_mel128_env_6144": (128, (4, 8)),
-}
 
+@network(
+    {
+        # The publisher states no checksums.
+        "openl3_mel256_env_512": {
+            "dim": 512,
+            "url": "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel256_env_512.pth.tar",
+        },
+        "openl3_mel256_env_6144": {
+            "dim": 6144,
+            "url": "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel256_env_6144.pth.tar",
+        },
+        "openl3_mel128_env_512": {
+            "dim": 512,
+            "url": "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel128_env_512.pth.tar",
+        },
+        "openl3_mel128_env_6144": {
+            "dim": 6144,
+            "url": "https://github.com/torchopenl3/torchopenl3-models/raw/master/torchopenl3_mel128_env_6144.pth.tar",
+        },
+    },
+    input="waveform",
+    sample_rate=48_000,
+    pretraining="audioset",
+    layer="audio_embedding_layer, max-pooled",
+    licence="Apache-2.0",
+    citation="Cramer et al., Look, listen, and learn more: design choices for deep audio embeddings, 2019 [28, 29]",
+)
+class OpenL3Family(Network):
+    """The checkpoints of all variants have the same keys."""
 
-def same_padding(length: int, window: int, hop: int) -> tuple[int, int]:
-    """Zeros before and after so many samples, by Keras's "same": ceil(length / hop) frames, an odd zero at the end.
+    on_cpu = audio.OpenL3
 
-    >>> same_padding(48_000, 2048, 242)  # 199 frames
-    (982, 982)
-    >>> same_padding(10, 4, 3)
-    (1, 2)
-    """
-    frames = -(-length // hop)
-    zeros = max(0, (frames - 1) * hop + window - length)
-    return zeros // 2, zeros - zeros // 2
+    def create(self) -> OpenL3:
+        return OpenL3(self._bands, self.spec.dim)
+
+    def adapt(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        bins = _FFT // 2 + 1
+        front_end = {
+            "speclayer.dft_real_kernels": (bins, 1, _FFT),
+            "speclayer.dft_imag_kernels": (bins, 1, _FFT),
+            "speclayer.mel_basis": (self._bands, bins),  # the shape of this one alone tells 256 bands from 128
+        }
+        return without_front_end(state, front_end, source)
+
+    @property
+    def _bands(self) -> int:
+        return 256 if "mel256" in self.spec.name else 128
 
 
 class LogMel(nn.Module):
     """Windows (N, 48000) at 48 kHz -> log-mel spectrograms (N, 1, bands, 199) in dB, 0 at each one's maximum.
 
-    Zeros on both sides (:func:`same_padding`), frames of 2048 samples every 242, not centred, periodic Hann,
+    Zeros on both sides, frames of 2048 samples every 242, not centred, periodic Hann,
     power; bands from 0 to 24000 Hz (HTK scale, area norm); square root; 10 log10 with a floor of 1e-10;
     relative to the maximum; at least -80.
     """
@@ -79,7 +110,7 @@ class LogMel(nn.Module):
         """See the class."""
         with torch.autocast(windows.device.type, enabled=False):  # bfloat16 is too coarse for decibels
             spectrum = torch.stft(
-                F.pad(windows.float(), same_padding(WINDOW, _FFT, _FFT_HOP)),
+                F.pad(windows.float(), (_PADDING, _PADDING)),
                 n_fft=_FFT,
                 hop_length=_FFT_HOP,
                 window=self.window,
@@ -98,12 +129,13 @@ class OpenL3(nn.Module):
 
     Args:
         bands: of the log-mel spectrograms, 256 or 128.
-        pool: the last max pool, (bands, frames).
+        size: of an embedding, 512 or 6144.
     """
 
-    def __init__(self, bands: int, pool: tuple[int, int]) -> None:
+    def __init__(self, bands: int, size: int) -> None:
         super().__init__()
-        self.pool = pool
+        # The last pool, (bands, frames), of the (bands / 8, 24) that are left by then.
+        self.pool = (bands // 8, 24) if size == 512 else (bands // 32, 8)
         self.log_mel = LogMel(bands)
         self.batch_normalization_1 = _batch_norm(1)
         inputs = 1
@@ -116,7 +148,20 @@ class OpenL3(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Waveforms float32 (N, samples), mono, -1..1, 48 kHz -> embeddings float32 (N, 512 or 6144)."""
-        return by_windows(waveforms, lambda windows: self.embed(self.log_mel(windows)))
+        return self.by_windows(waveforms, lambda windows: self.embed(self.log_mel(windows)))
+
+    @staticmethod
+    def by_windows(waveforms: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """Embeddings (N, dim) of waveforms (N, samples): the mean of those that ``embed`` gives windows (B, 48000)."""
+        windows = frame(waveforms)  # (N, W, 48000), a view
+        count = windows.shape[0] * windows.shape[1]
+        embeddings = []
+        for start in range(0, count, WINDOWS_AT_ONCE):
+            deadlines.check()
+            chosen = torch.arange(start, min(start + WINDOWS_AT_ONCE, count), device=waveforms.device)
+            batch = windows[chosen // windows.shape[1], chosen % windows.shape[1]]  # copies these windows only
+            embeddings.append(embed(batch).float())
+        return torch.cat(embeddings).unflatten(0, windows.shape[:2]).mean(dim=1)  # over the clip's windows
 
     def embed(self, spectrograms: Tensor) -> Tensor:
         """Log-mel spectrograms (N, 1, bands, 199) -> the windows' embeddings (N, 512 or 6144)."""
@@ -155,42 +200,5 @@ def frame(waveforms: Tensor) -> Tensor:
     return padded.unfold(1, WINDOW, HOP)
 
 
-def by_windows(waveforms: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
-    """Embeddings (N, dim) of waveforms (N, samples): the mean of those that ``embed`` gives windows (B, 48000)."""
-    windows = frame(waveforms)  # (N, W, 48000), a view
-    count = windows.shape[0] * windows.shape[1]
-    embeddings = []
-    for start in range(0, count, WINDOWS_AT_ONCE):
-        deadlines.check()
-        chosen = torch.arange(start, min(start + WINDOWS_AT_ONCE, count), device=waveforms.device)
-        batch = windows[chosen // windows.shape[1], chosen % windows.shape[1]]  # copies these windows only
-        embeddings.append(embed(batch).float())
-    return torch.cat(embeddings).unflatten(0, windows.shape[:2]).mean(dim=1)  # over the clip's windows
-
-
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)  # Keras's
-
-
-def create(name: str) -> OpenL3:
-    """The network of this name, randomly initialised from torch's generator."""
-    return OpenL3(*_VARIANTS[name])
-
-
-def adapt(name: str, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The published state dict without the spectrogram's tensors, whose shapes are checked.
-
-    Raises:
-        WeightsError: the checkpoint is of a variant with another spectrogram.
-    """
-    bins = _FFT // 2 + 1
-    front_end = {
-        "speclayer.dft_real_kernels": (bins, 1, _FFT),
-        "speclayer.dft_imag_kernels": (bins, 1, _FFT),
-        # The checkpoints have the same keys: the shape of this one alone tells 256 bands from 128.
-        "speclayer.mel_basis": (_VARIANTS[name][0], bins),
-    }
-    for key, shape in front_end.items():
-        if key in state:
-            check_shape(key, state[key], shape, source)
-    return {key: tensor for key, tensor in state.items() if key not in front_end}

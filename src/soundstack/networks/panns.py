@@ -19,7 +19,9 @@ import torchaudio.functional
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from soundstack.networks.weights import check_shape
+from soundstack.networks.cpu import audio
+from soundstack.networks.registry import Network, network
+from soundstack.networks.weights import without_front_end
 
 SAMPLE_RATE = 32_000
 _FFT = 1024
@@ -34,11 +36,45 @@ _FRONT_END = {
     "logmel_extractor.melW": (_FFT // 2 + 1, _BANDS),
 }
 
-_WIDTHS = {
-    "panns_wavegram_logmel_cnn14": (64, 128, 256, 512, 1024, 2048),
-    "panns_cnn14": (64, 128, 256, 512, 1024, 2048),
-    "panns_cnn10": (64, 128, 256, 512),
-}
+
+@network(
+    {
+        "panns_wavegram_logmel_cnn14": {
+            "dim": 2048,
+            "url": "https://zenodo.org/record/3987831/files/Wavegram_Logmel_Cnn14_mAP%3D0.439.pth?download=1",
+            "md5": "17fa9ab65af3c0eb5ffbc5f65552c4e1",
+        },
+        "panns_cnn14": {
+            "dim": 2048,
+            "url": "https://zenodo.org/record/3987831/files/Cnn14_mAP%3D0.431.pth?download=1",
+            "md5": "541141fa2ee191a88f24a3219fff024e",
+            "size": 327_428_481,
+        },
+        "panns_cnn10": {
+            "dim": 512,
+            "url": "https://zenodo.org/record/3987831/files/Cnn10_mAP%3D0.380.pth?download=1",
+            "md5": "bfb1f1f9968938fa8ef4012b8471f5f6",
+        },
+    },
+    input="waveform",
+    sample_rate=32_000,
+    pretraining="audioset",
+    layer="fc1, after ReLU",
+    licence="CC-BY-4.0",
+    citation="Kong et al., PANNs: large-scale pretrained audio neural networks for audio pattern recognition, "
+    "2020 [30]",
+)
+class PannsFamily(Network):
+    """Nothing is dropped, so that a saved network has the published keys; the tags are not computed."""
+
+    on_cpu = audio.Panns
+
+    def create(self) -> Panns:
+        widths = (64, 128, 256, 512) + (() if self.spec.name == "panns_cnn10" else (1024, 2048))
+        return Panns(widths, wavegram="wavegram" in self.spec.name)
+
+    def adapt(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        return without_front_end(state, _FRONT_END, source)
 
 
 class LogMel(nn.Module):
@@ -192,21 +228,3 @@ class Panns(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-
-def create(name: str) -> Panns:
-    """The network of this name, randomly initialised from torch's generator."""
-    return Panns(_WIDTHS[name], wavegram="wavegram" in name)
-
-
-def adapt(name: str, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The published state dict without the spectrogram's three tensors, whose shapes are checked.
-
-    Raises:
-        WeightsError: the checkpoint is of a variant with another spectrogram.
-    """
-    del name
-    for key, shape in _FRONT_END.items():
-        if key in state:
-            check_shape(key, state[key], shape, source)
-    return {key: tensor for key, tensor in state.items() if key not in _FRONT_END}

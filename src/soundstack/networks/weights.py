@@ -9,38 +9,23 @@ one too many or one of another shape is of another network, and is refused with 
 from __future__ import annotations
 
 import importlib.util
-import pickle
-import zipfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from numpy._core import multiarray
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from soundstack.networks.spec import NetworkSpec, PackagedWeights
+from soundstack.networks.registry import NetworkSpec
 from soundstack.utils import download as remote
 from soundstack.utils.errors import DownloadError, WeightsError
 
 _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
-
-# What torch, safetensors and the modules below them raise at a file that is not what it should be.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    SafetensorError,
-    zipfile.BadZipFile,
-    EOFError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
 
 
 def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_download: bool = True) -> Path:
@@ -55,9 +40,10 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     Raises:
         WeightsError: the file is not there and cannot be fetched, or it is not the published one.
     """
-    if isinstance(spec.weights, PackagedWeights):
-        return _packaged(spec.name, spec.weights)
-    file = remote.RemoteFile(**vars(spec.weights))
+    file = remote.RemoteFile(url=spec.url, name=spec.file, size=spec.size, md5=spec.md5, sha256=spec.sha256)
+    place = urlsplit(spec.url)
+    if place.scheme == "package":
+        return _packaged(spec.name, file, place.netloc, place.path)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     folders = [hub] if weights_dir is None else [Path(weights_dir), hub]
     for folder in folders:
@@ -88,9 +74,8 @@ def identity(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_downlo
     Raises:
         WeightsError: as :func:`find_or_fetch`.
     """
-    published = spec.weights.sha256 or getattr(spec.weights, "md5", None)
-    if published:
-        return str(published)
+    if published := spec.sha256 or spec.md5:
+        return published
     path = find_or_fetch(spec, weights_dir, allow_download=allow_download)
     status = path.stat()
     return _digest(path, status.st_size, status.st_mtime_ns)
@@ -119,7 +104,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}. Check the file.") from error
-    except _UNREADABLE as error:  # their own messages are long, and advise to read the file unsafely
+    except Exception as error:  # of many kinds; their messages are long, and advise to read the file unsafely
         raise WeightsError(
             f"{path} is refused: it is damaged, not a file of weights, or holds more than tensors. "
             "Delete it and let it be fetched anew, or replace it by the published file."
@@ -163,6 +148,20 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     module.load_state_dict(complete, strict=True, assign=True)
 
 
+def without_front_end(
+    state: Mapping[str, Tensor], front_end: Mapping[str, tuple[int, ...]], source: str
+) -> dict[str, Tensor]:
+    """The state dict without the tensors of its spectrogram, which is computed here; but their shapes are checked.
+
+    Raises:
+        WeightsError: the checkpoint is of a variant with another spectrogram.
+    """
+    for key, shape in front_end.items():
+        if key in state:
+            check_shape(key, state[key], shape, source)
+    return {key: tensor for key, tensor in state.items() if key not in front_end}
+
+
 def check_shape(key: str, tensor: Tensor, shape: tuple[int, ...], source: str) -> None:
     """Refuse a tensor of another shape.
 
@@ -176,19 +175,18 @@ def check_shape(key: str, tensor: Tensor, shape: tuple[int, ...], source: str) -
         )
 
 
-def _packaged(name: str, weights: PackagedWeights) -> Path:
+def _packaged(name: str, published: remote.RemoteFile, package: str, inside: str) -> Path:
     """The file of weights in an installed package."""
-    module = importlib.util.find_spec(weights.package)
+    module = importlib.util.find_spec(package)
     if module is None or module.origin is None:
         raise WeightsError(
-            f"The weights of {name} come with the Python package {weights.package}, which is not installed: "
-            f"install {weights.package.replace('_', '-')}."
+            f"The weights of {name} come with the Python package {package}, which is not installed: "
+            f"install {package.replace('_', '-')}."
         )
-    path = Path(module.origin).parent / weights.path
+    path = Path(module.origin).parent / inside.lstrip("/")
     if not path.is_file():
-        raise WeightsError(f"{path} (the weights of {name}) is missing: reinstall the package {weights.package}.")
-    published = remote.RemoteFile(url="", name=path.name, sha256=weights.sha256)
-    _verify(path, published, f"Reinstall the package {weights.package}.")
+        raise WeightsError(f"{path} (the weights of {name}) is missing: reinstall the package {package}.")
+    _verify(path, published, f"Reinstall the package {package}.")
     return path
 
 

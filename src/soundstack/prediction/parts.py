@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from soundstack.audio.find import SoundFile
 from soundstack.config.steps import fingerprint
+from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import StoreError
@@ -193,7 +194,9 @@ def model_key(folder: Path, shown: str, device: str) -> str:
         digest.update(f"{path.relative_to(folder)}\0".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return fingerprint([shown, digest.hexdigest(), device, code_version("prediction.run", *MODULES.values())])
+    networks = {spec.module for spec in NETWORKS.values()}
+    code = code_version("prediction.run", *MODULES.values(), *sorted(networks))
+    return fingerprint([shown, digest.hexdigest(), device, code])
 
 
 @contextmanager

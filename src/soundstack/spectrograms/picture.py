@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import csr_array
 
-from soundstack.networks.spec import PICTURE_SIZE
+from soundstack.audio.mel import mel_corners
 from soundstack.utils.errors import ConfigError
 
 BANDS = 128
@@ -56,7 +56,7 @@ class DeepSpectrumPicture:
         colour_map: one of :data:`COLOUR_MAPS`.
         window: shortest length of the analysis window in seconds, by default the toolkit's 25 ms; the FFT
             length is the next power of two in samples (16 kHz: 512, 44.1 kHz: 2048), the hop half of it.
-        size: width and height of the pictures in pixels.
+        size: width and height of the pictures in pixels; by default what ImageNet's networks take.
 
     Raises:
         ConfigError: no such colour map, or a window that is not positive.
@@ -67,7 +67,7 @@ class DeepSpectrumPicture:
         sample_rate: int,
         colour_map: str = "magma",
         window: float | None = None,
-        size: int = PICTURE_SIZE,
+        size: int = 224,
     ) -> None:
         if colour_map not in COLOUR_MAPS:
             raise ConfigError(f"colour_map: {colour_map!r} is not known; choose one of {', '.join(COLOUR_MAPS)}.")
@@ -83,7 +83,7 @@ class DeepSpectrumPicture:
             self.fft // 2 + 1, 0.0, sample_rate / 2, BANDS, sample_rate, norm="slaney", mel_scale="slaney"
         )
         self._filters = csr_array(filters.T.numpy())  # (128, bins): a triangle covers few bins
-        self._bands = _band_of_each_row(sample_rate / 2)  # (227,)
+        self._bands = _band_of_each_row(sample_rate)  # (227,)
         colours = np.rint(255 * matplotlib.colormaps[colour_map](np.arange(256))[:, :3])
         self._colours = colours.astype(np.uint8)  # (256, 3)
         self._shades = np.ascontiguousarray(colours.T, dtype=np.float32)  # (3, 256)
@@ -156,9 +156,12 @@ def _next_power_of_two(samples: float) -> int:
     return 1 << (math.ceil(round(samples, 6)) - 1).bit_length()
 
 
-def _band_of_each_row(highest: float) -> NDArray[np.intp]:
-    """The mel band under the middle of each pixel row, from the top, (227,); bands span 0..``highest`` Hz."""
-    centres = _mel_frequencies(highest)
+def _band_of_each_row(sample_rate: int) -> NDArray[np.intp]:
+    """The mel band under the middle of each pixel row, from the top, (227,).
+
+    As in the toolkit's figure, the bands' centres are spread from 0 Hz to half the rate, ends included.
+    """
+    centres = mel_corners(sample_rate, BANDS - 2, "slaney")  # (128,)
     steps = np.diff(centres)
     edges = np.concatenate([[centres[0] - steps[0] / 2], centres[:-1] + steps / 2, [centres[-1] + steps[-1] / 2]])
     heights = _height(edges)
@@ -179,17 +182,6 @@ def _resize_weights(size: int) -> NDArray[np.float32]:
     weights = np.asarray(identity.resize((size, FIGURE_SIZE), Image.Resampling.BICUBIC)).T
     # For pictures of bytes, Pillow holds the weights as whole multiples of 2^-22.
     return (np.round(weights * 2.0**22) / 2.0**22).astype(np.float32)
-
-
-def _mel_frequencies(highest: float) -> NDArray[np.float64]:
-    """Frequencies in Hz of 128 points, equally spaced on Slaney's mel scale from 0 to ``highest`` Hz.
-
-    The scale is linear, 3 mel in 200 Hz, up to 1 kHz, and from there logarithmic, 27 mel for a factor of 6.4.
-    """
-    knee, step = 15.0, math.log(6.4) / 27
-    top = 3 * highest / 200 if highest < 1000 else knee + math.log(highest / 1000) / step
-    mel = np.linspace(0, top, BANDS)
-    return np.where(mel < knee, 200 / 3 * mel, 1000 * np.exp(step * (np.maximum(mel, knee) - knee)))
 
 
 def _height(hertz: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from soundstack.config.steps import Config, CrnnConfig, DataConfig, DeepSpectrum
 from soundstack.config.suite import Fusion, Row
 from soundstack.evaluation.evaluation import Trained
 from soundstack.networks import weights
-from soundstack.networks.spec import network_spec
+from soundstack.networks.registry import network_spec
 from soundstack.tracking import registry
 from soundstack.utils.errors import ConfigError, MemberError, WeightsError
 from soundstack.utils.locks import exclusive

@@ -24,7 +24,7 @@ from soundstack.evaluation.metrics import class_scores, table_confusion
 from soundstack.evaluation.statistics import Interval, few_groups
 from soundstack.evaluation.tables import percent
 from soundstack.fusion.recogniser import FusionRecogniser
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import Recogniser
 from soundstack.utils.markdown import escape, table
 

@@ -31,7 +31,7 @@ from soundstack.config.steps import Config, DeepSpectrumConfig, fingerprint
 from soundstack.evaluation.evaluation import SCORES, Evaluation, Trained
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
-from soundstack.networks.spec import network_spec
+from soundstack.networks.registry import network_spec
 from soundstack.networks.weights import identity
 from soundstack.recognisers.base import Recogniser
 from soundstack.tracking import card as cards
@@ -180,12 +180,15 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
 def row_key(config: Config, data_fingerprint: str) -> str:
     """Identify a model run by its name, configuration, data and code: equal keys mean equal results."""
     name = getattr(config, "model_name", "")
-    code = code_version(*filter(None, [config.made_by]))
-    weights = ""
-    if isinstance(config, DeepSpectrumConfig) and config.chosen_pretraining != "none":
+    roots, weights = [config.made_by], ""
+    if isinstance(config, DeepSpectrumConfig):
+        network = network_spec(config.network)
+        roots.append(network.module)
         folder = None if config.weights_dir == "auto" else Path(config.weights_dir)
-        with suppress(WeightsError):  # not there yet: then no row was made of them
-            weights = identity(network_spec(config.network), folder, allow_download=False)
+        if config.chosen_pretraining != "none":
+            with suppress(WeightsError):  # not there yet: then no row was made of them
+                weights = identity(network, folder, allow_download=False)
+    code = code_version(*filter(None, roots))
     return fingerprint([name, config.fingerprint(), data_fingerprint, code, weights])
 
 

@@ -1,4 +1,4 @@
-"""The networks of waveforms arranged for speed on a CPU; see :mod:`soundstack.networks.inference`.
+"""The networks of waveforms arranged for speed on a CPU; see :mod:`soundstack.networks.cpu.image`.
 
 Front ends, and the linear layers behind the convolutions, are those of the plain networks. Convolutions take the batch
 norms behind them, and their pools where Winograd's filtering does them; those of the raw waveform are 2-D ones of maps
@@ -8,15 +8,13 @@ not go into a convolution that pads with zeros behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, cat, channels_last, nn
+from torch import Tensor, cat, channels_last
 from torch.nn import functional as F
 
-from soundstack.networks.fused import Forward, conv_norm, folded, spatial
-from soundstack.networks.openl3 import by_windows
-from soundstack.networks.winograd import Pool
+from soundstack.networks.cpu.convolution import Forward, conv_norm, folded, spatial
+from soundstack.networks.cpu.winograd import Pool
 
 _BANDS = 64  # of PANNs' spectrograms
 _LENGTH = 160_000  # samples of a waveform, as a hint: 5 s
@@ -68,7 +66,7 @@ class _Wavegram:
         return self.last(x.contiguous(memory_format=channels_last))
 
 
-class _Panns:
+class Panns:
     def __init__(self, network: Any) -> None:
         self.network = network
         self.blocks = [
@@ -88,7 +86,7 @@ class _Panns:
         return embeddings
 
 
-class _OpenL3:
+class OpenL3:
     def __init__(self, network: Any) -> None:
         self.network = network
         self.layers: list[Forward] = []
@@ -103,22 +101,11 @@ class _OpenL3:
         self.layers.append(spatial(last.weight.detach(), last.bias.detach(), last, "none", size=size))
 
     def __call__(self, waveforms: Tensor) -> Tensor:
-        return by_windows(waveforms, self._embed)
+        features: Tensor = self.network.by_windows(waveforms, self._embed)
+        return features
 
     def _embed(self, windows: Tensor) -> Tensor:
         x = _one_channel(self.network.batch_normalization_1(self.network.log_mel(windows))[:, 0])
         for layer in self.layers:
             x = layer(x)
         return F.max_pool2d(x, self.network.pool).permute(0, 2, 3, 1).flatten(1)
-
-
-ARRANGEMENTS: dict[str, Callable[[nn.Module], Forward]] = {
-    "panns_wavegram_logmel_cnn14": _Panns,
-    "panns_cnn14": _Panns,
-    "panns_cnn10": _Panns,
-    "openl3_mel256_env_512": _OpenL3,
-    "openl3_mel256_env_6144": _OpenL3,
-    "openl3_mel128_env_512": _OpenL3,
-    "openl3_mel128_env_6144": _OpenL3,
-}
-"""By a network's name."""

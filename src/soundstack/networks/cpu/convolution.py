@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from soundstack.networks.winograd import Pool, WinogradConv, pays
+from soundstack.networks.cpu.winograd import Pool, WinogradConv, pays
 
 #: A batch of inputs or maps -> a batch of maps or features.
 Forward = Callable[[Tensor], Tensor]

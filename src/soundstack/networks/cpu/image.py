@@ -1,7 +1,8 @@
-"""Networks arranged for speed on a CPU: the plain networks' function, to the rounding of float32.
+"""The image networks arranged for speed on a CPU: the plain networks' function, to the rounding of float32.
 
-Here are the image networks; :mod:`soundstack.networks.inference_audio` has those of waveforms. What differs from the
-modules as published, which stay as they are:
+:mod:`soundstack.networks.cpu.audio` has those of waveforms. Each is made from a network of
+:func:`soundstack.networks.build.build`, and maps pictures uint8 (N, 3, 224, 224) to features float32 (N, dim). What
+differs from the modules as published, which stay as they are:
 
 - a batch norm behind a convolution is folded into its weights; activation and residual addition are done by the
   convolution itself (oneDNN), whose weights are packed once in the layout that it wants;
@@ -16,7 +17,6 @@ Everything is float32 and channels-last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -25,35 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from soundstack.networks import fused, inference_audio
-from soundstack.networks.fused import Forward, FusedConv, conv_norm, folded, spatial
-from soundstack.networks.spec import PICTURE_SIZE
-from soundstack.networks.winograd import Pool
+from soundstack.networks.cpu.convolution import Forward, FusedConv, conv_norm, folded, spatial
+from soundstack.networks.cpu.winograd import Pool
+from soundstack.networks.registry import PICTURE_SIZE
 
 _NEVER = 1e-12  # a batch norm's factor under this hides its input: the output is constant
-
-
-def arrange(name: str, network: nn.Module) -> Forward | None:
-    """Return a faster function for a network that :func:`soundstack.networks.build.build` made.
-
-    Its weights are read once: a later change of the network is not seen.
-
-    Returns:
-        A function of pictures uint8 (N, 3, 224, 224) or of waveforms float32 (N, samples): features float32 (N, dim).
-        None where this network or this machine's torch has no faster form.
-    """
-    arrangements: dict[str, Callable[[nn.Module], Forward]] = {
-        "vgg16": _Vgg,
-        "vgg19": _Vgg,
-        "resnet50": _Resnet,
-        "densenet121": _Densenet,
-        "efficientnet_lite0": _EfficientNetLite,
-        **inference_audio.ARRANGEMENTS,
-    }
-    if name not in arrangements or not fused.available():
-        return None
-    with torch.inference_mode():
-        return arrangements[name](network)
 
 
 class _NormClamp:
@@ -96,7 +72,7 @@ def _mean(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3))
 
 
-class _EfficientNetLite:
+class EfficientNetLite:
     def __init__(self, network: Any) -> None:
         self.network = network
         lite = network.trunk[0].net
@@ -135,7 +111,7 @@ def _same(conv: Any, norm: nn.BatchNorm2d, activation: str, size: int, deviation
     return FusedConv(weight, bias, conv, activation, size=size, padding=padding)
 
 
-class _Resnet:
+class Resnet:
     def __init__(self, network: Any) -> None:
         self.network = network
         trunk = network.trunk
@@ -163,7 +139,7 @@ class _Resnet:
         return _mean(x)
 
 
-class _Densenet:
+class Densenet:
     def __init__(self, network: Any) -> None:
         self.network = network
         features = network.trunk.features
@@ -210,7 +186,7 @@ GROWTH = 32
 """Channels that each of DenseNet121's layers adds."""
 
 
-class _Vgg:
+class Vgg:
     def __init__(self, network: Any) -> None:
         self.network = network
         self.layers: list[Forward] = []
