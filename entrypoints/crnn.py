@@ -32,7 +32,7 @@ def run(config: CrnnConfig) -> Trained:
             begun = extraction(config)
             corpus = open_corpus(config, begun)
         ownership.require(corpus.tags)
-        opened.corpus(corpus)
+        corpus.log(opened)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
             spectrograms = log_mels_of(corpus, config, advance, begun)
         opened.parts["scan"] = begun.report.seconds

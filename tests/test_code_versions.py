@@ -16,7 +16,7 @@ from soundstack.config.steps import CrnnConfig, DataConfig, DeepSpectrumConfig, 
 from soundstack.datasets.corpus import open_corpus
 from soundstack.deepspectrum import system as deepspectrum
 from soundstack.networks.spec import NETWORKS
-from soundstack.tracking import registry
+from soundstack.tracking import reuse
 from soundstack.utils import code_versions
 from soundstack.utils.code_versions import code_version
 
@@ -170,13 +170,13 @@ def test_another_file_of_weights_makes_features_and_row_anew(tmp_path, monkeypat
     options = {"network": "openl3_mel256_env_512", "weights_dir": str(tmp_path)}  # published without a checksum
     file = tmp_path / NETWORKS["openl3_mel256_env_512"].weights.name
     row = DeepSpectrumConfig(**options)
-    without = registry.row_key(row, "data")
+    without = reuse.row_key(row, "data")
     file.write_bytes(b"some weights")
-    first, first_row = store_of(tmp_path, **options), registry.row_key(row, "data")
+    first, first_row = store_of(tmp_path, **options), reuse.row_key(row, "data")
     assert store_of(tmp_path, **options) == first
     file.write_bytes(b"other weights")
     assert store_of(tmp_path, **options) != first
-    assert len({without, first_row, registry.row_key(row, "data")}) == 3
+    assert len({without, first_row, reuse.row_key(row, "data")}) == 3
 
 
 def test_published_weights_are_known_by_their_checksum_wherever_they_lie(tmp_path):

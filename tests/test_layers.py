@@ -30,7 +30,17 @@ LAYERS = [
     ["stream"],
     ["prediction_parts"],
     ["prediction", "prediction_tables", "prediction_timelines"],
-    ["scoring_server", "serving", "served_model", "tracking", "tracking_store", "moved_store", "registry", "ownership"],
+    [
+        "store_errors",
+        "moved_store",
+        "tracking_store",
+        "tracking",
+        "champion",
+        "registered_models",
+        "ownership",
+        "reuse",
+    ],
+    ["scoring_server", "serving", "served_model", "registry"],
     ["systems.*", "tracking_reader"],
     ["suites.*", "report.*", "summary"],
     ["soak.*"],
@@ -185,8 +195,15 @@ def test_data_sets_need_neither_torch_nor_mlflow(module):
 def test_mlflow_is_known_to_tracking_and_serving_alone():
     files = [*MODULES.values(), *(PROJECT / "entrypoints").glob("*.py")]
     users = {path.name for path in files if "mlflow" in third_party(path)}
-    tracking = {"tracking.py", "tracking_reader.py", "tracking_store.py", "registry.py", "ownership.py"}
-    assert {"tracking.py"} <= users <= tracking | {"serving.py", "served_model.py", "scoring_server.py"}
+    tracking = {"tracking.py", "tracking_reader.py", "tracking_store.py", "store_errors.py", "reuse.py", "ownership.py"}
+    registry = {"registry.py", "registered_models.py", "champion.py"}
+    assert {"tracking.py"} <= users <= tracking | registry | {"serving.py", "served_model.py", "scoring_server.py"}
+
+
+@pytest.mark.parametrize("module", ["tracking", "tracking_store", "tracking_reader"])
+def test_tracking_knows_no_data_set_and_no_search(module):
+    assert not [name for name in own_imports(module) if name.startswith(("datasets.", "systems.")) or name == "tuning"]
+    assert "optuna" not in third_party(MODULES[module])
 
 
 @pytest.mark.parametrize("module", ["config", "cli", "errors", "networks.spec", "presets"])

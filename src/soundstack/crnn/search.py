@@ -27,7 +27,6 @@ from soundstack.crnn import system as crnn
 from soundstack.crnn.training import FoldModel, TrainingSpec, derived_seed
 from soundstack.datasets.corpus import Corpus
 from soundstack.evaluation.evaluation import save_figure
-from soundstack.tracking import run as tracking
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import StoreError
 from soundstack.utils.locks import exclusive
@@ -35,6 +34,7 @@ from soundstack.utils.progress import bar
 
 if TYPE_CHECKING:
     from soundstack.spectrograms.extract import Spectrograms
+    from soundstack.tracking.run import Run
 
 LEARNING_RATES = (1e-4, 1e-2)
 BATCH_SIZES = (16, 32, 64, 128)
@@ -42,7 +42,7 @@ _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def tune(
-    corpus: Corpus, spectrograms: Spectrograms, config: CrnnConfig, device: torch.device, parent: tracking.Run
+    corpus: Corpus, spectrograms: Spectrograms, config: CrnnConfig, device: torch.device, parent: Run
 ) -> TrainingSpec:
     """Run (or go on with) a study and return the best configuration.
 
@@ -58,7 +58,7 @@ def tune(
             learning_rate=trial.suggest_float("learning_rate", *LEARNING_RATES, log=True),
             batch_size=trial.suggest_categorical("batch_size", BATCH_SIZES),
         )
-        return _trial(trial, spec, corpus, spectrograms, config, device, parent.name)
+        return _trial(trial, spec, corpus, spectrograms, config, device, parent)
 
     with exclusive(path.with_suffix(".lock"), f"the study of {parent.name}"), _explained(path):
         study = _open_study(path)
@@ -163,14 +163,14 @@ def _trial(
     spectrograms: Spectrograms,
     config: CrnnConfig,
     device: torch.device,
-    name: str,
+    parent: Run,
 ) -> float:
     folds = corpus.dataset.folds
     scores: list[float] = []
     # A trial that was killed goes through its finished folds again: what it had reported is not judged anew.
     reported = len(trial.study.trials[trial.number].intermediate_values)
     with (
-        tracking.trial(f"{name}-trial-{trial.number}", trial.params) as opened,
+        parent.trial(f"{parent.name}-trial-{trial.number}", trial.params, optuna.TrialPruned) as opened,
         bar(f"trial {trial.number}", spec.epochs * len(folds), "epochs") as advance,
     ):
 

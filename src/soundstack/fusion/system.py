@@ -25,7 +25,7 @@ from soundstack.svm.linear_svm import LinearSvm, PathProblem
 from soundstack.utils.errors import MemberError
 
 if TYPE_CHECKING:
-    from soundstack.tracking.registry import RegisteredMember
+    from soundstack.tracking.registered_models import FoundModel
 
 _KIND = recognisers.FusionRecogniser.kind
 
@@ -55,7 +55,7 @@ class TrainedFusion:
     manifest: str
 
 
-def fetch(found: Sequence[RegisteredMember], *, nested: bool = False) -> Fetched:
+def fetch(found: Sequence[FoundModel], *, nested: bool = False) -> Fetched:
     """Fetch the members' predictions, those of nested cross-validation if asked for, and check that they fit.
 
     Raises:
@@ -105,14 +105,14 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
     )
 
 
-def recogniser(trained: TrainedFusion, found: Sequence[RegisteredMember]) -> recognisers.FusionRecogniser:
+def recogniser(trained: TrainedFusion, found: Sequence[FoundModel]) -> recognisers.FusionRecogniser:
     """Assemble the self-contained recogniser: every member's own model and the stacked SVM.
 
     Raises:
         MemberError: A member's model cannot be fetched, or its classes are others.
     """
     labels = trained.evaluation.devel.classes
-    members = {member.name: recognisers.load(member.recogniser_folder()) for member in found}
+    members = {member.name: recognisers.load(member.folder) for member in found}
     for name, member in members.items():
         if member.labels != labels:
             raise MemberError(f"{name}: its model and its predictions name different classes; train it again.")
@@ -146,7 +146,7 @@ def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, 
     return search_cost(problem.decide, first.truth, folds, classes, spec), problem
 
 
-def _member(member: RegisteredMember, *, nested: bool) -> Member:
+def _member(member: FoundModel, *, nested: bool) -> Member:
     devel = ScoreTable.from_parquet(member.artifact("predictions/devel.parquet"))
     test = ScoreTable.from_parquet(member.artifact("predictions/test.parquet"))
     by_fold = {}
