@@ -79,10 +79,10 @@ def _forward(model: str, source: Path, output: Path) -> tuple[float, Any]:
     from soundstack.audio.decode import decode
     from soundstack.audio.windows import BATCH
     from soundstack.recognisers import base as recognisers
-    from soundstack.tracking import registry
+    from soundstack.tracking import registered_models
     from soundstack.utils import devices
 
-    recogniser = recognisers.load(registry.find_model(model).folder, devices.choose("auto"))
+    recogniser = recognisers.load(registered_models.find_model(model).folder, devices.choose("auto"))
     clips = [decode(path) for path in sorted(source.glob("*.wav"))[: 2 * BATCH]]
     if not clips:
         return 0.0, 0

@@ -32,14 +32,14 @@ def run(config: CrnnConfig) -> Trained:
             begun = extraction(config)
             corpus = open_corpus(config, begun)
         ownership.require(corpus.tags)
-        opened.corpus(corpus)
+        corpus.log(opened)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
             spectrograms = begun.finish(corpus, advance)
         opened.parts["scan"] = begun.report.seconds
         opened.parts["extract"] = spectrograms.report.seconds
         with opened.stage("train"):
             if config.trials > 1:
-                spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened, tracking.trial)
+                spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened)
             else:
                 spec = crnn.training_spec(config)
             parts = crnn.parts_of(corpus, nested=config.nested == "yes")

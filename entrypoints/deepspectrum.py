@@ -29,7 +29,7 @@ def run(config: DeepSpectrumConfig) -> Trained:
             begun = deepspectrum.extraction(config, device)
             corpus = open_corpus(config, begun)
         ownership.require(corpus.tags)
-        opened.corpus(corpus)
+        corpus.log(opened)
         with opened.stage("extract"), bar(config.network, len(corpus.clips), "clips") as advance:
             features = begun.finish(corpus, advance)
         opened.parts["scan"] = begun.report.seconds
@@ -39,7 +39,7 @@ def run(config: DeepSpectrumConfig) -> Trained:
         opened.settings(config, features.recipe.spec.to_json() | {"C": trained.search.chosen, "device": device.type})
         with opened.stage("track"):
             opened.metrics({"examples_made": features.report.made, "examples_reused": features.report.reused})
-            opened.cost_search(trained.search)
+            trained.search.log(opened)
             opened.evaluation(trained.evaluation)
             registered = registry.register(
                 opened,

@@ -28,7 +28,7 @@ def run(config: ExtractConfig) -> Corpus:
             begun = extraction(config)
             corpus = open_corpus(config, begun)
         ownership.require(corpus.tags)  # before anything is trained: `main` begins here
-        opened.corpus(corpus)
+        corpus.log(opened)
         with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
             made = begun.finish(corpus, advance)
         spec = made.recipe.spec

@@ -19,14 +19,14 @@ def run(config: FuseConfig) -> Trained:
     from soundstack.fusion import system as stacking
     from soundstack.recognisers import base as recognisers
     from soundstack.suites import summary
-    from soundstack.tracking import ownership, registry
+    from soundstack.tracking import ownership, registered_models, registry
     from soundstack.tracking import run as tracking
 
     if config.data_name == "auto":
         ownership.refuse_nameless()
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("fetch"):
-            found = registry.find_members(config.data_name, config.members)
+            found = registered_models.find_members(config.data_name, config.members)
             members = stacking.fetch(found, nested=config.nested == "yes")
             ownership.require(found[0].data_tags)
         with opened.stage("fit"):
@@ -37,7 +37,7 @@ def run(config: FuseConfig) -> Trained:
         counts = {"clips_devel": len(first.devel.clips), "clips_test": len(first.test.clips)}
         opened.dataset(config.data_name, found[0].data_fingerprint, counts)
         with opened.stage("track"):
-            opened.cost_search(trained.search)
+            trained.search.log(opened)
             opened.metrics({f"weight_share/{name}": share for name, share in trained.shares.items()})
             opened.metrics({f"devel_macro_f1_without/{name}": score for name, score in trained.without.items()})
             write_json(
@@ -59,7 +59,7 @@ def run(config: FuseConfig) -> Trained:
             (opened.folder / "data" / "clips.csv").write_text(members.manifest, encoding="utf-8")
             (opened.folder / "data" / "data.json").write_bytes(found[0].artifact("data/data.json").read_bytes())
             opened.evaluation(trained.evaluation)
-            own_models = {member.name: recognisers.load(member.recogniser_folder()) for member in found}
+            own_models = {member.name: recognisers.load(member.folder) for member in found}
             registered = registry.register(
                 opened,
                 config,

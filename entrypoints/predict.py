@@ -29,13 +29,13 @@ def run(config: PredictConfig) -> Totals:
     from soundstack.prediction.parts import claim, model_key
     from soundstack.recognisers import base as recognisers
     from soundstack.suites import summary
-    from soundstack.tracking import registry
+    from soundstack.tracking import registered_models
     from soundstack.tracking import run as tracking
     from soundstack.utils import devices
     from soundstack.utils.progress import bar
 
     files = sound_files.find(config.input)
-    model = registry.find_model(config.model)
+    model = registered_models.find_model(config.model)
     print(f"Model: {model.shown}{model.chosen and f', {model.chosen}'}")
     output = config.output_path(model.name)
     device = devices.choose(config.device)

@@ -12,7 +12,7 @@ from soak_bench.config import SoakConfig
 from soak_bench.outcome import Part
 from soak_bench.workplace import MODEL, Template, Undisturbed, undisturbed
 from soundstack.tracking import reader as tracking_reader
-from soundstack.tracking import registry
+from soundstack.tracking import registered_models
 
 
 def run(config: SoakConfig, folder: Path) -> Iterator[Part]:
@@ -46,7 +46,7 @@ def load_tiny(reference: Undisturbed, seconds: float) -> Part:
 
 def load_registered(config: SoakConfig, folder: Path) -> Part:
     """Load a registered model of the user's own store."""
-    found = registry.find_model(config.model)
+    found = registered_models.find_model(config.model)
     return load.run(found.uri, tracking_reader.store(), found.folder, config.load_seconds, folder, say)
 
 

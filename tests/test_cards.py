@@ -19,7 +19,7 @@ from soundstack.config.steps import CrnnConfig
 from soundstack.evaluation.evaluation import SCORES
 from soundstack.evaluation.statistics import Interval
 from soundstack.tracking import card as cards
-from soundstack.tracking import registry
+from soundstack.tracking import champion
 from soundstack.utils import markdown
 from test_recognisers import crnn
 from test_tracking import evaluation, register
@@ -190,4 +190,4 @@ def test_facts_are_those_that_the_run_logs(tmp_path: Path) -> None:
 
 def test_an_own_description_of_a_model_s_family_fits_too() -> None:
     assert len(cards.family_description(replace(facts(members=3), dataset="&" * 500))) < 1000
-    assert registry.CHAMPION in cards.family_description(facts())
+    assert champion.ALIAS in cards.family_description(facts())

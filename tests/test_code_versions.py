@@ -20,7 +20,7 @@ from soundstack.deepspectrum import system as deepspectrum
 from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES
 from soundstack.spectrograms import extract as spectrograms
-from soundstack.tracking import registry
+from soundstack.tracking import reuse
 from soundstack.utils import code_versions
 from soundstack.utils.code_versions import code_version
 
@@ -196,13 +196,13 @@ def test_another_code_of_the_spectrograms_makes_folds_anew(tmp_path, tiny_csv, m
 
 
 def test_features_and_row_are_found_by_the_code_of_their_network(tmp_path, monkeypatch):
-    for module in (deepspectrum, registry):
+    for module in (deepspectrum, reuse):
         monkeypatch.setattr(module, "code_version", lambda *roots: " ".join(sorted(roots)))
     options = {"network": "densenet121", "pretraining": "none"}
-    before = store_of(tmp_path, **options), registry.row_key(DeepSpectrumConfig(**options), "data")
+    before = store_of(tmp_path, **options), reuse.row_key(DeepSpectrumConfig(**options), "data")
     moved = replace(NETWORKS["densenet121"], module="soundstack.networks.vgg")
     monkeypatch.setitem(NETWORKS, "densenet121", moved)
-    after = store_of(tmp_path, **options), registry.row_key(DeepSpectrumConfig(**options), "data")
+    after = store_of(tmp_path, **options), reuse.row_key(DeepSpectrumConfig(**options), "data")
     assert before[0] != after[0]
     assert before[1] != after[1]
 
@@ -212,13 +212,13 @@ def test_another_file_of_weights_makes_features_and_row_anew(tmp_path, monkeypat
     options = {"network": "openl3_mel256_env_512", "weights_dir": str(tmp_path)}  # published without a checksum
     file = tmp_path / NETWORKS["openl3_mel256_env_512"].file
     row = DeepSpectrumConfig(**options)
-    without = registry.row_key(row, "data")
+    without = reuse.row_key(row, "data")
     file.write_bytes(b"some weights")
-    first, first_row = store_of(tmp_path, **options), registry.row_key(row, "data")
+    first, first_row = store_of(tmp_path, **options), reuse.row_key(row, "data")
     assert store_of(tmp_path, **options) == first
     file.write_bytes(b"other weights")
     assert store_of(tmp_path, **options) != first
-    assert len({without, first_row, registry.row_key(row, "data")}) == 3
+    assert len({without, first_row, reuse.row_key(row, "data")}) == 3
 
 
 def test_published_weights_are_known_by_their_checksum_wherever_they_lie(tmp_path):

@@ -42,19 +42,20 @@ def tune(monkeypatch, tmp_path):
         opened, main = [], Run("demo-crnn", tmp_path)
 
         @contextmanager
-        def open_trial(name, params):
+        def open_trial(name, params, pruned):
             of_trial = Run(name, tmp_path)
             of_trial.end = "finished"
             opened.append((of_trial, params))
             try:
                 yield of_trial
-            except optuna.TrialPruned:
+            except pruned:
                 of_trial.end = "pruned"
                 raise
 
+        main.trial = open_trial
         corpus = SimpleNamespace(dataset=SimpleNamespace(folds=folds))
         config = CrnnConfig(dataset="demo", trials=trials, seed=seed)
-        best = crnn_tuning.tune(corpus, None, config, torch.device("cpu"), main, open_trial)
+        best = crnn_tuning.tune(corpus, None, config, torch.device("cpu"), main)
         return best, pd.read_csv(tmp_path / "tuning" / "trials.csv"), opened, main
 
     monkeypatch.setattr(crnn, "train_folds", train_folds)

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import psutil
+import optuna
 import pytest
-from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
-from sqlalchemy import create_engine, text
 
 import crnn as crnn_step
 from soundstack.config.steps import PROJECT, CrnnConfig, ExtractConfig
 from soundstack.crnn import system as crnn
 from soundstack.suites import runner
-from soundstack.tracking import presence, registry
+from soundstack.tracking import champion, presence, registered_models, registry, reuse
 from soundstack.tracking import run as tracking
 from soundstack.tracking import store as tracking_store
 from soundstack.utils import signals
@@ -99,12 +97,12 @@ def test_a_model_that_is_found_has_its_predictions_even_if_its_run_was_killed_at
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(registry, "_champion_elsewhere", killed)
+        patch.setattr(champion, "make_way", killed)
         patch.setattr(tracking.Run, "close", lambda self: None)  # as if the process had ended there
         register("csv-crnn", right=1.0)
-    (member,) = registry.find_members("csv", "all")
+    (member,) = registered_models.find_members("csv", "all")
     assert member.artifact("predictions/devel.parquet").is_file()
-    assert registry.find_done(ExtractConfig(), "data1") is None, "a run that did not finish is not taken over"
+    assert reuse.find_done(ExtractConfig(), "data1") is None, "a run that did not finish is not taken over"
 
 
 def test_artifacts_are_sent_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +127,11 @@ def test_artifacts_are_sent_once(store: str, monkeypatch: pytest.MonkeyPatch) ->
 # runs that a killed process left ---------------------------------------------------------------------------------
 
 
-def _left_by_mlflow_run(source: Path) -> str:
+def _left_by_mlflow_run(source: Path, minutes_ago: float = 60.0) -> str:
     """A run as `mlflow run` opens it, before our process has put its name on it."""
-    tags = [RunTag("mlflow.source.type", "PROJECT"), RunTag("mlflow.source.name", str(source))]
-    run = MlflowClient().create_run(os.environ["MLFLOW_EXPERIMENT_ID"])
-    MlflowClient().log_batch(run.info.run_id, tags=tags)
+    tags = {"mlflow.source.type": "PROJECT", "mlflow.source.name": str(source)}
+    started = int((time.time() - 60 * minutes_ago) * 1000)
+    run = MlflowClient().create_run(os.environ["MLFLOW_EXPERIMENT_ID"], start_time=started, tags=tags)
     return str(run.info.run_id)
 
 
@@ -141,66 +139,53 @@ def _status(run_id: str) -> str:
     return str(MlflowClient().get_run(run_id).info.status)
 
 
-def _only_processes_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide an `mlflow run` that runs these tests: to the code it may be about to start any run."""
-    alive = tracking_store.psutil.process_iter
-
-    def with_a_run(process: psutil.Process) -> bool:
-        try:
-            return "MLFLOW_RUN_ID" in process.environ()
-        except psutil.Error:
-            return False
-
-    monkeypatch.setattr(tracking_store.psutil, "process_iter", lambda: filter(with_a_run, alive()))
-
-
-def test_a_run_killed_before_it_had_our_name_is_closed_but_only_if_its_project_is_ours(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _only_processes_of_runs(monkeypatch)
+def test_a_run_killed_before_it_had_our_name_is_closed_but_only_if_its_project_is_ours(store: str) -> None:
     ours, other = _left_by_mlflow_run(PROJECT), _left_by_mlflow_run(PROJECT / "elsewhere")
-    tracking.connect.cache_clear()
     tracking.connect()
     assert (_status(ours), _status(other)) == ("KILLED", "RUNNING")
 
 
-def test_a_run_whose_process_is_just_starting_is_left_alone(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _only_processes_of_runs(monkeypatch)
-    starting = _left_by_mlflow_run(PROJECT)
-    sleeper = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], env=os.environ | {"MLFLOW_RUN_ID": starting}
-    )
-    try:
-        tracking.connect.cache_clear()
-        tracking.connect()
-        assert _status(starting) == "RUNNING"
-    finally:
-        sleeper.kill()
-        sleeper.wait()
+def test_a_run_whose_process_is_just_starting_is_left_alone(store: str) -> None:
+    starting = _left_by_mlflow_run(PROJECT, minutes_ago=1)
+    tracking.connect()
+    assert _status(starting) == "RUNNING"
 
 
-def test_a_sign_of_life_tells_a_living_process_from_a_killed_one(tmp_path: Path) -> None:
+def test_a_run_that_was_closed_before_its_process_began_is_open_again_and_finishes(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = _left_by_mlflow_run(PROJECT)
+    tracking.connect()
+    assert _status(slow) == "KILLED"
+    monkeypatch.setenv("MLFLOW_RUN_ID", slow)
+    with tracking.run("csv-main", ExtractConfig()) as run:
+        assert (run.id, _status(slow)) == (slow, "RUNNING")
+    assert _status(slow) == "FINISHED"
+
+
+def test_a_killed_process_is_told_from_a_living_one_and_its_temporary_folder_is_removed() -> None:
     script = (
         "import sys, time; sys.path.insert(0, 'src')\n"
-        "from pathlib import Path\n"
         "from soundstack.tracking import presence\n"
-        f"mine = presence.announce(Path({str(tmp_path)!r}))\n"
-        "print(mine.mark, mine.temporary_folder(), flush=True); time.sleep(600)\n"
+        "print(presence.mark(), presence.temporary_folder(), flush=True); time.sleep(600)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, text=True, env=os.environ
-    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     mark, folder = process.stdout.readline().split()
-    presence.remove_leftovers(tmp_path)
-    assert not presence.is_dead(mark, tmp_path)
+    host, number, start, namespace = mark.split("|")
+    presence.remove_leftovers()
+    assert not presence.is_dead(mark)
+    assert not presence.is_dead(f"{host}|{number}|{float(start) - 5}|{namespace}"), "the clock was set"
     assert Path(folder).is_dir()
+    assert presence.is_dead(f"{host}|{number}|{float(start) - 5000}|{namespace}"), "its number was given again"
     process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert presence.is_dead(mark), "nobody has asked yet how it ended"
     process.wait()
-    assert presence.is_dead(mark, tmp_path)
-    assert not presence.is_dead(mark.replace(mark.split("|")[0], "elsewhere", 1), tmp_path), "another machine's"
-    assert presence.is_dead(mark.replace(str(tmp_path), str(tmp_path / "before-it-was-moved")), tmp_path)
-    presence.remove_leftovers(tmp_path)
+    assert presence.is_dead(mark)
+    for unknown in (f"elsewhere|{number}|{start}|{namespace}", f"{host}|{number}|{start}|1", f"{host}|{number}|/old"):
+        assert not presence.is_dead(unknown), "what cannot be known from here"
+    presence.remove_leftovers()
     assert not Path(folder).exists()
 
 
@@ -246,21 +231,63 @@ def test_who_asks_again_later_is_obeyed_at_once(interrupts: None, monkeypatch: p
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_does_not_tear_a_transaction(tmp_path: Path, interrupts: None) -> None:
+@pytest.mark.parametrize("call", ["log_batch", "log_artifact", "log_inputs", "get_model_version_by_alias"])
+def test_an_interrupt_does_not_tear_a_transaction(
+    store: str, interrupts: None, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     """A lock that is left behind would keep the run from being ended."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
-    done = []
-    with pytest.raises(KeyboardInterrupt), engine.connect() as connection:
-        connection.execute(text("CREATE TABLE x (y)"))
-        ask_for_an_end()
-        done.append("read")
-        connection.execute(text("INSERT INTO x VALUES (1)"))
-        connection.commit()
-    assert done == ["read"]
-    with sqlite3.connect(tmp_path / "x.db", timeout=0) as database:
-        assert database.execute("SELECT * FROM x").fetchall() == [(1,)]
-        database.execute("INSERT INTO x VALUES (2)")
+    done, work = [], getattr(MlflowClient, call)
+
+    def interrupted(self: MlflowClient, *arguments: Any, **options: Any) -> Any:
+        if not done:
+            ask_for_an_end()
+        done.append(call)
+        return work(self, *arguments, **options)
+
+    with pytest.raises(KeyboardInterrupt), tracking.run("csv-crnn", ExtractConfig()) as run:
+        monkeypatch.setattr(MlflowClient, call, interrupted)
+        run.dataset("csv", "data1", {})
+        result = evaluation(1.0)
+        run.evaluation(result)
+        registry.register(run, ExtractConfig(), recogniser(), result, {"data_fingerprint": "1", "family": "crnn"})
+        pytest.fail("went on")
+    assert done
+    assert _status(run.id) == "KILLED"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_database_that_is_locked_is_tried_again(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_store, "_PAUSES", (0.0, 0.0))
+    log, tries = MlflowClient.log_batch, []
+
+    def locked(self: MlflowClient, *arguments: Any, **options: Any) -> Any:
+        tries.append(1)
+        if len(tries) < 3:
+            raise MlflowException("(sqlite3.OperationalError) database is locked", TEMPORARILY_UNAVAILABLE)
+        return log(self, *arguments, **options)
+
+    with tracking.run("csv-crnn", ExtractConfig()) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_batch", locked)
+            run.tags({"a": "b"})
+        assert MlflowClient().get_run(run.id).data.tags["a"] == "b"
+        monkeypatch.setattr(tracking_store, "_PAUSES", ())
+        tries.clear()
+        with monkeypatch.context() as patch, pytest.raises(MlflowException, match="locked"):
+            patch.setattr(MlflowClient, "log_batch", locked)
+            run.tags({"a": "b"})
+
+
+def test_a_pruned_trial_is_killed_not_failed(store: str) -> None:
+    with tracking.run("csv-crnn", ExtractConfig()) as parent:
+        with (
+            pytest.raises(optuna.TrialPruned),
+            parent.trial("csv-crnn-trial-1", {"batch_size": 8}, optuna.TrialPruned) as trial,
+        ):
+            raise optuna.TrialPruned("after fold 2: 0.310")
+        found = MlflowClient().get_run(trial.id)
+        assert (found.info.status, found.data.tags["soundstack.pruned"]) == ("KILLED", "after fold 2: 0.310")
+        assert (found.data.params, found.data.tags["mlflow.parentRunId"]) == ({"batch_size": "8"}, parent.id)
 
 
 def test_an_interrupt_that_was_lost_in_a_library_ends_the_work_at_the_next_run(store: str, interrupts: None) -> None:
@@ -272,13 +299,21 @@ def test_an_interrupt_that_was_lost_in_a_library_ends_the_work_at_the_next_run(s
     assert MlflowClient().get_run(main.id).info.status == "KILLED"
 
 
-def test_a_connection_of_another_thread_holds_nothing(tmp_path: Path, interrupts: None) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'x.db'}")
+def test_what_another_thread_keeps_whole_holds_nothing(interrupts: None) -> None:
+    begun, asked = threading.Event(), threading.Event()
+
+    def write() -> bool:
+        with put_off():
+            begun.set()
+            return asked.wait(PATIENCE)
+
     with ThreadPoolExecutor(1) as pool:
-        connection = pool.submit(engine.connect).result()
+        writing = pool.submit(write)
+        assert begun.wait(PATIENCE)
         with pytest.raises(KeyboardInterrupt):
             ask_for_an_end()
-        pool.submit(connection.close).result()
+        asked.set()
+        assert writing.result()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -324,7 +359,7 @@ def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
     config = CrnnConfig(dataset="demo", cache_dir=str(tmp_path))
     finished: list[Any] = []
     began = threading.Event()
-    monkeypatch.setattr(registry, "find_done", lambda settings, data: finished[0] if finished else None)
+    monkeypatch.setattr(reuse, "find_done", lambda settings, data: finished[0] if finished else None)
 
     def step(settings: Any) -> Any:
         began.set()

@@ -23,7 +23,7 @@ from soundstack.fusion import system as stacking
 from soundstack.fusion.stacking import Member
 from soundstack.svm.cost_search import SearchSpec, nested_decisions, search_cost
 from soundstack.svm.linear_svm import PathProblem
-from soundstack.tracking.registry import RegisteredMember
+from soundstack.tracking.registered_models import FoundModel
 from soundstack.utils.errors import ConfigError, MemberError
 
 CLIPS, CLASSES = 80, 4
@@ -107,7 +107,7 @@ def test_tuned_settings_have_seen_every_fold_and_are_not_nested() -> None:
         CrnnConfig(nested="yes", trials=2)
 
 
-def registered(name: str, tables: Member, folder: Path) -> RegisteredMember:
+def registered(name: str, tables: Member, folder: Path) -> FoundModel:
     """A model run of these predictions in the store, as the steps log them."""
     tables.devel.to_parquet(folder / "predictions" / "devel.parquet")
     tables.test.to_parquet(folder / "predictions" / "test.parquet")
@@ -123,7 +123,7 @@ def registered(name: str, tables: Member, folder: Path) -> RegisteredMember:
         csv.writer(file).writerows([("filename", "fold", "group"), *rows])
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(folder))
-    return RegisteredMember(name, "3", run.info.run_id, {"data_fingerprint": "data"})
+    return FoundModel(name, "3", run.info.run_id, {"data_fingerprint": "data"})
 
 
 @pytest.mark.usefixtures("store")

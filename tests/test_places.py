@@ -352,14 +352,14 @@ def test_a_database_that_keeps_its_artifacts_elsewhere_on_purpose_is_left_as_it_
 
 
 def test_models_are_found_after_a_move(standing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from soundstack.tracking import registry
+    from soundstack.tracking import registered_models
     from test_tracking import register
 
     register("demo-crnn", 0.5)
     new = standing.rename(standing.parent / "new")
     monkeypatch.chdir(new)
     _again()
-    found = registry.find_model("demo-crnn")
+    found = registered_models.find_model("demo-crnn")
     assert (found.folder / "recogniser.json").is_file()
     with closing(sqlite3.connect(new / "mlflow.db")) as connection:
         assert str(standing) + "/" not in "\n".join(

@@ -433,27 +433,27 @@ def test_the_input_is_required() -> None:
 def test_a_missing_model_is_refused_with_what_there_is(store: str, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    from soundstack.tracking import registry
+    from soundstack.tracking import registered_models
 
     with pytest.raises(MemberError, match="There are: none; train some first"):
-        registry.find_model("demo-fusion")
+        registered_models.find_model("demo-fusion")
     client = MlflowClient()
     client.create_registered_model("bird-crnn")
     crnn().save(tmp_path / "model" / "artifacts" / "saved")
     client.create_model_version("bird-crnn", str(tmp_path / "model"))
     with pytest.raises(MemberError, match=r"'demo-fusion' is no registered model.* There are: bird-crnn"):
-        registry.find_model("demo-fusion")
+        registered_models.find_model("demo-fusion")
     with pytest.raises(MemberError, match=r"has no version '7'\. There are: bird-crnn/1"):
-        registry.find_model("bird-crnn/7")
+        registered_models.find_model("bird-crnn/7")
     with pytest.raises(MemberError, match="has no version 'champion'"):
-        registry.find_model("bird-crnn@champion")
+        registered_models.find_model("bird-crnn@champion")
     client.set_registered_model_alias("bird-crnn", "champion", "1")
     for wanted in ("bird-crnn", "bird-crnn/1", "bird-crnn@champion", "models:/bird-crnn/1"):
-        found = registry.find_model(wanted)
+        found = registered_models.find_model(wanted)
         assert (found.name, found.shown) == ("bird-crnn", "bird-crnn/1")
         assert (found.folder / "recogniser.json").is_file()
     with pytest.raises(MemberError, match="not a model of this project"):
-        registry.find_model(str(tmp_path))
+        registered_models.find_model(str(tmp_path))
 
 
 def test_a_prediction_is_a_run_with_its_counts_and_tables_and_a_second_one_scores_nothing(

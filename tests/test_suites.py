@@ -14,7 +14,7 @@ from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
 from soundstack.suites import runner, summary
 from soundstack.suites.runner import Outcome
-from soundstack.tracking import registry
+from soundstack.tracking import reuse
 from soundstack.utils.errors import ConfigError, WeightsError
 
 DATASETS = ("demo", "esc10", "esc50", "dcase2017", "dcase2018", "csv")
@@ -127,14 +127,14 @@ def fake_steps(log: list[Any], unreachable: tuple[str, ...] = ()) -> runner.Step
 
 @pytest.fixture
 def nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find_done", lambda config, fingerprint: None)
+    monkeypatch.setattr(reuse, "find_done", lambda config, fingerprint: None)
 
 
 def test_weights_are_looked_for_before_a_run_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(spec: Any, folder: Any) -> None:
         raise WeightsError(f"{spec.name}.pth is not there; fetch it.")
 
-    monkeypatch.setattr(registry, "find_done", lambda config, fingerprint: None)
+    monkeypatch.setattr(reuse, "find_done", lambda config, fingerprint: None)
     monkeypatch.setattr(runner.weights, "find_or_fetch", unreachable)
     log: list[Any] = []
     config = MainConfig(systems="vgg16-imagenet,vgg16-none,densenet121-none", cache_dir=str(tmp_path))
@@ -210,7 +210,7 @@ def test_seeds_repeat_a_sampled_search_and_the_fusions_that_it_is_in_and_no_fusi
 
 
 def test_what_is_done_is_taken_over_unless_a_rerun_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find_done", lambda config, fingerprint: trained(config.model_name, "7"))
+    monkeypatch.setattr(reuse, "find_done", lambda config, fingerprint: trained(config.model_name, "7"))
     log: list[Any] = []
     outcomes = runner.run_suite(MainConfig(), fake_steps(log), "data")
     assert log == []

@@ -22,7 +22,7 @@ from soundstack.evaluation.evaluation import Evaluation, Trained
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.suites import summary
 from soundstack.svm.cost_search import SearchSpec, search_cost
-from soundstack.tracking import ownership, registry
+from soundstack.tracking import ownership, registered_models, registry, reuse
 from soundstack.tracking import run as tracking
 from soundstack.utils.errors import ConfigError, DataError, MemberError, StoreError
 from test_recognisers import LABELS, crnn
@@ -78,7 +78,7 @@ def test_scores_of_more_than_ten_folds_are_logged_under_the_folds_own_numbers(st
     test = ScoreTable(clips, labels, ("test",) * len(labels), scores, LABELS, "decision")
     with tracking.run("csv-crnn", ExtractConfig()) as run:
         run.evaluation(Evaluation(devel, test, {clip: clip for clip in clips}, scores, scores))
-        run.cost_search(search_cost(lambda costs: np.stack([scores] * len(costs)), truth, owner, 3, SearchSpec()))
+        search_cost(lambda costs: np.stack([scores] * len(costs)), truth, owner, 3, SearchSpec()).log(run)
     client = MlflowClient()
     history = client.get_metric_history(run.id, "fold_accuracy")
     assert {metric.step: metric.value for metric in history} == {int(fold): float(fold != "10") for fold in folds}
@@ -208,12 +208,12 @@ def test_a_store_that_does_not_answer_is_not_one_without_a_champion(
 
 def test_a_number_that_another_model_has_now_is_not_taken_for_the_one_that_was_deleted(store: str) -> None:
     first = register("demo-crnn", 0.5)
-    done = registry.find_done(ExtractConfig(), "data1")
+    done = reuse.find_done(ExtractConfig(), "data1")
     assert done is not None
     assert done.version == first.version
     MlflowClient().delete_registered_model("demo-crnn")
     assert register("demo-crnn", 0.5, "data2").version == first.version
-    assert registry.find_done(ExtractConfig(), "data1") is None
+    assert reuse.find_done(ExtractConfig(), "data1") is None
 
 
 def test_a_fusion_of_a_member_that_was_deleted_and_trained_anew_is_not_taken_over(store: str) -> None:
@@ -222,17 +222,17 @@ def test_a_fusion_of_a_member_that_was_deleted_and_trained_anew_is_not_taken_ove
         result, tags = evaluation(0.5), {"data_fingerprint": "1", "members": "demo-crnn/1"}
         run.evaluation(result)
         registry.register(run, FuseConfig(), crnn(), result, tags)
-    assert registry.find_done(FuseConfig(), "1") is not None
+    assert reuse.find_done(FuseConfig(), "1") is not None
     MlflowClient().delete_registered_model("demo-crnn")
     add_version("demo-crnn", {})
-    assert registry.find_done(FuseConfig(), "1") is None
+    assert reuse.find_done(FuseConfig(), "1") is None
 
 
 def test_a_take_over_says_which_version_is_champion_and_leaves_it(store: str) -> None:
     register("demo-crnn", 0.5)
     register("demo-crnn", 0.6, "data2")
     MlflowClient().set_registered_model_alias("demo-crnn", "champion", "2")
-    done = registry.find_done(ExtractConfig(), "data1")
+    done = reuse.find_done(ExtractConfig(), "data1")
     assert done is not None
     assert (done.version, done.champion) == ("1", False)
     assert done.note.startswith("champion is models:/demo-crnn/2, scored on other clips or folds")
@@ -288,8 +288,8 @@ def test_a_name_is_not_the_beginning_of_another_s_models(store: str) -> None:
     for name in ("a_b", "acb", "a_b.c"):
         add_version(f"{name}-crnn", of_table(name, name))
     add_version("csv-crnn", {"dataset": "csv"})  # of before tables had names
-    assert [member.name for member in registry.find_members("a_b", "all")] == ["a_b-crnn"]
-    assert [member.name for member in registry.find_members("csv", "all")] == ["csv-crnn"]
+    assert [member.name for member in registered_models.find_members("a_b", "all")] == ["a_b-crnn"]
+    assert [member.name for member in registered_models.find_members("csv", "all")] == ["csv-crnn"]
     with pytest.raises(ConfigError, match="csv belongs to another table"):
         ownership.require(of_table("csv", "A"))
     with pytest.raises(
@@ -304,7 +304,7 @@ def test_members_are_found_by_name_pattern_version_and_alias(store: str) -> None
     register("demo-crnn", 0.3)
 
     def found(wanted: str) -> list[str]:
-        return [f"{member.name}/{member.version}" for member in registry.find_members("demo", wanted)]
+        return [f"{member.name}/{member.version}" for member in registered_models.find_members("demo", wanted)]
 
     assert found("all") == ["demo-crnn/1", "demo-vgg16-none/1"]
     assert found("crnn, *-none") == ["demo-crnn/1", "demo-vgg16-none/1"]
@@ -315,7 +315,7 @@ def test_members_are_found_by_name_pattern_version_and_alias(store: str) -> None
     with pytest.raises(MemberError, match="demo-crnn has no version /9"):
         found("crnn/9")
     with pytest.raises(MemberError, match="none; train some first"):
-        registry.find_members("esc10", "all")
+        registered_models.find_members("esc10", "all")
 
 
 def test_a_registered_model_without_versions_is_no_member_and_is_not_offered(store: str) -> None:
@@ -325,12 +325,12 @@ def test_a_registered_model_without_versions_is_no_member_and_is_not_offered(sto
         client.create_registered_model(name)
     register("demo-vgg16-none", 0.5)
     client.delete_model_version("demo-vgg16-none", "1")
-    assert [member.name for member in registry.find_members("demo", "all")] == ["demo-crnn"]
-    assert [member.name for member in registry.find_members("demo", "*")] == ["demo-crnn"]
+    assert [member.name for member in registered_models.find_members("demo", "all")] == ["demo-crnn"]
+    assert [member.name for member in registered_models.find_members("demo", "*")] == ["demo-crnn"]
     with pytest.raises(MemberError, match=r"'vgg16-none' fits no registered model .* There are: demo-crnn\."):
-        registry.find_members("demo", "vgg16-none")
+        registered_models.find_members("demo", "vgg16-none")
     with pytest.raises(MemberError, match=r"There are: demo-crnn\."):
-        registry.find_model("demo-fusion")
+        registered_models.find_model("demo-fusion")
 
 
 def test_a_registered_model_loads_where_pickles_are_forbidden(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,9 +352,9 @@ def test_fusing_models_of_other_data_is_refused_with_versions_that_saw_the_same(
     add_version("demo-crnn", {"data_fingerprint": "data1"})
     add_version("demo-vgg16-none", {"data_fingerprint": "data2"})
     with pytest.raises(MemberError, match=r"differ in data fingerprint \(data1 against data2\).*Train them again"):
-        registry.find_members("demo", "all")
+        registered_models.find_members("demo", "all")
     MlflowClient().set_registered_model_alias("demo-crnn", "champion", "1")
     add_version("demo-crnn", {"data_fingerprint": "data2"})
     with pytest.raises(MemberError, match=r"These saw the same: -P members=demo-crnn/2,demo-vgg16-none/1\."):
-        registry.find_members("demo", FuseConfig().members)
-    assert len(registry.find_members("demo", "demo-crnn/2,demo-vgg16-none/1")) == 2
+        registered_models.find_members("demo", FuseConfig().members)
+    assert len(registered_models.find_members("demo", "demo-crnn/2,demo-vgg16-none/1")) == 2

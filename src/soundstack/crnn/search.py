@@ -8,7 +8,7 @@ development folds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -41,18 +41,14 @@ class Log(Protocol):
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log values."""
 
-
-#: Opens the run of a trial, by its name and parameters.
-OpenTrial = Callable[[str, Mapping[str, Any]], AbstractContextManager[Log]]
+    def trial(
+        self, name: str, params: Mapping[str, Any], pruned: type[Exception]
+    ) -> AbstractContextManager[Log, bool | None]:
+        """Open the run of a trial, which the error ``pruned`` ends without a failure."""
 
 
 def tune(
-    corpus: Corpus,
-    spectrograms: Spectrograms,
-    config: CrnnConfig,
-    device: torch.device,
-    log: Log,
-    open_trial: OpenTrial,
+    corpus: Corpus, spectrograms: Spectrograms, config: CrnnConfig, device: torch.device, log: Log
 ) -> TrainingSpec:
     """Search for ``config.trials`` trials, log what they found, and return the best configuration.
 
@@ -72,7 +68,7 @@ def tune(
         )
         total = spec.epochs * len(corpus.dataset.folds)
         with (
-            open_trial(f"{log.name}-trial-{trial.number}", trial.params) as opened,
+            log.trial(f"{log.name}-trial-{trial.number}", trial.params, optuna.TrialPruned) as opened,
             bar(f"trial {trial.number}", total, "epochs") as advance,
         ):
             judge = _Judge(trial, corpus, opened)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
 from soundstack.audio.decode import AudioSpec
@@ -32,6 +34,17 @@ class Example:
     clip: int
     channel: int
     key: str
+
+
+class OpenRun(Protocol):
+    """The run that a corpus is logged to; see :class:`soundstack.tracking.run.Run`."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def metrics(self, values: Mapping[str, float]) -> None: ...
+
+    def dataset(self, name: str, data_fingerprint: str, counts: Mapping[str, int]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,35 @@ class Corpus:
             row = [clip.id, clip.label, clip.fold, clip.group, f"{scan.seconds:.3f}", scan.content]
             writer.writerow([*row, *(clip.tags.get(tag, "") for tag in tags)])
         return text.getvalue()
+
+    def log(self, run: OpenRun) -> None:
+        """Log what data goes into a run: fingerprint, clip table, counts, notes."""
+        dataset = self.dataset
+        counts = {
+            "clips_devel": len(dataset.devel),
+            "clips_test": len(dataset.test),
+            "clips_skipped": len(self.skipped),
+            "clips_silent": len(self.silent),
+            "classes": len(dataset.labels),
+        }
+        run.dataset(dataset.name, self.fingerprint, counts)
+        run.metrics(counts)
+        content = {
+            "dataset": dataset.name,
+            "fingerprint": self.fingerprint,
+            "audio": self.audio.to_json(),
+            "folds": dataset.folds,
+            "counts": self.counts(),
+            "notes": dataset.notes,
+            "skipped": self.skipped,
+            "silent": self.silent,
+            "licence": dataset.licence,
+            "citation": dataset.citation,
+        }
+        folder = run.folder / "data"
+        folder.mkdir(exist_ok=True)
+        (folder / "clips.csv").write_text(self.manifest(), encoding="utf-8")
+        (folder / "data.json").write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
 
 
 def example_keys(scan: Scan, audio: AudioSpec) -> list[str]:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from soundstack.audio.find import SoundFile
@@ -28,6 +27,7 @@ from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import StoreError
+from soundstack.utils.locks import exclusive
 
 Floats = NDArray[np.float64]
 
@@ -206,19 +206,6 @@ def claim(output: Path, key: str) -> Iterator[Parts]:
     Raises:
         StoreError: Another prediction writes there, or the folder cannot be written.
     """
-    lock = FileLock(output / ".lock", timeout=0)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise StoreError(
-            f"output_dir: another prediction is writing to {output}; wait for it, or give another folder."
-        ) from None
-    except OSError as error:
-        raise StoreError(
-            f"output_dir: {output} cannot be written ({error.strerror or error}); give another folder."
-        ) from None
-    try:
+    refusal = f"output_dir: another prediction is writing to {output}; wait for it, or give another folder."
+    with exclusive(output / ".lock", "the prediction", "or give another output_dir", refusal=refusal):
         yield Parts(output / "parts" / key)
-    finally:
-        lock.release()

@@ -22,7 +22,7 @@ from soundstack.config.suite import Fusion, Row
 from soundstack.evaluation.evaluation import Trained
 from soundstack.networks import weights
 from soundstack.networks.registry import network_spec
-from soundstack.tracking import registry
+from soundstack.tracking import reuse
 from soundstack.utils.errors import ConfigError, MemberError, WeightsError
 from soundstack.utils.locks import exclusive
 
@@ -82,9 +82,9 @@ def _do(
     name: str, seed: int, settings: Any, step: Callable[[Any], Trained], data_fingerprint: str, rerun: bool
 ) -> Outcome:
     started = time.perf_counter()
-    key = registry.row_key(settings, data_fingerprint)
+    key = reuse.row_key(settings, data_fingerprint)
     with exclusive(Path(settings.cache_dir) / "rows" / f"{key}.lock", name):
-        done = None if rerun else registry.find_done(settings, data_fingerprint)
+        done = None if rerun else reuse.find_done(settings, data_fingerprint)
         if done is not None:
             print(f"{name}: done already, taken over (models:/{done.name}/{done.version}).")
             return Outcome(name, seed, done, time.perf_counter() - started, "taken over")

@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 
 from soundstack.config.steps import PAPER_COSTS, DeepSpectrumConfig, FuseConfig
 from soundstack.datasets.clips import fold_order
+from soundstack.evaluation import plots
+from soundstack.evaluation.evaluation import save_figure, write_json
 from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
 from soundstack.svm.linear_svm import CLIP, PathProblem
 from soundstack.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+    from soundstack.tracking.run import Run
 
 #: Costs -> out-of-fold decision values (len(costs), N, K).
 Decide = Callable[[list[float]], NDArray[np.float64]]
@@ -62,6 +66,25 @@ class CostSearch:
     fold_macro_f1: NDArray[np.float64]  # (C, folds)
     chosen: float
     decisions: NDArray[np.float64]  # out-of-fold, at the chosen cost: (N, K)
+
+    def log(self, run: Run) -> None:
+        """Log the fold scores of every searched C, and their plot; the metrics' step is the rank of C."""
+        for rank, cost in enumerate(self.costs):
+            values = {"path/C": cost, "path/macro_f1": float(self.fold_macro_f1[rank].mean())}
+            for fold, macro, right in zip(self.folds, self.fold_macro_f1[rank], self.fold_accuracy[rank], strict=True):
+                values |= {f"path/macro_f1_fold_{fold}": macro, f"path/accuracy_fold_{fold}": right}
+            run.metrics(values, step=rank)
+        run.metrics({"C": self.chosen})
+        content = {
+            "chosen": self.chosen,
+            "costs": self.costs,
+            "folds": self.folds,
+            "fold_accuracy": self.fold_accuracy.tolist(),
+            "fold_macro_f1": self.fold_macro_f1.tolist(),
+        }
+        write_json(run.folder / "svm" / "costs.json", content)
+        figure = plots.c_path_figure(self.costs, self.fold_macro_f1, self.chosen, self.fold_accuracy)
+        save_figure(figure, run.folder / "svm" / "costs.png")
 
 
 def search_cost(

@@ -21,7 +21,6 @@ _LOCATIONS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-_WITH_FILES = (("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 
 
 def bring_home(database: Path, experiment: str, present_run: str | None = None) -> None:
@@ -37,17 +36,15 @@ def bring_home(database: Path, experiment: str, present_run: str | None = None) 
     """
     home = database.parent / "mlruns"
     with closing(sqlite3.connect(database, timeout=60, isolation_level=None)) as connection:
-        experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
-        roots: dict[str, bool] = {}  # whether new runs go there
-        for number, location in experiments:
-            if location and location.endswith(f"/mlruns/{number}"):
-                root = location.removesuffix(f"/{number}")
-                roots[root] = roots.get(root, False) or str(number) == experiment
-        for root, used in roots.items():
-            old = _local(root)
+        experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments")
+        locations = {str(number): location or "" for number, location in experiments}
+        ours = {number: place for number, place in locations.items() if place.endswith(f"/mlruns/{number}")}
+        for root in {place.removesuffix(f"/{number}") for number, place in ours.items()}:
+            used = ours.get(experiment) == f"{root}/{experiment}"  # new runs go there
+            old = local(root)
             if old is None or old == home or (old.exists() and home.exists() and old.samefile(home)):
                 continue
-            names = _files_below(connection, root, present_run)
+            names = _folders_below(connection, root, present_run)
             here = {name for name in names if (home / name).exists()}
             left = [name for name in names if name not in here and (old / name).exists()]
             if here and not left:
@@ -62,22 +59,21 @@ def bring_home(database: Path, experiment: str, present_run: str | None = None) 
                 )
 
 
-def _local(root: str) -> Path | None:
+def local(root: str) -> Path | None:
+    """The folder that a location of artifacts is; none where it is of another kind."""
     parts = urlsplit(root)
     if root.startswith("file:"):
         return Path(unquote(parts.path))
     return Path(root) if root.startswith("/") else None
 
 
-def _files_below(connection: sqlite3.Connection, root: str, present_run: str | None) -> list[str]:
+def _folders_below(connection: sqlite3.Connection, root: str, present_run: str | None) -> list[str]:
     """Folders of artifacts, relative to the root; some runs have none."""
-    names = []
-    for table, column in _WITH_FILES:
-        key = "run_uuid" if table == "runs" else "model_id"
-        query = f"SELECT {column} FROM {table} WHERE substr({column}, 1, ?) = ? AND {key} IS NOT ?"
-        found = connection.execute(query, (len(root) + 1, f"{root}/", present_run))
-        names += [location.removeprefix(f"{root}/") for (location,) in found]
-    return names
+    query = (
+        "SELECT artifact_uri FROM runs WHERE run_uuid IS NOT ? UNION ALL SELECT artifact_location FROM logged_models"
+    )
+    found = [location or "" for (location,) in connection.execute(query, (present_run,))]
+    return [location.removeprefix(f"{root}/") for location in found if location.startswith(f"{root}/")]
 
 
 def _strays(old: Path, names: list[str]) -> bool:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
+from soundstack.tracking.registered_models import versions
 from soundstack.tracking.store import connect
 from soundstack.utils.errors import ConfigError
 
@@ -29,16 +30,16 @@ def require(tags: Mapping[str, str], made: ModelVersion | None = None) -> None:
     if "table" not in tags:
         return
     connect()
-    client, name = MlflowClient(), tags["dataset"]
+    name = tags["dataset"]
     owner = min(
-        versions(client, f"{name}-"),
+        versions(f"{name}-"),
         key=lambda version: (version.creation_timestamp, version.name, int(version.version)),
         default=None,
     )
     if owner is None or owner.tags.get("table") == tags["table"]:
         return
     if made is not None:
-        client.delete_model_version(made.name, made.version)
+        MlflowClient().delete_model_version(made.name, made.version)
     since = datetime.fromtimestamp(owner.creation_timestamp / 1000, tz=UTC)
     raise ConfigError(
         f"name: {name} belongs to another table, of {owner.tags.get('clips', '?')} clips ({owner.name}/"
@@ -54,19 +55,7 @@ def refuse_nameless() -> NoReturn:
         ConfigError: It lists the names that have registered models; ``csv`` holds those of no name.
     """
     connect()
-    found = versions(MlflowClient(), "")
+    found = versions()
     there = sorted({v.tags["dataset"] for v in found if "table" in v.tags or v.tags.get("dataset") == "csv"})
     listed = ", ".join(there) or "none; train some first with -e crnn and -e deepspectrum"
     raise ConfigError(f"name: dataset=csv needs the name of your table, -P name=NAME. There are: {listed}.")
-
-
-def versions(client: MlflowClient, prefix: str) -> list[ModelVersion]:
-    """The versions of all registered models whose names begin so."""
-    found: list[ModelVersion] = []
-    token = None
-    while True:
-        page = client.search_model_versions(f"name LIKE '{prefix}%'", page_token=token)
-        found += [version for version in page if version.name.startswith(prefix)]  # in LIKE, _ is any character
-        token = page.token
-        if not token:
-            return found

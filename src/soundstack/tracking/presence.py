@@ -1,90 +1,62 @@
-"""A process's sign of life: a lock file that it holds for as long as it lives, however it ends.
+"""Which process a run or a temporary folder belongs to, and whether it still lives.
 
-It says more than a process number, which is given again, differs between containers, and whose starting time moves
-with the clock. A process leaves its file behind; whoever can lock that file knows that it is dead.
+A process is told by its number and its start: the number alone is given again. What is left of one that was killed is
+closed or removed by a later one.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import tempfile
-import time
-import uuid
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+import psutil
 
-#: What a process writes elsewhere while it runs is named so, followed by its token.
-PREFIX = "soundstack-"
-_KEPT_SECONDS = 30 * 24 * 3600.0
-
-
-class Presence:
-    """The sign of life of this process; made by :func:`announce`."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.token = uuid.uuid4().hex[:12]
-        self.path = folder / self.token
-        self._lock = FileLock(self.path)
-        self._lock.acquire(timeout=0)
-
-    @property
-    def mark(self) -> str:
-        """What others need to know to find out whether this process lives: host, process number, file."""
-        return f"{socket.gethostname()}|{os.getpid()}|{self.path}"
-
-    def temporary_folder(self) -> Path:
-        """Make a temporary folder that a later process removes if this one is killed."""
-        return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{self.token}-"))
+_PREFIX = "soundstack-"
+#: Start times are told by the clock, which may be set meanwhile.
+_CLOCK_SECONDS = 60.0
 
 
 @cache
-def announce(folder: Path) -> Presence:
-    """Put up this process's sign of life in a folder, once.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    return Presence(folder)
+def mark() -> str:
+    """What others need to know to find out whether this process lives: ``host|number|start|namespace``."""
+    process = psutil.Process()
+    return f"{socket.gethostname()}|{process.pid}|{process.create_time():.2f}|{_namespace()}"
 
 
-def is_dead(mark: str, folder: Path) -> bool:
-    """Tell whether the process of a mark is known to be dead; what cannot be known from here counts as living.
-
-    A sign that is not in its place any more is looked for in our own folder: it may have been moved here.
-    """
-    host, _, rest = mark.partition("|")
-    path = Path(rest.partition("|")[2])
-    if host != socket.gethostname() or not path.is_absolute():
-        return False
-    return _is_left(path if path.exists() else folder / path.name)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary folders of dead processes, and signs so old that no run can still be open under them."""
-    for path in folder.glob("*"):
-        if not _is_left(path):
-            continue
-        for temporary in Path(tempfile.gettempdir()).glob(f"{PREFIX}{path.name}-*"):
-            shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
-                path.unlink()
-
-
-def _is_left(path: Path) -> bool:
-    """Tell whether a file of a dead process is there; it is dead if its lock can be had."""
-    if not path.is_file():
-        return False
-    lock = FileLock(path)
+def is_dead(mark: str) -> bool:
+    """Tell whether the process of a mark is known to be dead; what cannot be known from here counts as living."""
     try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError, RuntimeError):  # RuntimeError: it is our own
+        host, number, start, namespace = mark.split("|")
+        if (host, namespace) != (socket.gethostname(), _namespace()):
+            return False
+        process = psutil.Process(int(number))
+        again = abs(process.create_time() - float(start)) > _CLOCK_SECONDS
+        return again or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, ValueError):
         return False
-    lock.release()
-    return True
+
+
+@cache
+def _namespace() -> str:
+    """Tells containers apart that share a host's name, but not its process numbers; empty but on Linux."""
+    try:
+        return Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
+    except OSError:
+        return ""
+
+
+def temporary_folder() -> Path:
+    """Make a temporary folder that a later process removes if this one is killed."""
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{mark().replace('|', ',')}-"))
+
+
+def remove_leftovers() -> None:
+    """Remove the temporary folders of dead processes."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*,*,*,*-*"):
+        if is_dead(folder.name.removeprefix(_PREFIX).rpartition("-")[0].replace(",", "|")):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import mlflow
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
-from soundstack.tracking import run as tracking
-from soundstack.tracking.store import fetched, first_line
+from soundstack.tracking.store import connect, fetched, whole
+from soundstack.tracking.store_errors import first_line
 from soundstack.utils.errors import StoreError
-
-_PAGE = 500
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class ModelRun:
         return fetched(what, StoreError, run_id=self.id, artifact_path=path)
 
 
+@whole
 def finished_model_runs() -> list[ModelRun]:
     """Find the FINISHED runs of all experiments that scored a model on known data, newest first.
 
@@ -71,31 +69,19 @@ def finished_model_runs() -> list[ModelRun]:
     Raises:
         StoreError: The store cannot be read.
     """
-    tracking.connect()
-    client = MlflowClient()
-    runs: list[ModelRun] = []
+    connect()
+    query = "attributes.status = 'FINISHED' and tags.data_fingerprint != ''"
     try:
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        token: str | None = None
-        while experiments:
-            page = client.search_runs(
-                experiments,
-                "attributes.status = 'FINISHED' and tags.data_fingerprint != ''",
-                max_results=_PAGE,
-                page_token=token,
-            )
-            runs += [_model_run(run) for run in page if "dataset" in run.data.tags and _scored(run.data.metrics)]
-            token = page.token
-            if not token:
-                break
+        runs = mlflow.search_runs(search_all_experiments=True, filter_string=query, output_format="list")
     except MlflowException as error:
         raise StoreError(f"The tracking store cannot be read: {first_line(error)}") from None
-    return sorted(runs, key=lambda run: run.started, reverse=True)
+    scored = [_model_run(run) for run in runs if "dataset" in run.data.tags and _scored(run.data.metrics)]
+    return sorted(scored, key=lambda run: run.started, reverse=True)
 
 
 def store() -> str:
     """The tracking URI of the store where the user stands, or of the one that ``MLFLOW_TRACKING_URI`` names."""
-    tracking.connect()
+    connect()
     return str(mlflow.get_tracking_uri())
 
 
@@ -103,7 +89,7 @@ def _scored(metrics: Mapping[str, float]) -> bool:
     return "devel_accuracy" in metrics or "devel_macro_f1" in metrics
 
 
-def _model_run(run: Any) -> ModelRun:
+def _model_run(run: Run) -> ModelRun:
     tags = dict(run.data.tags)
     registered = tags.get("registered_model", "").rpartition("/")[0]
     return ModelRun(

@@ -1,4 +1,4 @@
-"""The tracking store: how it is reached, what its troubles mean for the user, and the runs that nobody will end.
+"""The tracking store: how it is reached and checked, how it is written to, and the runs that nobody will end.
 
 A store that cannot be reached, a full disk and rights that are missing are the user's to mend: they become one line
 each. Runs that a killed process left RUNNING are closed here by the next start.
@@ -6,40 +6,40 @@ each. Runs that a killed process left RUNNING are closed here by the next start.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
 import shlex
-import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 from urllib.parse import unquote
 
 import mlflow
-import psutil
-import requests
 from mlflow.entities import Experiment, RunStatus
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 from mlflow.utils import mlflow_tags
-from sqlalchemy import create_engine, event, make_url
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from soundstack.config.places import project
 from soundstack.config.steps import PROJECT
 from soundstack.tracking import moved_store, presence
+from soundstack.tracking.store_errors import database_file, first_line, reason, trouble, without_password
 from soundstack.utils.errors import SoundstackError, StoreError
 from soundstack.utils.locks import exclusive
-from soundstack.utils.signals import hold, release
+from soundstack.utils.signals import put_off
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PROCESS_TAG = "soundstack.process"
 #: MLflow asks a server that is gone for four minutes, and one that is silent for sixteen; here it is half a minute,
@@ -49,28 +49,43 @@ _HTTP = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
-#: Marks a database connection in use that keeps signals waiting.
-_HELD = "soundstack.held"
-_PAGE = 500
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+#: Seconds before work on a locked database is tried again; MLflow itself waits for a lock for 20 s.
+_PAUSES = (1.0, 5.0)
+#: Until our process signs the run that `mlflow run` made it takes seconds, or minutes where an environment is built. If
+#: it takes longer, the run, closed meanwhile, is RUNNING again from then on.
+_BEGINS_WITHIN_SECONDS = 15 * 60.0
 
 
-class LostStoreError(StoreError):
-    """The tracking store is out of reach: nothing more can be written to it now."""
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let an interrupt wait for the end of our work on a database; a server's transactions are out of its reach.
+
+    In the midst of a transaction it can leave a lock behind, and then not even the run can be ended.
+    """
+    with put_off() if _is_database(mlflow.get_tracking_uri()) else nullcontext():
+        yield
 
 
-@event.listens_for(Pool, "checkout")
-def _keep_whole(connection: object, record: ConnectionPoolEntry, proxy: object) -> None:
-    # An interrupt in the midst of a transaction can leave its lock behind, and then not even the run can be ended.
-    record.info[_HELD] = hold()
+def whole(work: Callable[P, T]) -> Callable[P, T]:
+    """Let a function do its work on the store undisturbed, and once more if a SQLite file stays locked meanwhile.
 
+    It is for work that may be done again from its beginning.
+    """
 
-@event.listens_for(Pool, "detach")
-@event.listens_for(Pool, "checkin")
-def _is_whole(connection: object, record: ConnectionPoolEntry) -> None:
-    if record.info.pop(_HELD, False):
-        release()
+    @wraps(work)
+    def done(*args: P.args, **options: P.kwargs) -> T:
+        for pause in _PAUSES:
+            try:
+                with undisturbed():
+                    return work(*args, **options)
+            except MlflowException as error:
+                if "database is locked" not in str(error):
+                    raise
+            time.sleep(pause)
+        with undisturbed():
+            return work(*args, **options)
+
+    return done
 
 
 @cache
@@ -89,26 +104,15 @@ def connect() -> None:
     try:
         uri = _absolute(given)
         mlflow.set_tracking_uri(uri)
-        client = MlflowClient()
-        me()
-        with exclusive(
-            _creation_lock(uri), "the tracking store", "or name another store"
-        ):  # two processes must not create it at once
-            _create(uri)
-            client.search_experiments(max_results=1)
-            experiment = _experiment(client)
-            if (database := _database(uri)) is not None:
-                number = experiment.experiment_id if experiment is not None else ""
-                moved_store.bring_home(database, number, os.environ.get("MLFLOW_RUN_ID"))
-                experiment = _experiment(client)
+        experiment = _made_ready(uri)
         if experiment is not None:
             _refuse(uri, experiment)
-        presence.remove_leftovers(me().path.parent)
-        _close_orphans(client, uri)
+        presence.remove_leftovers()
+        _close_orphans(uri)
     except ImportError as error:
         raise StoreError(
-            f"The tracking store {_shown(given)} needs a driver that is not here ({first_line(error)}): install it in "
-            "this environment, and name it as in postgresql+psycopg2://."
+            f"The tracking store {without_password(given)} needs a driver that is not here ({first_line(error)}): "
+            "install it in this environment, and name it as in postgresql+psycopg2://."
         ) from None
     except UnsupportedModelRegistryStoreURIException:
         raise StoreError(
@@ -116,8 +120,10 @@ def connect() -> None:
             "postgresql://USER@HOST/NAME or http://HOST:5000."
         ) from None
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        reason = trouble(error) if isinstance(error, OSError) else None
-        raise reason or StoreError(f"The tracking store {_shown(given)} cannot be used: {_reason(error)}.") from None
+        told = trouble(error) if isinstance(error, OSError) else None
+        raise told or StoreError(
+            f"The tracking store {without_password(given)} cannot be used: {reason(error)}."
+        ) from None
 
 
 def _absolute(uri: str) -> str:
@@ -126,10 +132,9 @@ def _absolute(uri: str) -> str:
     Raises:
         StoreError: It is none, or one that MLflow has given up.
     """
-    scheme = uri.partition(":")[0] if ":" in uri else ""
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
         raise StoreError(f"The tracking store {uri} is no address; for a server write http://{uri}.")
-    if scheme in ("", "file"):
+    if ":" not in uri or uri.startswith("file:"):
         if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"):
             return Path(unquote(uri.removeprefix("file://").removeprefix("file:"))).absolute().as_uri()
         raise StoreError(
@@ -141,7 +146,7 @@ def _absolute(uri: str) -> str:
     query = uri.partition("?")[2]
     if query and "=" not in query:
         raise StoreError(f"The tracking store {uri} has a question mark in its path: write it %3F.")
-    database = _database(uri)
+    database = database_file(uri)
     if database is None:
         raise StoreError(f"The tracking store {uri} names no file; give one, as in sqlite:///mlflow.db.")
     if database.is_dir():
@@ -153,17 +158,40 @@ def _absolute(uri: str) -> str:
     return make_url(uri).set(database=os.path.relpath(database)).render_as_string(hide_password=False)
 
 
-def _shown(uri: str) -> str:
-    """A store's address without its password."""
-    try:
-        return make_url(uri).render_as_string() if "@" in uri else uri
-    except SQLAlchemyError:
-        return uri
+def _is_database(uri: str) -> bool:
+    """Tell whether this process is at the database itself, and not at a server before it."""
+    return not uri.startswith(("http:", "https:", "file:", "databricks", "uc:"))
 
 
-def me() -> presence.Presence:
-    """This process's sign of life."""
-    return presence.announce(Path("mlruns", ".alive").absolute())
+def _made_ready(uri: str) -> Experiment | None:
+    """Lay out a new store and bring a moved one home; return the experiment that runs go to, if there is one yet."""
+    client, database = MlflowClient(), database_file(uri)
+    # Beside a database, since other folders' processes may share it; two must not create it at once.
+    lock = Path("mlruns", ".lock").absolute() if database is None else database.with_name(f".{database.name}.lock")
+    with exclusive(lock, "the tracking store", "or name another store"):
+        _create(uri, database)
+        experiment = _experiment(client)
+        if database is None:
+            return experiment
+        number = experiment.experiment_id if experiment is not None else ""
+        moved_store.bring_home(database, number, os.environ.get("MLFLOW_RUN_ID"))
+        return _experiment(client)
+
+
+def _create(uri: str, database: Path | None) -> None:
+    """Lay out a new SQLite store under another name: killed meanwhile, it would be neither new nor usable.
+
+    Any other is reached once: MLflow tries ten times, which takes two minutes.
+    """
+    if database is None or (database.exists() and database.stat().st_size):
+        if _is_database(uri):
+            create_engine(uri).connect().close()
+        return
+    for orphan in database.parent.glob(f".{database.name}.*.tmp*"):
+        orphan.unlink(missing_ok=True)
+    temporary = database.with_name(f".{database.name}.{os.getpid()}.tmp")
+    MlflowClient(_absolute(make_url(uri).set(database=str(temporary)).render_as_string(False))).search_experiments()
+    temporary.replace(database)
 
 
 def _experiment(client: MlflowClient) -> Experiment | None:
@@ -192,98 +220,39 @@ def _refuse(uri: str, experiment: Experiment) -> None:
             f"MLflow takes {location} for {unquote(location)}: stand in a folder whose path has no % followed by two "
             "digits."
         )
+    if (folder := moved_store.local(location)) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # refused now, and not when the first artifact is sent
 
 
-def _database(uri: str) -> Path | None:
-    """The file of a SQLite store."""
-    if not uri.startswith("sqlite:"):
-        return None
-    name = make_url(uri).database
-    return None if not name or name == ":memory:" else Path(name).absolute()
-
-
-def _creation_lock(uri: str) -> Path:
-    """Beside a database, since other folders' processes may share it."""
-    database = _database(uri)
-    return Path("mlruns", ".lock").absolute() if database is None else database.with_name(f".{database.name}.lock")
-
-
-def _create(uri: str) -> None:
-    """Lay out a new SQLite store under another name: killed meanwhile, it would be neither new nor usable.
-
-    Any other is reached once: MLflow tries ten times, which takes two minutes.
-    """
-    database = _database(uri)
-    if database is None or (database.exists() and database.stat().st_size):
-        if not uri.startswith(("http:", "https:", "file:", "databricks", "uc:")):
-            create_engine(uri).connect().close()
-        return
-    for orphan in database.parent.glob(f".{database.name}.*.tmp*"):
-        orphan.unlink(missing_ok=True)
-    temporary = database.with_name(f".{database.name}.{os.getpid()}.tmp")
-    MlflowClient(_absolute(make_url(uri).set(database=str(temporary)).render_as_string(False))).search_experiments()
-    temporary.replace(database)
-
-
-def experiment_ids(client: MlflowClient) -> list[str]:
-    """The ids of all experiments."""
-    found: list[str] = []
-    token = None
-    while True:
-        page = client.search_experiments(max_results=_PAGE, page_token=token)
-        found += [experiment.experiment_id for experiment in page]
-        token = page.token
-        if not token:
-            return found
-
-
-def _close_orphans(client: MlflowClient, uri: str) -> None:
+def _close_orphans(uri: str) -> None:
     """End the runs that a killed process left RUNNING; what may live is left alone."""
-    experiments = experiment_ids(client)
-    running: list[StoredRun] = []
-    token = None
-    while experiments:  # read to the end first: closing runs would move the pages
-        page = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=_PAGE, page_token=token)
-        running += page
-        token = page.token
-        if not token:
-            break
-    for run in running:
+    client, query = MlflowClient(), "attributes.status = 'RUNNING'"
+    for run in mlflow.search_runs(search_all_experiments=True, filter_string=query, output_format="list"):
         mark = run.data.tags.get(PROCESS_TAG)
-        if presence.is_dead(mark, me().path.parent) if mark else _never_began(run, uri):
+        if presence.is_dead(mark) if mark else _never_began(run, uri):
             client.set_tag(run.info.run_id, "soundstack.closed", "its process was killed; closed by a later start")
             client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
 def _never_began(run: StoredRun, uri: str) -> bool:
-    """Tell whether ``mlflow run`` made a run for this project on this machine, and its process died before it signed.
+    """Tell whether ``mlflow run`` made a run for this project on this machine, and no process of ours signed it.
 
-    Only a SQLite store is known to be of this machine, and only a run that no `mlflow run` and no process of a run
-    which lives here can still be about to sign is given up.
+    Only a SQLite store is known to be of this machine.
     """
     tags = run.data.tags
     source = tags.get(mlflow_tags.MLFLOW_SOURCE_NAME, "").removeprefix("file://")
-    if (
-        tags.get(mlflow_tags.MLFLOW_SOURCE_TYPE) != "PROJECT"
-        or tags.get(mlflow_tags.MLFLOW_PROJECT_BACKEND, "local") != "local"
-        or not {source, source.replace("#", "/")} & {str(PROJECT), *shlex.split(project())}  # REPOSITORY#FOLDER
-        or _database(uri) is None
-        or run.info.run_id == os.environ.get("MLFLOW_RUN_ID")
-    ):
-        return False
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-            launches = "run" in words and any(Path(word).name.startswith("mlflow") for word in words)
-            if launches and process.create_time() < run.info.start_time / 1000 + 2:
-                return False
-            if process.environ().get("MLFLOW_RUN_ID") == run.info.run_id:
-                return False
-        except psutil.Error:  # ended meanwhile, or another user's
-            continue
-    return True
+    return (
+        tags.get(mlflow_tags.MLFLOW_SOURCE_TYPE) == "PROJECT"
+        and tags.get(mlflow_tags.MLFLOW_PROJECT_BACKEND, "local") == "local"
+        and bool({source, source.replace("#", "/")} & {str(PROJECT), *shlex.split(project())})  # REPOSITORY#FOLDER
+        and database_file(uri) is not None
+        and run.info.run_id != os.environ.get("MLFLOW_RUN_ID")
+        and time.time() - run.info.start_time / 1000 > _BEGINS_WITHIN_SECONDS
+    )
 
 
+@whole
 def fetched(what: str, failure: type[SoundstackError], remedy: str = "", **source: str) -> Path:
     """Fetch an artifact; ``source`` is what MLflow's ``download_artifacts`` takes.
 
@@ -294,100 +263,3 @@ def fetched(what: str, failure: type[SoundstackError], remedy: str = "", **sourc
         return Path(mlflow.artifacts.download_artifacts(**source))
     except (MlflowException, OSError) as error:
         raise failure(f"{what} cannot be fetched ({first_line(error)}).{remedy}") from None
-
-
-def end(status: int, *, patient: bool = True) -> None:
-    """End the active run; without patience where the store was just seen to be gone.
-
-    Raises:
-        MlflowException: The store did not take it; a later start will close the run.
-    """
-    before = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-    if not patient:
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    try:
-        mlflow.end_run(RunStatus.to_string(status))
-    finally:
-        if before is not None:
-            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = before
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn trouble with the store, a full disk and missing rights into a StoreError; let everything else through."""
-    try:
-        yield
-    except Exception as error:
-        told = None if isinstance(error, SoundstackError) else trouble(error)
-        if told is None:
-            raise
-        raise told from error
-
-
-def trouble(error: BaseException) -> StoreError | None:
-    """Say in one line what went wrong with the store or a disk; ``None`` if that is not what went wrong."""
-    if _is_full(error):
-        return StoreError(f"No space left on the disk{_where(error)}. Free space{_full_folders()}.")
-    if _is_lost(error):
-        return LostStoreError(
-            f"The tracking store {_shown(mlflow.get_tracking_uri())} cannot be used any more ({_reason(error)})."
-        )
-    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
-        return StoreError(f"{error.filename} cannot be written ({error.strerror}); mend its rights.")
-    return None
-
-
-def _is_full(error: BaseException) -> bool:
-    # Whoever writes has an error type of their own; what the system says is in all of them.
-    text = str(error)
-    return (isinstance(error, OSError) and error.errno in _FULL) or any(
-        words in text for words in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "database or disk is full")
-    )
-
-
-def _is_lost(error: BaseException) -> bool:
-    if isinstance(error, requests.RequestException):
-        return True
-    if not isinstance(error, MlflowException):
-        return False
-    return (
-        error.error_code in ("TEMPORARILY_UNAVAILABLE", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
-        or isinstance(error.__cause__, requests.RequestException | SQLAlchemyError | OSError)
-        or first_line(error).startswith("API request to")
-    )
-
-
-def _reason(error: BaseException) -> str:
-    text = first_line(error)
-    for sign, meaning in (
-        ("Connection refused", "connection refused"),
-        ("timed out", "no answer in time"),
-        ("Max retries exceeded", "no connection"),
-    ):
-        if sign in text:
-            return meaning
-    return text
-
-
-def _where(error: BaseException) -> str:
-    name = getattr(error, "filename", None)
-    return f" of {name}" if name else ""
-
-
-def _full_folders() -> str:
-    """Name the places of a run that have no room, as far as they are known."""
-    places = {"temporary files (TMPDIR)": Path(tempfile.gettempdir()), "this folder": Path.cwd()}
-    database = _database(mlflow.get_tracking_uri())
-    if database is not None:
-        places["the tracking store"] = database.parent
-    full = []
-    for name, place in places.items():
-        with suppress(OSError):
-            if shutil.disk_usage(place).free < 1 << 20:
-                full.append(f"{place} for {name}")
-    return f" in {', '.join(full)}" if full else ""
-
-
-def first_line(error: Any) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

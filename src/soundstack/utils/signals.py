@@ -77,47 +77,29 @@ class _Held:
 _held = _Held()
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()  # no signal interrupts another one
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM waiting until the block, and those around it, have ended; they then take effect.
 
-
-def hold() -> bool:
-    """Keep Ctrl-C and SIGTERM waiting until as many :func:`release` follow; tell whether there is one to follow.
-
-    In other threads than the main one nothing is held.
+    For blocks that are short and half worse than not at all. Other threads than the main one, which no signal
+    interrupts, hold nothing.
     """
-    if not _in_main_thread():
-        return False
-    _held.depth += 1
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     if not _held.before:
         _held.waiting.clear()
         _held.before = _handlers()
         for number in _held.before:
             signal.signal(number, _held.note)
-    return True
-
-
-def release() -> None:
-    """Undo one :func:`hold`; after the last one, what waited takes effect."""
-    _held.depth -= 1
-    if _held.depth or not _in_main_thread():
-        return
-    _held.restore()
-    if _held.waiting:
-        number = _held.waiting[0]
-        _held.waiting.clear()
-        signal.raise_signal(number)
-
-
-@contextmanager
-def put_off() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM waiting until the block has ended; they then take effect.
-
-    For blocks that are short and half worse than not at all.
-    """
-    held = hold()
+    _held.depth += 1
     try:
         yield
     finally:
-        if held:
-            release()
+        _held.depth -= 1
+        if not _held.depth:
+            _held.restore()
+            if _held.waiting:
+                number = _held.waiting[0]
+                _held.waiting.clear()
+                signal.raise_signal(number)
