@@ -4,7 +4,6 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
-import optuna
 import pandas as pd
 import pytest
 import torch
