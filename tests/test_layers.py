@@ -16,7 +16,7 @@ SOURCE = PROJECT / "src"
 #: package holds and no line names by itself.
 LAYERS = [
     ["errors", "markdown", "limits", "slices", "naming"],
-    ["containers", "decoder"],
+    ["containers", "decoder", "windows"],
     ["sound_files", "files", "locks", "presence", "signals", "deadlines"],
     ["networks.spec", "presets", "progress", "code_versions", "devices", "remote", "archives", "suites", "svm_solver"],
     ["provenance", "config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
@@ -26,11 +26,10 @@ LAYERS = [
     ["workers"],
     ["fusion", "tuning", "results"],
     ["recognisers"],
-    ["windows", "cards"],
-    ["stream"],
-    ["prediction_parts"],
+    ["timelines", "cards"],
+    ["prediction_store", "request_gate", "mlflow_hook"],
     ["prediction", "prediction_tables", "prediction_timelines"],
-    ["scoring_server", "serving", "served_model", "tracking", "tracking_store", "moved_store", "registry", "ownership"],
+    ["serving", "served_model", "tracking", "tracking_store", "moved_store", "registry", "ownership"],
     ["systems.*", "tracking_reader"],
     ["suites.*", "report.*", "summary"],
     ["soak.*"],
@@ -186,7 +185,7 @@ def test_mlflow_is_known_to_tracking_and_serving_alone():
     files = [*MODULES.values(), *(PROJECT / "entrypoints").glob("*.py")]
     users = {path.name for path in files if "mlflow" in third_party(path)}
     tracking = {"tracking.py", "tracking_reader.py", "tracking_store.py", "registry.py", "ownership.py"}
-    assert {"tracking.py"} <= users <= tracking | {"serving.py", "served_model.py", "scoring_server.py"}
+    assert {"tracking.py"} <= users <= tracking | {"serving.py", "served_model.py", "request_gate.py", "mlflow_hook.py"}
 
 
 @pytest.mark.parametrize("module", ["config", "cli", "errors", "networks.spec", "presets"])

@@ -13,13 +13,15 @@ from soundstack.utils.errors import StoreError
 
 
 @contextmanager
-def exclusive(path: Path, what: str, remedy: str = "or choose another cache_dir") -> Iterator[None]:
+def exclusive(
+    path: Path, what: str, remedy: str = "or choose another cache_dir", *, refusal: str = ""
+) -> Iterator[None]:
     """Hold a lock file; while another process holds it, say that ``what`` is under way there, and wait.
 
     The file stays: removing it would let a third process lock another file of the same name.
 
     Raises:
-        StoreError: The folder of the file cannot be written.
+        StoreError: The folder of the file cannot be written; or, with a ``refusal``, that another process holds it.
     """
     lock = FileLock(path)
     try:
@@ -27,6 +29,8 @@ def exclusive(path: Path, what: str, remedy: str = "or choose another cache_dir"
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if refusal:
+                raise StoreError(refusal) from None
             print(f"{what}: under way in another process; waiting for what it makes.", file=sys.stderr, flush=True)
             lock.acquire()
     except OSError as error:
