@@ -77,8 +77,8 @@ def _predict(model: str, source: Path, output: Path) -> tuple[float, Any]:
 
 def _forward(model: str, source: Path, output: Path) -> tuple[float, Any]:
     from soundstack.audio.decode import decode
-    from soundstack.audio.windows import BATCH
     from soundstack.recognisers import base as recognisers
+    from soundstack.recognisers.timelines import BATCH
     from soundstack.tracking import registered_models
     from soundstack.utils import devices
 

@@ -26,7 +26,7 @@ def run(config: PredictConfig) -> Totals:
     from soundstack.prediction import run as prediction
     from soundstack.prediction import tables as prediction_tables
     from soundstack.prediction import timelines as prediction_timelines
-    from soundstack.prediction.parts import claim, model_key
+    from soundstack.prediction.store import claim, model_key
     from soundstack.recognisers import base as recognisers
     from soundstack.suites import summary
     from soundstack.tracking import registered_models

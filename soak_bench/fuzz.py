@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from soak_bench.hostile import clips
 from soak_bench.outcome import Part
 from soundstack.audio.decode import AudioSpec, decode, prepare
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import RequestLimits
 from soundstack.config.cli import parse
 from soundstack.config.steps import Config, CrnnConfig, DeepSpectrumConfig, DownloadConfig, FuseConfig, MainConfig
 from soundstack.datasets import csv_table as custom
@@ -177,7 +177,7 @@ def _one_line(error: SoundstackError) -> None:
 
 def _audio(content: bytes) -> None:
     try:
-        samples, rate = decode(content, limits=Limits(max_seconds=MAX_SECONDS))
+        samples, rate = decode(content, limits=RequestLimits(max_seconds=MAX_SECONDS))
     except AudioError as error:
         return _one_line(error)
     assert samples.dtype == np.float32, samples.dtype

@@ -18,10 +18,9 @@ import requests
 from soak_bench import hostile, server
 from soak_bench.outcome import Curves, Part, percentiles
 from soak_bench.workplace import CLASSES, RATE, sound
-from soundstack.audio.decode import decode
-from soundstack.audio.windows import timelines
 from soundstack.fusion.recogniser import FusionRecogniser
-from soundstack.recognisers.base import Decoded, Recogniser, load
+from soundstack.recognisers.base import Recogniser, load
+from soundstack.recognisers.timelines import read, timelines
 from soundstack.utils import devices
 
 CLIENTS = (1, 4, 16)
@@ -77,9 +76,8 @@ def run(model: str, store: str, recogniser: Path, seconds: float, folder: Path, 
 
 def _floors(recogniser: Recogniser, encoded: Sequence[bytes], seconds: float) -> list[dict[str, float | str]]:
     """Clips a second of all members together, then of each."""
-    clips = [decode(clip) for clip in encoded]
     members = recogniser.members if isinstance(recogniser, FusionRecogniser) else {"": recogniser}
-    each = {name: _pace(member, clips, seconds) for name, member in members.items()}
+    each = {name: _pace(member, encoded, seconds) for name, member in members.items()}
     total = 1 / sum(1 / pace for pace in each.values())
     rows = {"all members": total, **(each if len(each) > 1 else {})}
     return [
@@ -87,11 +85,12 @@ def _floors(recogniser: Recogniser, encoded: Sequence[bytes], seconds: float) ->
     ]
 
 
-def _pace(recogniser: Recogniser, clips: Sequence[Decoded], seconds: float) -> float:
-    timelines(recogniser, clips[:1])
+def _pace(recogniser: Recogniser, encoded: Sequence[bytes], seconds: float) -> float:
+    clips = [list(read(number, clip, recogniser)) for number, clip in enumerate(encoded)]
+    list(timelines(clips[0], recogniser))
     done, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or not done:
-        timelines(recogniser, [clips[done % len(clips)]])
+        list(timelines(clips[done % len(clips)], recogniser))
         done += 1
     return done / elapsed if elapsed else float("inf")
 

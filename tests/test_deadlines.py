@@ -13,15 +13,16 @@ import torch
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
-from soundstack.audio.limits import Limits
-from soundstack.audio.windows import SECONDS, timelines
+from soundstack.audio.limits import RequestLimits
 from soundstack.deepspectrum.embedding import Embedder
 from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.networks import openl3
 from soundstack.networks.cpu.convolution import BATCH
+from soundstack.recognisers.timelines import SECONDS, read, timelines
 from soundstack.serving.model import SoundModel
 from soundstack.svm.linear_svm import LinearSvm
 from soundstack.utils import deadlines
+from soundstack.utils.errors import AudioError
 from test_recognisers import LABELS, crnn
 from test_serving import encoded
 
@@ -99,7 +100,7 @@ def test_a_fusion_that_is_late_is_not_computed_to_its_end_for_nobody(
     model = SoundModel()
     stacked = LinearSvm.fit(np.random.default_rng(0).standard_normal((12, 6)), np.arange(12) % 3, 1e-2, n_classes=3)
     fusion = FusionRecogniser(labels=LABELS, members=members, svm=stacked)
-    model.use(fusion, Limits())
+    model.use(fusion, RequestLimits())
     with pytest.raises(MlflowException, match="cannot be recognised in time") as late:
         model.recognise([encoded()], {}, deadline=clock.now + 3)
     assert late.value.get_http_status_code() == 429
@@ -119,8 +120,9 @@ def test_the_longer_windows_are_the_fewer_are_scored_between_two_looks_at_the_cl
         return np.zeros((len(windows), 2))
 
     recogniser: Any = SimpleNamespace(seconds=seconds, probabilities=lambda scores: scores + 0.5)
-    clip = np.zeros((round(40 * seconds * rate), 1), dtype=np.float32)
-    (timeline,) = timelines(recogniser, [(clip, rate)], score)
+    clip = encoded(seconds=40 * seconds, rate=rate)
+    ((_, timeline),) = timelines(read(0, clip, recogniser), recogniser, score)
+    assert not isinstance(timeline, AudioError)
     assert len(timeline.starts) == sum(sizes) == 79
     assert max(sizes) == at_once
     assert at_once == 1 or at_once * seconds <= SECONDS

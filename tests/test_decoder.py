@@ -25,7 +25,7 @@ from soundstack.audio import containers, decoder
 from soundstack.audio import decode as audio
 from soundstack.audio import find as sound_files
 from soundstack.audio.decoder import SoundReader
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import RequestLimits
 from soundstack.datasets import scan
 from soundstack.utils.errors import AudioError, DataError
 
@@ -67,13 +67,13 @@ def test_an_odd_file_is_read_whole_or_refused_by_all_doors_alike(row):
         return
     assert row["expect"] != "refused"
     assert len(samples) / rate == pytest.approx(float(row["seconds"]), rel=0.03)
-    np.testing.assert_array_equal(samples, audio.decode(path.read_bytes(), limits=Limits())[0])
+    np.testing.assert_array_equal(samples, audio.decode(path.read_bytes(), limits=RequestLimits())[0])
     assert scan.scan_file(path).frames == len(samples)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_read_whole(kind):
-    samples, rate = audio.decode(made(kind), limits=Limits())
+    samples, rate = audio.decode(made(kind), limits=RequestLimits())
     assert len(samples) / rate == pytest.approx(2, rel=0.03)
     assert np.abs(samples).max() == pytest.approx(0.45, abs=0.12)
 
@@ -83,7 +83,7 @@ def test_half_a_file_is_refused_as_truncated_where_anything_tells(kind, tmp_path
     half = made(kind)[: len(made(kind)) // 2]
     assert refusal(half).startswith("is truncated")
     (tmp_path / "half").write_bytes(half)
-    assert refusal(tmp_path / "half") == refusal(half, limits=Limits())
+    assert refusal(tmp_path / "half") == refusal(half, limits=RequestLimits())
 
 
 @pytest.mark.parametrize("kind", UNTOLD)
@@ -196,6 +196,19 @@ def test_many_threads_decode_what_one_does():
     with ThreadPoolExecutor(4) as pool:
         for clip, (samples, _) in zip(clips, pool.map(audio.decode, clips), strict=True):
             np.testing.assert_array_equal(samples, audio.decode(clip)[0])
+
+
+def test_frames_that_hold_their_samples_in_different_ways_are_joined(monkeypatch):
+    whole = audio.decode(made("WAV"))[0]
+    halves = np.split(whole, 2)
+    frames = [
+        av.AudioFrame.from_ndarray((2**15 * halves[0].T).astype(np.int16), format="s16", layout="mono"),
+        av.AudioFrame.from_ndarray(np.ascontiguousarray(halves[1].T), format="fltp", layout="mono"),
+    ]
+    for frame in frames:
+        frame.sample_rate = 16_000
+    monkeypatch.setattr(SoundReader, "_decode", lambda self: iter(frames))
+    np.testing.assert_array_equal(audio.decode(made("WAV"))[0], whole)
 
 
 # several tracks, pictures, tags ----------------------------------------------------------------------------------
@@ -318,7 +331,7 @@ def test_a_joined_or_endless_clip_is_read_up_to_the_limit(kind, monkeypatch):
     _, rate = audio.decode(made(kind))
     decoded.clear()
     clip = made(kind) * (30 if kind in ("MP3 without a length", "OGG", "AAC") else 1)
-    assert "at most 1.5 s are taken" in refusal(clip, limits=Limits(max_seconds=1.5))
+    assert "at most 1.5 s are taken" in refusal(clip, limits=RequestLimits(max_seconds=1.5))
     assert sum(decoded) <= 1.5 * rate + max(decoded, default=0)
 
 
@@ -327,7 +340,7 @@ def test_a_header_that_asks_for_much_is_refused_before_anything_is_made_of_it():
     for offset, form, value in ((22, "<H", 65_535), (24, "<I", 2**31 - 1)):
         lying = bytearray(wav)
         struct.pack_into(form, lying, offset, value)
-        refusal(bytes(lying), limits=Limits())
+        refusal(bytes(lying), limits=RequestLimits())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -338,7 +351,7 @@ def test_damage_is_quiet_whatever_the_decoder_thinks_of_it(kind, capfd):
         for at in rng.integers(len(clip), size=8):
             damaged[at] = rng.integers(256)
         try:
-            samples, _ = audio.decode(bytes(damaged), limits=Limits())
+            samples, _ = audio.decode(bytes(damaged), limits=RequestLimits())
         except AudioError as error:
             assert "\n" not in str(error)
         else:
@@ -397,7 +410,8 @@ def test_every_ending_of_a_decodable_file_is_taken(tmp_path):
 
 
 def test_every_container_is_one_of_ffmpegs():
-    assert set(containers._SUFFIXES) <= {each for name in av.formats_available for each in name.split(",")}
+    demuxers = {each for name in av.formats_available for each in name.split(",")}
+    assert {kind.demuxer for kind in containers.KINDS} <= demuxers
     assert set(decoder._CODECS.split()) <= set(av.codecs_available) | {"opus"}
 
 

@@ -2,23 +2,23 @@
 
 import pytest
 
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import RequestLimits
 from soundstack.config.steps import FuseConfig
 from soundstack.utils.errors import ConfigError
 
 
 def test_named_limits_are_set_and_the_others_keep_their_defaults():
-    chosen = Limits.parse(" max_seconds = 60, max_clips=16 ,max_bytes=1_000_000,")
-    assert chosen == Limits(max_seconds=60.0, max_clips=16, max_bytes=1_000_000)
-    assert Limits.parse("default") == Limits()
-    assert FuseConfig(served_limits="min_rate=8000").limits == Limits(min_rate=8000)
+    chosen = RequestLimits.parse(" max_seconds = 60, max_clips=16 ,max_bytes=1_000_000,")
+    assert chosen == RequestLimits(max_seconds=60.0, max_clips=16, max_bytes=1_000_000)
+    assert RequestLimits.parse("default") == RequestLimits()
+    assert FuseConfig(served_limits="min_rate=8000").limits == RequestLimits(min_rate=8000)
 
 
 def test_a_clip_that_is_taken_fits_into_a_request():
-    chosen = Limits.parse("max_seconds=7200,max_bytes=500000000")
+    chosen = RequestLimits.parse("max_seconds=7200,max_bytes=500000000")
     assert (chosen.max_request_seconds, chosen.max_request_bytes) == (7200, 500_000_000)
-    kept = Limits.parse("max_seconds=10")
-    assert kept.max_request_seconds == Limits().max_request_seconds
+    kept = RequestLimits.parse("max_seconds=10")
+    assert kept.max_request_seconds == RequestLimits().max_request_seconds
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_a_clip_that_is_taken_fits_into_a_request():
 )
 def test_what_is_wrong_with_a_limit_is_named(text, tells):
     with pytest.raises(ValueError) as caught:
-        Limits.parse(text)
+        RequestLimits.parse(text)
     assert tells in str(caught.value)
 
 
 def test_chosen_limits_are_kept_with_the_model_and_a_request_only_lowers_them(tmp_path):
-    Limits.parse("max_seconds=60").save(tmp_path)
-    kept = Limits.load(tmp_path)
+    RequestLimits.parse("max_seconds=60").save(tmp_path)
+    kept = RequestLimits.load(tmp_path)
     assert kept.lowered({"max_seconds": 30.0}).max_seconds == 30
     with pytest.raises(ConfigError, match="max_seconds: 61 is over this model's limit of 60"):
         kept.lowered({"max_seconds": 61.0})

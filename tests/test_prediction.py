@@ -15,25 +15,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from soundstack.audio import decoder
 from soundstack.audio import find as sound_files
 from soundstack.audio.decode import Samples, decode
 from soundstack.audio.decoder import SoundReader
-from soundstack.audio.stream import Cutter, windows
-from soundstack.audio.windows import spans, timelines
+from soundstack.audio.find import SoundFile
+from soundstack.audio.windows import windows
 from soundstack.config.steps import PredictConfig
 from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.prediction import run as prediction
 from soundstack.prediction import tables as prediction_tables
 from soundstack.prediction import timelines as prediction_timelines
-from soundstack.prediction.parts import Parts, claim, model_key
+from soundstack.prediction.store import PredictionStore, claim, model_key
+from soundstack.recognisers import timelines
 from soundstack.recognisers.base import Decoded, Recogniser
 from soundstack.utils.errors import AudioError, DataError, MemberError, StoreError
 from test_recognisers import LABELS, crnn
+from test_windows import spans, timeline_of_the_whole
 
 Tone = Callable[..., Path]
 
@@ -85,29 +85,13 @@ def folder(tmp_path: Path, tone: Tone) -> Path:
     return place
 
 
-def predicted(recogniser: Recogniser, place: Path, parts: Parts, jobs: int = 2) -> list[sound_files.SoundFile]:
+def predicted(recogniser: Recogniser, place: Path, store: PredictionStore, jobs: int = 2) -> list[SoundFile]:
     files = sound_files.find(str(place))
-    prediction.predict(recogniser, [file for file in files if file not in parts], parts, jobs=jobs)
+    prediction.predict(recogniser, [file for file in files if file not in store], store, jobs=jobs)
     return files
 
 
 # windows ---------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 3000), st.sampled_from([100, 441]), st.floats(0.05, 3), st.lists(st.integers(1, 700), min_size=1))
-def test_sound_that_comes_in_blocks_is_cut_as_the_whole_would_be(
-    frames: int, rate: int, seconds: float, sizes: list[int]
-) -> None:
-    sound = np.arange(2 * frames, dtype=np.float32).reshape(frames, 2)
-    cutter, cuts, at = Cutter(rate, seconds), [], 0
-    while at < frames:
-        size = sizes[at % len(sizes)]
-        cuts += cutter.feed(sound[at : at + size])
-        at += size
-    cuts += cutter.end()
-    assert [(cut.start, cut.stop) for cut in cuts] == spans(frames, rate, seconds)
-    for cut in cuts:
-        np.testing.assert_array_equal(cut.samples, sound[cut.start : cut.stop])
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff"])
@@ -118,7 +102,7 @@ def test_a_file_read_in_blocks_holds_the_samples_of_the_whole(
     path = tone(name, seconds=3.3, rate=16000, channels=2)
     samples, rate = decode(path)
     with SoundReader(path) as opened:
-        cuts = list(windows(opened, 1.0))
+        cuts = list(windows(opened.blocks(), opened.rate, 1.0))
     assert [(cut.start, cut.stop) for cut in cuts] == spans(len(samples), rate, 1.0)
     for cut in cuts:
         np.testing.assert_array_equal(cut.samples, samples[cut.start : cut.stop])
@@ -145,7 +129,7 @@ def test_a_damaged_file_is_refused_for_the_reason_that_decoding_it_whole_gives(k
     with pytest.raises(AudioError) as whole:
         decode(path)
     with pytest.raises(AudioError) as streamed, SoundReader(path) as opened:
-        list(windows(opened, 1.0))
+        list(windows(opened.blocks(), opened.rate, 1.0))
     assert str(streamed.value) == str(whole.value)
 
 
@@ -165,13 +149,13 @@ def fusion(other_seconds: float) -> FusionRecogniser:
     "recogniser", [crnn(), crnn("each"), crnn("first"), fusion(1.0), fusion(2.0)],
     ids=["mean", "each", "first", "fusion of unlike members", "fusion"],
 )  # fmt: skip
-def test_streamed_scores_are_those_of_the_server(recogniser: Recogniser, folder: Path, tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "parts")
-    files = predicted(recogniser, folder, parts, jobs=3)
-    good = [file for file in files if not parts.read(file).problem]
+def test_streamed_scores_are_those_of_the_whole(recogniser: Recogniser, folder: Path, tmp_path: Path) -> None:
+    store = PredictionStore(tmp_path / "store.sqlite")
+    files = predicted(recogniser, folder, store, jobs=3)
+    good = [file for file in files if not store.read(file).problem]
     assert len(good) == 4
-    for file, expected in zip(good, timelines(recogniser, [decode(file.path) for file in good]), strict=True):
-        found = parts.read(file)
+    for file in good:
+        found, expected = store.read(file), timeline_of_the_whole(recogniser, file.path)
         np.testing.assert_array_equal(found.starts, expected.starts)
         np.testing.assert_array_equal(found.ends, expected.ends)
         np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
@@ -180,16 +164,25 @@ def test_streamed_scores_are_those_of_the_server(recogniser: Recogniser, folder:
 
 def test_a_long_recording_is_never_whole_in_memory(tmp_path: Path, tone: Tone) -> None:
     path = tone("long.wav", seconds=600, rate=16000, hertz=0, channels=2)  # 77 MB as float32
-    parts = Parts(tmp_path / "parts")
+    store = PredictionStore(tmp_path / "store.sqlite")
     files = sound_files.find(str(path))
     tracemalloc.start()
     try:
-        prediction.predict(Loudness(length=1.0), files, parts, jobs=2)
+        prediction.predict(Loudness(length=1.0), files, store, jobs=2)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert parts.read(files[0]).seconds == 600
+    assert store.read(files[0]).seconds == 600
     assert peak < 20e6
+
+
+def test_a_file_whose_scores_are_no_numbers_is_a_bad_file(
+    tmp_path: Path, tone: Tone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recogniser, store = Loudness(), PredictionStore(tmp_path / "store.sqlite")
+    monkeypatch.setattr(recogniser, "scores", lambda clips: np.full((len(clips), 3), np.nan))
+    (file,) = predicted(recogniser, tone("a.wav"), store)
+    assert store.read(file).problem.startswith("is too loud for its scores to be numbers")
 
 
 def test_an_error_of_ours_in_a_decoding_thread_is_raised_and_nothing_hangs(
@@ -198,15 +191,15 @@ def test_an_error_of_ours_in_a_decoding_thread_is_raised_and_nothing_hangs(
     def broken(samples: Samples, rate: int, spec: object) -> Samples:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(prediction, "prepare", broken)
+    monkeypatch.setattr(timelines, "prepare", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        predicted(crnn(), folder, Parts(tmp_path / "parts"))
+        predicted(crnn(), folder, PredictionStore(tmp_path / "store.sqlite"))
 
 
 def test_progress_adds_up_to_the_bytes_of_all_files(folder: Path, tmp_path: Path) -> None:
     files = sound_files.find(str(folder))
     steps: list[int] = []
-    prediction.predict(Loudness(), files, Parts(tmp_path / "parts"), jobs=2, advance=steps.append)
+    prediction.predict(Loudness(), files, PredictionStore(tmp_path / "store.sqlite"), jobs=2, advance=steps.append)
     assert sum(steps) == sum(file.size for file in files)
     assert min(steps) >= 0
 
@@ -216,28 +209,28 @@ def test_progress_adds_up_to_the_bytes_of_all_files(folder: Path, tmp_path: Path
 
 def test_what_is_finished_is_not_scored_again_and_a_changed_file_is(folder: Path, tmp_path: Path, tone: Tone) -> None:
     recogniser = Loudness()
-    files = predicted(recogniser, folder, Parts(tmp_path / "parts"))
+    files = predicted(recogniser, folder, PredictionStore(tmp_path / "store.sqlite"))
     scored = recogniser.clips
-    again = Parts(tmp_path / "parts")
+    again = PredictionStore(tmp_path / "store.sqlite")
     assert all(file in again for file in files)
     assert predicted(recogniser, folder, again) == files
     assert recogniser.clips == scored
     tone("short.wav", seconds=0.5, folder=folder)
-    predicted(recogniser, folder, Parts(tmp_path / "parts"))
+    predicted(recogniser, folder, PredictionStore(tmp_path / "store.sqlite"))
     assert recogniser.clips == scored + 1
 
 
 def test_an_interrupted_prediction_keeps_what_is_finished(tmp_path: Path, tone: Tone) -> None:
     for number in range(100):
         tone(f"in/{number:03}.wav", seconds=0.2, hertz=100 + number)
-    parts = Parts(tmp_path / "parts")
+    store = PredictionStore(tmp_path / "store.sqlite")
     with pytest.raises(KeyboardInterrupt):
-        predicted(Loudness(fail_after=70), tmp_path / "in", parts, jobs=1)
+        predicted(Loudness(fail_after=70), tmp_path / "in", store, jobs=1)
     rest = Loudness()
-    resumed = Parts(tmp_path / "parts")
+    resumed = PredictionStore(tmp_path / "store.sqlite")
     files = predicted(rest, tmp_path / "in", resumed)
     assert rest.clips == 100 - 64  # two batches had been scored
-    whole = Parts(tmp_path / "whole")
+    whole = PredictionStore(tmp_path / "whole.sqlite")
     predicted(Loudness(), tmp_path / "in", whole)
     for file in files:
         np.testing.assert_array_equal(resumed.read(file).probabilities, whole.read(file).probabilities)
@@ -253,24 +246,33 @@ def test_a_killed_prediction_keeps_what_is_finished(tmp_path: Path, tone: Tone) 
         "        if self.clips >= 64: os.kill(os.getpid(), 9)\n"
         "        return super().scores(clips)\n"
         # One thread decodes: of several, one may be slow to tell that its file has ended, which is then not finished.
-        "predicted(Killed(), Path(sys.argv[1]), Parts(Path(sys.argv[2]), every=0), jobs=1)\n"
+        "predicted(Killed(), Path(sys.argv[1]), PredictionStore(Path(sys.argv[2]), every=0), jobs=1)\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", script, str(tmp_path / "in"), str(tmp_path / "parts")]
+    command = [sys.executable, "-c", script, str(tmp_path / "in"), str(tmp_path / "store.sqlite")]
     assert subprocess.run(command, env=environment).returncode == -9
     rest = Loudness()
-    predicted(rest, tmp_path / "in", Parts(tmp_path / "parts"))
+    predicted(rest, tmp_path / "in", PredictionStore(tmp_path / "store.sqlite"))
     assert rest.clips == 100 - 64
 
 
-def test_a_damaged_part_counts_as_not_done(folder: Path, tmp_path: Path) -> None:
-    files = predicted(Loudness(), folder, Parts(tmp_path / "parts"))
-    (part,) = (tmp_path / "parts").glob("*.arrow")
-    part.write_bytes(part.read_bytes()[:-40])
-    (tmp_path / "parts" / ".x.arrow.1.tmp").write_bytes(b"unfinished")
-    damaged_parts = Parts(tmp_path / "parts")
-    assert not any(file in damaged_parts for file in files)
-    assert not list((tmp_path / "parts").iterdir())
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "no database"])
+def test_a_damaged_store_counts_as_nothing_done(damage: str, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    files = predicted(Loudness(), folder, PredictionStore(path))
+    whole = path.read_bytes()
+    damages = {"cut": whole[:-40], "overwritten": whole[:-8192] + bytes(8192), "no database": b"x" * 9000}
+    path.write_bytes(damages[damage])
+    again = PredictionStore(path)
+    assert not any(file in again for file in files)
+    predicted(Loudness(), folder, again)
+    assert all(file in PredictionStore(path) for file in files)
+
+
+def test_a_store_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").mkdir()
+    with pytest.raises(StoreError, match=r"Cannot write .*another output_dir"):
+        PredictionStore(tmp_path / "store.sqlite")
 
 
 def test_another_version_and_other_weights_have_other_keys(tmp_path: Path) -> None:
@@ -287,8 +289,8 @@ def test_two_predictions_do_not_share_an_output_folder(tmp_path: Path) -> None:
     writing = pytest.raises(StoreError, match="another prediction is writing")
     with claim(tmp_path, "key"), writing, claim(tmp_path, "key"):
         pass
-    with claim(tmp_path, "key") as parts:
-        assert parts.folder == tmp_path / "parts" / "key"
+    with claim(tmp_path, "key") as store:
+        assert store.key == "key"
 
 
 # tables and pictures ---------------------------------------------------------------------------------------------
@@ -296,9 +298,9 @@ def test_two_predictions_do_not_share_an_output_folder(tmp_path: Path) -> None:
 
 def test_the_tables_hold_windows_files_and_errors(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(prediction_tables, "_ROWS", 5)  # several row groups
-    parts = Parts(tmp_path / "parts")
-    files = predicted(Loudness(), folder, parts)
-    totals = prediction_tables.write(tmp_path, files, parts, LABELS, "demo/3")
+    store = PredictionStore(tmp_path / "store.sqlite")
+    files = predicted(Loudness(), folder, store)
+    totals = prediction_tables.write(tmp_path, files, store, LABELS, "demo/3")
     windows = pd.read_csv(tmp_path / "predictions.csv")
     shares = [f"p_{label}" for label in LABELS]
     assert list(windows.columns) == ["file", "start", "end", "label", "probability", *shares, "model"]
@@ -322,9 +324,9 @@ def test_the_tables_hold_windows_files_and_errors(folder: Path, tmp_path: Path, 
 def test_tables_of_nothing_but_bad_files_have_their_headings(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "text.wav").write_text("Not a sound at all.")
-    parts = Parts(tmp_path / "parts")
-    files = predicted(Loudness(), tmp_path / "in", parts)
-    totals = prediction_tables.write(tmp_path, files, parts, LABELS, "demo/3")
+    store = PredictionStore(tmp_path / "store.sqlite")
+    files = predicted(Loudness(), tmp_path / "in", store)
+    totals = prediction_tables.write(tmp_path, files, store, LABELS, "demo/3")
     assert (totals.files, totals.bad) == (0, 1)
     assert list(pd.read_csv(tmp_path / "files.csv").columns)[:2] == ["file", "seconds"]
     assert len(pd.read_parquet(tmp_path / "predictions.parquet")) == 0
@@ -334,9 +336,9 @@ def test_a_timeline_picture_is_drawn_once_and_again_for_another_model(tmp_path: 
     tone("in/deep/a.wav", seconds=3)
 
     def draw(key: str) -> tuple[float, bytes]:
-        parts = Parts(tmp_path / "parts" / key)
-        files = predicted(Loudness(), tmp_path / "in", parts)
-        prediction_timelines.draw(tmp_path, files, parts, LABELS, "demo/3")
+        store = PredictionStore(tmp_path / f"{key}.sqlite")
+        files = predicted(Loudness(), tmp_path / "in", store)
+        prediction_timelines.draw(tmp_path, files, store, LABELS, "demo/3")
         path = tmp_path / "timelines" / "deep" / "a.wav.png"
         return path.stat().st_mtime_ns, path.read_bytes()[:8]
 
@@ -348,7 +350,7 @@ def test_a_timeline_picture_is_drawn_once_and_again_for_another_model(tmp_path: 
 
 @pytest.mark.parametrize("name", ["/abs/olute/a.wav", "../../a.wav", "deep/../../../a.wav"])
 def test_pictures_stay_in_their_folder(name: str, tmp_path: Path) -> None:
-    (path,) = prediction_timelines.picture_paths(tmp_path, [sound_files.SoundFile(name, Path("/abs/olute/a.wav"))])
+    (path,) = prediction_timelines.picture_paths(tmp_path, [SoundFile(name, Path("/abs/olute/a.wav"))])
     assert path.resolve().is_relative_to(tmp_path / "timelines")
 
 
@@ -357,9 +359,9 @@ def test_no_picture_takes_the_place_of_another_and_no_name_is_too_long(tmp_path:
         tone(f"in/{name}", seconds=1)
     table = tmp_path / "in" / "b" / "list.csv"
     table.write_text(f"filename\na/x.wav\n../a/x.wav\n../{'n' * 250}.wav\n")
-    parts = Parts(tmp_path / "parts")
-    files = predicted(Loudness(), table, parts)
-    prediction_timelines.draw(tmp_path, files, parts, LABELS, "demo/3")
+    store = PredictionStore(tmp_path / "store.sqlite")
+    files = predicted(Loudness(), table, store)
+    prediction_timelines.draw(tmp_path, files, store, LABELS, "demo/3")
     pictures = sorted((tmp_path / "timelines").rglob("*.png"))
     assert len(pictures) == 3
     assert pictures == sorted(prediction_timelines.picture_paths(tmp_path, files))
@@ -399,9 +401,9 @@ def test_a_table_finds_files_whose_names_have_another_unicode_form_on_the_disk_a
 
 def test_a_file_that_is_not_there_is_an_error_in_the_table_and_not_fatal(folder: Path, tmp_path: Path) -> None:
     (folder / "list.csv").write_text("filename\nshort.wav\ngone.wav\n")
-    parts = Parts(tmp_path / "parts")
-    files = predicted(Loudness(), folder / "list.csv", parts)
-    assert prediction_tables.write(tmp_path, files, parts, LABELS, "m/1").bad == 1
+    store = PredictionStore(tmp_path / "store.sqlite")
+    files = predicted(Loudness(), folder / "list.csv", store)
+    assert prediction_tables.write(tmp_path, files, store, LABELS, "m/1").bad == 1
 
 
 def test_input_that_names_nothing_is_refused_in_a_line(folder: Path, tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from mlflow.exceptions import MlflowException
 
 import test_recognisers
 from soundstack.audio.decoder import SoundReader
-from soundstack.audio.limits import Limits
-from soundstack.audio.windows import timelines
+from soundstack.audio.limits import RequestLimits
 from soundstack.fusion.recogniser import FusionRecogniser
+from soundstack.recognisers import timelines
 from soundstack.recognisers.base import Recogniser
 from soundstack.serving import model as serving
 from soundstack.serving.model import SoundModel
+from test_prediction import fusion as fusion_of
 from test_recognisers import LABELS, RATE, crnn
 
 svm, fusion = test_recognisers.svm, test_recognisers.fusion  # fixtures
@@ -35,7 +36,7 @@ svm, fusion = test_recognisers.svm, test_recognisers.fusion  # fixtures
 
 def serve(recogniser: Recogniser, **limits: Any) -> SoundModel:
     served = SoundModel()
-    served.use(recogniser, Limits(**limits))
+    served.use(recogniser, RequestLimits(**limits))
     return served
 
 
@@ -235,46 +236,32 @@ def test_a_limit_that_is_no_positive_number_is_refused(model: SoundModel, value:
 
 
 def test_limits_are_kept_beside_the_recogniser(tmp_path: Path) -> None:
-    limits = Limits(max_seconds=12.5, max_channels=2)
+    limits = RequestLimits(max_seconds=12.5, max_channels=2)
     limits.save(tmp_path)
-    assert Limits.load(tmp_path) == limits
-    assert Limits.load(tmp_path / "of an earlier version") == Limits()
+    assert RequestLimits.load(tmp_path) == limits
+    assert RequestLimits.load(tmp_path / "of an earlier version") == RequestLimits()
 
 
-def test_clips_are_decoded_in_groups_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    recogniser = crnn()
-    clips = [encoded(seed=seed) for seed in range(5)]
-    together = ask(serve(recogniser), *clips)
+def test_a_request_is_never_whole_in_memory_and_answered_as_if_it_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = [encoded("FLAC", seconds=3.3, rate=44100, channels=2, seed=seed) for seed in range(5)]  # 30 windows
+    recogniser = fusion_of(1.0)  # its members differ, so that windows wait as they came
+    wanted = ask(serve(recogniser), *clips)
     held: list[int] = []
-
-    def counting(recogniser: Recogniser, decoded: Any, score: Any) -> Any:
-        held.append(sum(samples.size for samples, _ in decoded))
-        return timelines(recogniser, decoded, score)
-
-    monkeypatch.setattr(serving, "timelines", counting)
-    one_by_two = ask(serve(recogniser, max_samples=2 * 5600), *clips)
-    assert held == [2 * 5600, 2 * 5600, 5600]
-    pd.testing.assert_frame_equal(one_by_two, together, atol=1e-5)
+    score = recogniser.scores
+    most = 5 * 44100 * 2  # samples of five windows
+    monkeypatch.setattr(timelines, "SAMPLES", most)
+    monkeypatch.setattr(recogniser, "scores", lambda w: held.append(sum(x.size for x, _ in w)) or score(w))
+    pd.testing.assert_frame_equal(ask(serve(recogniser), *clips), wanted, atol=1e-5)
+    assert held == 6 * [most]
 
 
-def test_a_clip_that_holds_more_than_its_header_says_is_answered_and_takes_no_more_room_than_allowed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    recogniser = crnn()
+def test_a_clip_that_holds_more_than_its_header_says_is_answered_but_counted() -> None:
     lying = bytearray(encoded("FLAC"))
     lying[22:26] = (100).to_bytes(4, "big")  # of 5600 samples
-    held: list[int] = []
-
-    def counting(recogniser: Recogniser, decoded: Any, score: Any) -> Any:
-        held.append(sum(samples.size for samples, _ in decoded))
-        return timelines(recogniser, decoded, score)
-
-    monkeypatch.setattr(serving, "timelines", counting)
     clips = [encoded("FLAC"), bytes(lying), bytes(lying), encoded("FLAC")]
-    answer = ask(serve(recogniser, max_samples=2 * 5600 + 300), *clips)
-    assert max(held) <= 2 * 5600 + 300
-    pd.testing.assert_frame_equal(answer, ask(serve(recogniser), *[clips[0]] * 4), atol=1e-5)
-    assert "s long; send at most 1.5 s in a request" in refusal(serve(recogniser), *clips, max_request_seconds=1.5)
+    answer = ask(serve(crnn()), *clips)
+    pd.testing.assert_frame_equal(answer, ask(serve(crnn()), *[clips[0]] * 4), atol=1e-5)
+    assert "s long; send at most 1.5 s in a request" in refusal(serve(crnn()), *clips, max_request_seconds=1.5)
 
 
 def test_nothing_is_scored_of_a_request_that_will_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,7 +380,7 @@ def _check(value: Any, declared: dict[str, Any]) -> None:
 
 
 def test_every_parameter_and_its_default_stand_in_the_signature(model: SoundModel) -> None:
-    limits = Limits(max_seconds=17.0)
+    limits = RequestLimits(max_seconds=17.0)
     declared = {spec.name: spec.default for spec in serving.signature(LABELS, limits).params.params}
     assert declared == serving.Options().model_dump() | limits.model_dump()
     options, read = serve(_MODEL.recogniser, max_seconds=17.0).read_params(declared)  # as MLflow passes them

@@ -19,7 +19,7 @@ from soak_bench.config import SoakConfig
 from soak_bench.outcome import Curves, Part, write
 from soak_bench.workplace import Result, StoredRun, Template, Undisturbed, Workplace
 from soundstack.audio.decode import decode
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import RequestLimits
 from soundstack.config.cli import parse
 from waiting import PATIENCE
 
@@ -51,7 +51,7 @@ def test_the_bomb_is_small_and_decodes_to_hours():
     zeros = hostile.clips().zeros
     assert len(zeros) < 1_000_000
     with pytest.raises(Exception, match=r"10,800\.0 s long"):
-        decode(zeros, limits=Limits())
+        decode(zeros, limits=RequestLimits())
 
 
 def test_one_request_in_fifty_is_a_correct_one():

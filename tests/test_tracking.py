@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import RequestLimits
 from soundstack.config.steps import ExtractConfig, FuseConfig
 from soundstack.evaluation.evaluation import Evaluation, Trained
 from soundstack.evaluation.score_table import ScoreTable
@@ -59,12 +59,12 @@ def test_chosen_limits_go_into_the_registered_model(store: str) -> None:
     with tracking.run("demo-crnn", ExtractConfig()) as run:
         result, tags = evaluation(1.0), {"data_fingerprint": "1", "family": "crnn"}
         run.evaluation(result)
-        registry.register(run, ExtractConfig(), crnn(), result, tags, Limits(max_clips=7))
+        registry.register(run, ExtractConfig(), crnn(), result, tags, RequestLimits(max_clips=7))
     model = Path(mlflow.artifacts.download_artifacts(artifact_uri="models:/demo-crnn/1"))
     (stored,) = model.glob("artifacts/*/limits.json")
-    assert Limits.load(stored.parent).max_clips == 7
+    assert RequestLimits.load(stored.parent).max_clips == 7
     defaults = {param.name: param.default for param in mlflow.models.get_model_info(str(model)).signature.params}
-    assert (defaults["max_clips"], defaults["max_seconds"]) == (7, Limits().max_seconds)
+    assert (defaults["max_clips"], defaults["max_seconds"]) == (7, RequestLimits().max_seconds)
 
 
 def test_scores_of_more_than_ten_folds_are_logged_under_the_folds_own_numbers(store: str) -> None:

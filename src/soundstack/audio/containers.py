@@ -7,35 +7,12 @@ its size here, and with what was decoded in :mod:`soundstack.audio.decoder`.
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from soundstack.utils.errors import AudioError
-
-#: FFmpeg's demuxer, and the endings of names under which its files are found in a folder.
-_SUFFIXES = {
-    "wav": "wav wave rf64 bw64",
-    "w64": "w64",
-    "aiff": "aif aiff aifc",
-    "au": "au snd",
-    "caf": "caf",
-    "flac": "flac",
-    "ogg": "ogg oga opus spx",
-    "mp3": "mp3 mp2 mpga",
-    "aac": "aac adts",
-    "mov": "m4a m4b mp4 mov 3gp 3g2",
-    "matroska": "webm weba mka mkv",
-    "asf": "wma asf",
-    "wv": "wv",
-    "amr": "amr awb",
-    "nistsphere": "nist sph",
-}
-#: Endings of the names of all files that may be decoded.
-SUFFIXES = tuple(f".{suffix}" for group in _SUFFIXES.values() for suffix in group.split())
-#: Their common names, for whoever sent something else.
-SHOWN = "WAV, FLAC, OGG, MP3, M4A, WebM or WMA"
 
 #: Streaming writers put this or more in a WAV's size fields when the length is not known (sox; ffmpeg: 0xFFFFFFFF).
 _UNKNOWN_SIZE = 0x7FFFF000
@@ -48,8 +25,7 @@ _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _W64 = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 
 
-@dataclass(frozen=True)
-class Chunks:
+class Chunks(NamedTuple):
     """How a container is laid out: chunks of a header (name and size, in the order of ``form``) and content.
 
     ``sound`` names the chunk after which nothing matters; without one, those of ``names`` must be there whole, wherever
@@ -65,8 +41,46 @@ class Chunks:
     align: int = 1
 
 
-@dataclass(frozen=True)
-class Container:
+class FileKind(NamedTuple):
+    """A kind of files: FFmpeg's demuxer, a pattern of the first bytes, endings of names, and its chunks."""
+
+    demuxer: str
+    magic: bytes
+    suffixes: str = ""
+    chunks: Chunks | None = None
+
+
+#: In this order they are tried.
+KINDS = (
+    FileKind("wav", rb"(RIFF|RF64|BW64)....WAVE", "wav wave rf64 bw64", Chunks(12, "<4sI", b"data", align=2)),
+    FileKind("wav", rb"RIFX....WAVE", "", Chunks(12, ">4sI", b"data", align=2)),
+    FileKind("aiff", rb"FORM....AIF[FC]", "aif aiff aifc", Chunks(12, ">4sI", b"SSND", align=2)),
+    FileKind("w64", re.escape(_W64), "w64", Chunks(40, "<16sQ", b"data", counted=24, align=8)),
+    FileKind("caf", rb"caff", "caf", Chunks(8, ">4sq", b"data")),
+    FileKind("asf", re.escape(_ASF), "wma asf", Chunks(0, "<16sQ", names=(_ASF, _ASF_DATA), counted=24)),
+    FileKind("wv", rb"wvpk", "wv", Chunks(0, "<4sI", names=(b"wvpk",))),
+    FileKind(
+        "mov",
+        rb"....(ftyp|moov|mdat|wide|free|skip)",
+        "m4a m4b mp4 mov 3gp 3g2",
+        Chunks(0, ">I4s", names=(b"mdat", b"moof", b"moov"), counted=8),
+    ),
+    FileKind("aac", rb"\xff[\xf0\xf1\xf8\xf9]", "aac adts"),  # a layer that MPEG audio does not have
+    FileKind("mp3", rb"\xff[\xe0-\xff]", "mp3 mp2 mpga"),
+    FileKind("au", rb"\.snd", "au snd"),
+    FileKind("flac", rb"fLaC", "flac"),
+    FileKind("ogg", rb"OggS", "ogg oga opus spx"),
+    FileKind("matroska", rb"\x1aE\xdf\xa3", "webm weba mka mkv"),
+    FileKind("amr", rb"#!AM", "amr awb"),
+    FileKind("nistsphere", rb"NIST_1A\n", "nist sph"),
+)
+#: Endings of the names of all files that may be decoded.
+SUFFIXES = tuple(f".{suffix}" for kind in KINDS for suffix in kind.suffixes.split())
+#: Their common names, for whoever sent something else.
+SHOWN = "WAV, FLAC, OGG, MP3, M4A, WebM or WMA"
+
+
+class Container(NamedTuple):
     """What the first bytes of a file tell.
 
     Attributes:
@@ -93,27 +107,25 @@ def look(file: BinaryIO) -> Container:
     if not size:
         raise AudioError("is empty (0 bytes)")
     start, head = _after_tags(file)
-    demuxer, layout = _kind(head)
-    missing, unbounded, frames = 0, False, 0
-    if not demuxer:
+    kind = next((kind for kind in KINDS if re.match(kind.magic, head, re.DOTALL)), None)
+    if kind is None:
         raise AudioError(f"cannot be decoded (format not recognised); send or store {SHOWN}")
-    if layout is not None:
-        missing, unbounded = _walk(file, start, size, layout)
-    elif demuxer == "au":
+    missing, unbounded, frames = 0, False, 0
+    if kind.chunks is not None:
+        missing, unbounded = _walk(file, start, size, kind.chunks)
+    elif kind.demuxer == "au":
         offset, length = struct.unpack_from(">II", head.ljust(12, b"\0"), 4)
         missing = max(0, offset + length - size) if 0 < length < _UNKNOWN_SIZE else 0
         _require_sound(offset, size)
-    elif demuxer == "flac":
-        _require_sound(_end_of_flac_header(file, start), size)
-    elif demuxer == "matroska":
+    elif kind.demuxer == "matroska":
         missing = _missing_of_ebml(head, start, size)
-    elif demuxer == "ogg":
+    elif kind.demuxer == "ogg":
         missing = _missing_of_ogg(file, size)
-    elif demuxer == "mp3":
+    elif kind.demuxer == "mp3":
         frames = _frames_of_mp3(head)
     if missing:
         raise AudioError(f"is truncated: its header declares {missing:,} more bytes of sound than the file holds")
-    return Container(demuxer, unbounded, head[:4] == b"RIFX", frames)
+    return Container(kind.demuxer, unbounded, head[:4] == b"RIFX", frames)
 
 
 def _require_sound(start: int, size: int) -> None:
@@ -145,32 +157,9 @@ def _after_tags(file: BinaryIO) -> tuple[int, bytes]:
             return start, head
 
 
-def _kind(head: bytes) -> tuple[str, Chunks | None]:
-    magic, form = head[:4], head[8:12]
-    if magic in (b"RIFF", b"RIFX", b"RF64", b"BW64") and form == b"WAVE":
-        return "wav", Chunks(12, ">4sI" if magic == b"RIFX" else "<4sI", b"data", align=2)
-    if magic == b"FORM" and form in (b"AIFF", b"AIFC"):
-        return "aiff", Chunks(12, ">4sI", b"SSND", align=2)
-    if head.startswith(_W64):
-        return "w64", Chunks(40, "<16sQ", b"data", counted=24, align=8)
-    if magic == b"caff":
-        return "caf", Chunks(8, ">4sq", b"data")
-    if head.startswith(_ASF):
-        return "asf", Chunks(0, "<16sQ", names=(_ASF, _ASF_DATA), counted=24)
-    if magic == b"wvpk":
-        return "wv", Chunks(0, "<4sI", names=(b"wvpk",))
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-        return "mov", Chunks(0, ">I4s", names=(b"mdat", b"moof", b"moov"), counted=8)
-    if head[:1] == b"\xff" and len(head) > 1:
-        if head[1] & 0xF6 == 0xF0:  # a layer that MPEG audio does not have
-            return "aac", None
-        return ("mp3", None) if head[1] & 0xE0 == 0xE0 else ("", None)
-    plain = {b".snd": "au", b"fLaC": "flac", b"OggS": "ogg", b"\x1aE\xdf\xa3": "matroska", b"#!AM": "amr"}
-    return plain.get(magic, "nistsphere" if head.startswith(b"NIST_1A\n") else ""), None
-
-
 def _walk(file: BinaryIO, start: int, size: int, layout: Chunks) -> tuple[int, bool]:
     """Bytes beyond the file's end that a chunk up to that of the sound declares, and whether sound follows that."""
+    is_wav, is_mov = layout.sound == b"data" and layout.align == 2, layout.form == ">I4s"
     header = struct.calcsize(layout.form)
     position, long_size = start + layout.start, 0
     seen = set()
@@ -184,12 +173,12 @@ def _walk(file: BinaryIO, start: int, size: int, layout: Chunks) -> tuple[int, b
         seen.add(name)
         if name == b"ds64" and len(raw) >= 24:
             (long_size,) = struct.unpack_from("<Q", raw, 16)
-        if layout.form == ">I4s" and length == 1 and len(raw) >= 16:
+        if is_mov and length == 1 and len(raw) >= 16:
             (length,) = struct.unpack_from(">Q", raw, 8)
         of_sound = bool(layout.sound) and name[:4] == layout.sound
         if of_sound and length in (0, layout.counted, _PIPED):
             _require_sound(position + header, size)
-        if of_sound and layout.align == 2 and layout.sound == b"data":
+        if of_sound and is_wav:
             length = long_size if length == _PIPED and long_size else length
             if length == 0 or (length >= _UNKNOWN_SIZE and length != long_size):
                 return 0, False
@@ -202,8 +191,8 @@ def _walk(file: BinaryIO, start: int, size: int, layout: Chunks) -> tuple[int, b
         position = end + -end % layout.align
         if of_sound:
             file.seek(position)
-            return 0, layout.sound == b"data" and layout.align == 2 and _is_no_chunk(file.read(8))
-    if layout.form == ">I4s" and b"moov" not in seen:
+            return 0, is_wav and _is_no_chunk(file.read(8))
+    if is_mov and b"moov" not in seen:
         raise AudioError("is truncated: the index of its sound (moov) is missing")
     return 0, False
 
@@ -254,18 +243,6 @@ def _missing_of_ogg(file: BinaryIO, size: int) -> int:
             raise AudioError(f"is damaged: the checksum of its page at byte {position:,} is wrong")
         position += length
     return 0
-
-
-def _end_of_flac_header(file: BinaryIO, start: int) -> int:
-    position, last = start + 4, False
-    while not last:
-        file.seek(position)
-        head = file.read(4)
-        if len(head) < 4:
-            break
-        last = bool(head[0] & 0x80)
-        position += 4 + int.from_bytes(head[1:], "big")
-    return position
 
 
 def _frames_of_mp3(head: bytes) -> int:

@@ -35,7 +35,7 @@ import numpy as np
 import soxr
 
 from soundstack.audio.decoder import Samples, SoundReader
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import UNLIMITED, RequestLimits
 
 Channels = Literal["mean", "first", "each"]
 
@@ -58,14 +58,13 @@ class AudioSpec:
         return asdict(self)
 
 
-def decode(source: Path | bytes, *, limits: Limits | None = None) -> tuple[Samples, int]:
+def decode(source: Path | bytes, *, limits: RequestLimits = UNLIMITED) -> tuple[Samples, int]:
     """Decode a whole sound file.
 
     Args:
         source: A path, or the bytes of an encoded file.
         limits: For sound from strangers: what exceeds them is refused, by its header before anything is decoded; and
-            as headers lie, no more is ever decoded than they allow. Without them, everything that fits into memory
-            is taken.
+            as headers lie, no more is ever decoded than they allow.
 
     Returns:
         Samples of shape (frames, channels), float32 in -1..1 (float files may exceed that), and the rate in Hz.
@@ -76,21 +75,6 @@ def decode(source: Path | bytes, *, limits: Limits | None = None) -> tuple[Sampl
     with SoundReader(source, limits) as sound:
         samples = np.concatenate(list(sound.blocks()))
         return samples, sound.rate
-
-
-def expected_size(source: bytes, limits: Limits) -> tuple[float, int]:
-    """Read the beginning of a clip: how long it should be, in seconds, and room for its samples of all channels.
-
-    It may turn out longer or shorter. Where nothing tells, it is 0 s long, with room for the longest that is taken.
-
-    Raises:
-        AudioError: The clip is unreadable, or over the limits by what its header says.
-    """
-    with SoundReader(source, limits) as sound:
-        most = limits.max_frames(sound.rate, sound.channels)
-        frames = min(sound.expected, most)
-        room = min(frames + (0 if sound.exact else sound.rate // 4), most) if frames else most
-        return frames / sound.rate, room * sound.channels
 
 
 def prepare(samples: Samples, rate: int, spec: AudioSpec) -> Samples:
@@ -112,14 +96,8 @@ def prepare(samples: Samples, rate: int, spec: AudioSpec) -> Samples:
     if rate != spec.sample_rate:
         resampled = soxr.resample(examples.T, rate, spec.sample_rate, quality="HQ")
         examples = np.ascontiguousarray(np.asarray(resampled, dtype=np.float32).reshape(-1, len(examples)).T)
-    return fit_length(examples, length)
-
-
-def fit_length(examples: Samples, length: int) -> Samples:
-    """Zero-pad at the end or crop examples (n, samples) to ``length`` samples."""
-    have = examples.shape[1]
-    if have < length:
-        return np.pad(examples, ((0, 0), (0, length - have)))
+    if examples.shape[1] < length:
+        return np.pad(examples, ((0, 0), (0, length - examples.shape[1])))
     return examples[:, :length]
 
 

@@ -25,7 +25,7 @@ from av.codec.context import Flags2
 from numpy.typing import NDArray
 
 from soundstack.audio import containers
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import UNLIMITED, RequestLimits
 from soundstack.utils.errors import AudioError
 
 Samples = NDArray[np.float32]
@@ -45,15 +45,8 @@ _OPTIONS = {
     "protocol_whitelist": "none",
     "max_probe_packets": "1",  # else megabytes of every WAV are searched for what might be hidden in it
 }
-#: FFmpeg's sample formats: the type of their values, what is silence, and what is full scale.
-_FORMATS: dict[str, tuple[str, int, float]] = {
-    "u8": ("u1", 128, 2.0**7),
-    "s16": ("i2", 0, 2.0**15),
-    "s32": ("i4", 0, 2.0**31),
-    "s64": ("i8", 0, 2.0**63),
-    "flt": ("f4", 0, 1.0),
-    "dbl": ("f8", 0, 1.0),
-}
+#: FFmpeg's sample formats, as NumPy calls them; PyAV's own conversion lacks that of 64-bit integers.
+_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 #: Of the packets of an MPEG stream, which finds its feet again after damage, so many may be bad.
 _BAD_PACKETS = 0.01
 #: What an MP3's length header counts and a decoder leaves out at the ends, at most.
@@ -79,10 +72,9 @@ class SoundReader:
         channels: Their number.
         frames: What has been read so far.
         expected: Frames that there should be, by the header or by an estimate; 0 where nothing is known.
-        exact: Whether that counts every frame, as for PCM and FLAC.
     """
 
-    def __init__(self, source: Path | bytes, limits: Limits | None = None) -> None:
+    def __init__(self, source: Path | bytes, limits: RequestLimits = UNLIMITED) -> None:
         """Open a file and decode its beginning.
 
         Args:
@@ -106,7 +98,7 @@ class SoundReader:
         self._open.close()
 
     def _start(self, source: Path | bytes, opening: ExitStack) -> None:
-        if isinstance(source, bytes) and self._limits is not None:
+        if isinstance(source, bytes):
             self._limits.check_bytes(len(source))
         file = opening.enter_context(io.BytesIO(source) if isinstance(source, bytes) else opened(source))
         with _refusing():
@@ -126,42 +118,43 @@ class SoundReader:
             track = self._container.streams.best("audio")
         if not isinstance(track, av.AudioStream):
             raise AudioError("holds no sound track")
-        self._track = track
-        # FFmpeg has no context for what it cannot decode at all.
-        codec = track.codec_context.name if track.codec_context is not None else "unknown"
-        if codec not in _CODECS.split():
-            raise AudioError(f"cannot be decoded (its sound is encoded as {codec}); send or store {containers.SHOWN}")
-        self.exact = codec.startswith(("pcm_", "flac"))
-        context = self._context = track.codec_context
-        if self._found.big_endian and codec.endswith("le"):
-            swapped = av.CodecContext.create(f"{codec[:-2]}be", "r")
-            assert isinstance(swapped, av.AudioCodecContext)
-            swapped.sample_rate, swapped.layout = context.sample_rate, context.layout
-            self._context = swapped
-        context.thread_count = 1
-        if codec in ("flac", "wavpack"):  # damage is else decoded to noise
-            context.options = {"err_detect": "crccheck+explode"}
-        if self._found.demuxer == "caf":  # FFmpeg takes padding off the end of ALAC that has none
-            context.flags2 |= Flags2.skip_manual
-        self.rate, self.channels = context.sample_rate, context.channels
+        self._track, self._context = track, self._codec(track)
+        self.rate, self.channels = self._context.sample_rate, self._context.channels
         self._told = self._length(track.duration, track.time_base)
         self.expected = self._told or self._length(self._container.duration, Fraction(1, av.time_base))
         self._check_header()
-        self._decoded = self._decode()
-        self._ahead = next(self._decoded, None)
-        if self._ahead is None:
+        decoded = self._decode()
+        first = next(decoded, None)
+        if first is None:
             raise AudioError("holds no samples")
-        if (self.rate, self.channels) != _form(self._ahead):  # a codec's extension may double both
-            self.expected = self.expected * self._ahead.sample_rate // max(1, self.rate)
-            self.rate, self.channels = _form(self._ahead)
+        self._frames = chain([first], decoded)
+        if (self.rate, self.channels) != _form(first):  # a codec's extension may double both
+            self.expected = self.expected * first.sample_rate // max(1, self.rate)
+            self.rate, self.channels = _form(first)
             self._check_header()
+
+    def _codec(self, track: av.AudioStream) -> av.AudioCodecContext:
+        """What decodes a track: FFmpeg's choice, if it is one of ours, and its settings."""
+        context = track.codec_context
+        name = "unknown" if context is None else context.name  # FFmpeg has none for what it cannot decode at all
+        if name not in _CODECS.split():
+            raise AudioError(f"cannot be decoded (its sound is encoded as {name}); send or store {containers.SHOWN}")
+        if self._found.big_endian and name.endswith("le"):
+            swapped = av.CodecContext.create(f"{name[:-2]}be", "r")
+            assert isinstance(swapped, av.AudioCodecContext)
+            swapped.sample_rate, swapped.layout = context.sample_rate, context.layout
+            context = swapped
+        context.thread_count = 1
+        if name in ("flac", "wavpack"):  # damage is else decoded to noise
+            context.options = {"err_detect": "crccheck+explode"}
+        if self._found.demuxer == "caf":  # FFmpeg takes padding off the end of ALAC that has none
+            context.flags2 |= Flags2.skip_manual
+        return context
 
     def _length(self, duration: int | None, unit: Fraction | None) -> int:
         return max(0, round(duration * unit * self.rate)) if duration and unit else 0
 
     def _check_header(self) -> None:
-        if self._limits is None:
-            return
         self._limits.check_form(self.rate, self.channels)
         # Of these, FFmpeg guesses the length by the rate of bits at the beginning.
         guessed = self._found.demuxer in (*_MPEG, "amr")
@@ -176,37 +169,43 @@ class SoundReader:
             AudioError: The file is truncated, damaged, over the limits or holds values that are not finite; what has
                 been yielded by then is to be thrown away.
         """
-        frames = chain([self._ahead] if self._ahead else [], self._decoded)
-        block = self._block(frames)
-        while block:
-            following = self._block(frames)
+        block = self._block()
+        while block is not None:
+            following = self._block()
             padding = self.frames - self._told
-            if not following and self._found.demuxer in _PADDED and self._told and 0 < padding < len(block[-1]):
-                block[-1] = block[-1][:-padding]
+            if following is None and self._found.demuxer in _PADDED and self._told and 0 < padding < self._newest:
+                block = block[:-padding]
                 self.frames -= padding
-            yield _joined(block)
+            check_values(block)
+            yield block
             block = following
         told, ends = (self._found.frames, _ENDS) if self._found.demuxer == "mp3" else (self._told, 0)
         if self._found.demuxer in _EXACT and self.frames < told - ends:
             raise AudioError(f"is truncated: {told:,} samples declared, {self.frames:,} found")
 
-    def _block(self, frames: Iterator[av.AudioFrame]) -> list[Samples]:
-        """The parts of the next block, each (frames, channels); none at the end."""
-        parts: list[Samples] = []
-        held = 0
+    def _block(self) -> Samples | None:
+        """The next block, joined before it is looked at: frames are small and many. None at the end."""
+        before, parts, fifo = self.frames, [], av.AudioFifo()
         with _DECODING:
-            while held < BLOCK and (frame := next(frames, None)) is not None:
+            while self.frames - before < BLOCK and (frame := next(self._frames, None)) is not None:
                 if _form(frame) != (self.rate, self.channels):
                     raise AudioError(
                         f"changes after {self.frames / self.rate:.2f} s from {self.channels} channels at {self.rate:,} "
                         f"Hz to {frame.layout.nb_channels} at {frame.sample_rate:,} Hz; store it in one form"
                     )
+                self._newest = frame.samples
                 self.frames += frame.samples
-                if self._limits is not None:
-                    self._limits.check_length(self.frames, self.rate, self.channels)
-                held += frame.samples
-                parts.append(_values(frame))
-        return parts
+                self._limits.check_length(self.frames, self.rate, self.channels)
+                frame.pts = None  # a gap in time is filled with nothing
+                try:
+                    fifo.write(frame)
+                except ValueError:  # joined files may store their samples in different ways
+                    parts.append(fifo.read())
+                    fifo = av.AudioFifo()
+                    fifo.write(frame)
+            parts.append(fifo.read())
+            found = [_values(part) for part in parts if part is not None]
+        return np.concatenate(found) if found else None
 
     def _decode(self) -> Iterator[av.AudioFrame]:
         """Yield what FFmpeg makes of the packets, and refuse what loses sound on the way."""
@@ -254,25 +253,17 @@ def _form(frame: av.AudioFrame) -> tuple[int, int]:
 
 def _values(frame: av.AudioFrame) -> Samples:
     """The samples of a frame, (samples, channels), scaled to -1..1."""
-    channels = frame.layout.nb_channels
-    kind, silence, scale = _FORMATS[frame.format.name.removesuffix("p")]  # planar: a plane a channel
-    planes = frame.planes
-    count = frame.samples * channels // len(planes)
-    found = [np.frombuffer(memoryview(plane), kind, count) for plane in planes]
+    channels, planes = frame.layout.nb_channels, frame.planes
+    kind = _TYPES[frame.format.name.removesuffix("p")]  # planar: a plane a channel
+    found = [np.frombuffer(memoryview(plane), kind, frame.samples * channels // len(planes)) for plane in planes]
     values: NDArray[Any] = np.array(found).T if len(found) > 1 else found[0].reshape(-1, channels)
-    if kind == "f4":
-        return values
-    if kind == "f8":
+    if values.dtype.kind == "f":
         with np.errstate(over="ignore"):  # what becomes infinite is refused
-            return values.astype(np.float32)
-    numbers: NDArray[Any] = values.astype(np.float64 if kind == "i8" else np.float32)
-    return ((numbers - silence) / scale).astype(np.float32, copy=False)
-
-
-def _joined(parts: list[Samples]) -> Samples:
-    samples = np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
-    check_values(samples)
-    return samples
+            return values.astype(np.float32, copy=False)
+    size = values.dtype.itemsize
+    numbers: NDArray[Any] = values.astype(np.float64 if size == 8 else np.float32)
+    silence = 128 if values.dtype.kind == "u" else 0
+    return ((numbers - silence) / 2.0 ** (8 * size - 1)).astype(np.float32, copy=False)
 
 
 def check_values(samples: Samples) -> None:

@@ -18,7 +18,7 @@ FILE = "limits.json"
 _MEGABYTE = 1 << 20
 
 
-class Limits(BaseModel):
+class RequestLimits(BaseModel):
     """Caps on a clip (the first six) and on a request."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -34,7 +34,7 @@ class Limits(BaseModel):
     max_request_seconds: float = Field(1_200.0, gt=0, description="seconds of sound of a request")
 
     @classmethod
-    def parse(cls, text: str) -> Limits:
+    def parse(cls, text: str) -> RequestLimits:
         """Read ``name=value`` pairs, separated by commas, over the defaults; ``default`` is these alone.
 
         A limit of the request that is not named follows the limit of a clip, where that is raised above it.
@@ -63,7 +63,7 @@ class Limits(BaseModel):
         try:
             limits = cls(**values)
         except ValidationError as error:
-            raise ValueError(_explained(error)) from None
+            raise ValueError(explained(error)) from None
         for low, high in (
             ("min_rate", "max_rate"),
             ("max_bytes", "max_request_bytes"),
@@ -75,7 +75,7 @@ class Limits(BaseModel):
                 )
         return limits
 
-    def lowered(self, asked: Mapping[str, Any]) -> Limits:
+    def lowered(self, asked: Mapping[str, Any]) -> RequestLimits:
         """Return these limits with some of them tightened.
 
         Raises:
@@ -83,9 +83,9 @@ class Limits(BaseModel):
         """
         try:
             # Not model_copy(): it does not validate.
-            tighter = Limits(**{**self.model_dump(), **asked})
+            tighter = RequestLimits(**{**self.model_dump(), **asked})
         except ValidationError as error:
-            raise ConfigError(_explained(error)) from None
+            raise ConfigError(explained(error)) from None
         for name in asked:
             cap, value = getattr(self, name), getattr(tighter, name)
             if (value > cap) if name.startswith("max") else (value < cap):
@@ -134,16 +134,26 @@ class Limits(BaseModel):
         (folder / FILE).write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Limits:
+    def load(cls, folder: Path) -> RequestLimits:
         """Read what :meth:`save` wrote; a model of an earlier version, which has none, gets the defaults."""
         path = folder / FILE
         return cls.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else cls()
 
 
-def _explained(error: ValidationError) -> str:
+_MOST = 1 << 62
+#: For sound of one's own: everything is taken that fits into memory.
+UNLIMITED = RequestLimits(
+    max_bytes=_MOST, max_seconds=_MOST, max_channels=_MOST, max_samples=_MOST, min_rate=1, max_rate=_MOST
+)
+
+
+def explained(error: ValidationError) -> str:
     first = error.errors()[0]
     return f"{first['loc'][0]}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
 def _plain(value: float) -> str:
     return f"{value:,}".removesuffix(".0")
+
+
+Limits = RequestLimits  # as it was called; who still does is renamed when the modules move

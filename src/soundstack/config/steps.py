@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import RequestLimits
 from soundstack.config import naming
 from soundstack.config import suite as suites
 from soundstack.networks.registry import NETWORKS
@@ -38,7 +38,7 @@ OwnName = Annotated[str, AfterValidator(naming.checked)]
 
 
 def _limits(text: str) -> str:
-    Limits.parse(text)
+    RequestLimits.parse(text)
     return text.strip()
 
 
@@ -47,7 +47,7 @@ ServedLimits = Annotated[
     AfterValidator(_limits),
     Field(
         description="what the served model takes at most: pairs as in max_seconds=60,max_clips=16; a request may lower "
-        "them, never raise them. Names: " + ", ".join(Limits.model_fields)
+        "them, never raise them. Names: " + ", ".join(RequestLimits.model_fields)
     ),
 ]
 
@@ -309,9 +309,9 @@ class CrnnConfig(SpectrogramConfig):
         return True
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> RequestLimits:
         """What the served model takes at most."""
-        return Limits.parse(self.served_limits)
+        return RequestLimits.parse(self.served_limits)
 
 
 class DeepSpectrumConfig(DataConfig):
@@ -382,9 +382,9 @@ class DeepSpectrumConfig(DataConfig):
         return self.chosen_pretraining == "none" or self.trials > 0 or super().is_random
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> RequestLimits:
         """What the served model takes at most."""
-        return Limits.parse(self.served_limits)
+        return RequestLimits.parse(self.served_limits)
 
     @field_validator("network")
     @classmethod
@@ -473,9 +473,9 @@ class FuseConfig(Config):
         return self.trials > 0
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> RequestLimits:
         """What the served model takes at most."""
-        return Limits.parse(self.served_limits)
+        return RequestLimits.parse(self.served_limits)
 
 
 class MainConfig(DataConfig):

@@ -23,7 +23,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from soundstack.audio.find import SoundFile
-from soundstack.prediction.parts import Floats, Parts, replacing
+from soundstack.prediction.store import PredictionStore
+from soundstack.recognisers.timelines import Floats
+from soundstack.utils.files import replaced
 
 WINDOWS, WINDOWS_PARQUET, FILES, ERRORS = "predictions.csv", "predictions.parquet", "files.csv", "errors.csv"
 TABLES = (WINDOWS, WINDOWS_PARQUET, FILES, ERRORS)
@@ -42,7 +44,9 @@ class Totals:
     problems: list[str] = field(default_factory=list)
 
 
-def write(output: Path, files: Sequence[SoundFile], parts: Parts, labels: Sequence[str], model: str) -> Totals:
+def write(
+    output: Path, files: Sequence[SoundFile], store: PredictionStore, labels: Sequence[str], model: str
+) -> Totals:
     """Write the tables of finished files, in their order.
 
     Args:
@@ -62,22 +66,20 @@ def write(output: Path, files: Sequence[SoundFile], parts: Parts, labels: Sequen
         clips = _Rows(stack, output, (FILES,), pa.schema(whole))
         errors = _Rows(stack, output, (ERRORS,), pa.schema([("file", pa.string()), ("reason", pa.string())]))
         for file in files:
-            scored = parts.read(file)
-            if scored.problem:
+            found = store.read(file)
+            if found.problem:
                 totals.bad += 1
                 if len(totals.problems) < 5:
-                    totals.problems.append(f"{file.name} {scored.problem}")
-                errors.add([[file.name], [scored.problem]])
+                    totals.problems.append(f"{file.name} {found.problem}")
+                errors.add([[file.name], [found.problem]])
                 continue
-            count = len(scored.starts)
-            windows.add(
-                [[file.name] * count, scored.starts, scored.ends, *_judged(scored.probabilities, labels, model)]
-            )
-            mean = _judged(scored.mean[None], labels, model)
-            clips.add([[file.name], [scored.seconds], [count], *mean])
+            count = len(found.starts)
+            windows.add([[file.name] * count, found.starts, found.ends, *_judged(found.probabilities, labels, model)])
+            mean = _judged(found.mean[None], labels, model)
+            clips.add([[file.name], [found.seconds], [count], *mean])
             totals.files += 1
             totals.windows += count
-            totals.seconds += scored.seconds
+            totals.seconds += found.seconds
             totals.by_label[mean[0][0]] += 1
         for rows in (windows, clips, errors):
             rows.flush()
@@ -99,9 +101,9 @@ class _Rows:
         self._count = 0
         self._writers = []
         for name in names:
-            path = str(stack.enter_context(replacing(output / name)))
+            file = stack.enter_context(replaced(output / name, instead="output_dir"))
             make = pa.parquet.ParquetWriter if name.endswith(".parquet") else pa.csv.CSVWriter
-            self._writers.append(stack.enter_context(make(path, schema)))
+            self._writers.append(stack.enter_context(make(file, schema)))
 
     def add(self, columns: Sequence[Any]) -> None:
         arrays = [pa.array(column, type=of.type) for column, of in zip(columns, self._schema, strict=True)]

@@ -12,7 +12,8 @@ from PIL import Image
 
 from soundstack.audio.find import SoundFile
 from soundstack.evaluation.plots import duration, timeline_figure
-from soundstack.prediction.parts import Parts, replacing
+from soundstack.prediction.store import PredictionStore
+from soundstack.utils.files import write_atomically
 
 FOLDER = "timelines"
 _KEY = "Source"
@@ -39,7 +40,7 @@ def picture_paths(output: Path, files: Sequence[SoundFile]) -> list[Path]:
 def draw(
     output: Path,
     files: Sequence[SoundFile],
-    parts: Parts,
+    store: PredictionStore,
     labels: Sequence[str],
     model: str,
     advance: Callable[[int], object] = lambda count: None,
@@ -53,15 +54,14 @@ def draw(
         StoreError: The folder cannot be written.
     """
     for file, path in zip(files, picture_paths(output, files), strict=True):
-        scored = parts.read(file)
-        source = f"{parts.folder.name} {file.path} {file.size} {file.modified}".encode("ascii", "replace").decode()
-        if not scored.problem and _drawn_from(path) != source:
-            title = f"{file.name}  ({duration(scored.seconds)}, {model})"
-            figure = timeline_figure(scored.starts, scored.ends, scored.probabilities, labels, title)
+        found = store.read(file)
+        source = f"{store.key} {file.path} {file.size} {file.modified}".encode("ascii", "replace").decode()
+        if not found.problem and _drawn_from(path) != source:
+            title = f"{file.name}  ({duration(found.seconds)}, {model})"
+            figure = timeline_figure(found.starts, found.ends, found.probabilities, labels, title)
             picture = io.BytesIO()
             figure.savefig(picture, format="png", dpi=120, metadata={_KEY: source})
-            with replacing(path) as temporary:
-                temporary.write_bytes(picture.getvalue())
+            write_atomically(path, picture.getbuffer(), instead="output_dir")
         advance(1)
 
 

@@ -3,7 +3,7 @@
 Input: a binary column ``audio``, an encoded file (WAV, FLAC, OGG, MP3, M4A ...) a row; in JSON it is base64. Output, a
 row each: ``label``, its ``probability`` (calibrated on out-of-fold scores) and ``p_<label>`` for every class. A clip
 longer than those of the training is the mean of overlapping windows. Parameters: :class:`Options` and lowered
-:class:`Limits`.
+:class:`RequestLimits`.
 What a client sends is only ever treated as the bytes of a sound file, never as a path, a URL or a file name.
 """
 
@@ -12,13 +12,11 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,24 +24,22 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_EXHAUSTED
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from soundstack.audio.decode import decode, expected_size
-from soundstack.audio.limits import Limits
-from soundstack.audio.windows import Timeline, timelines
+from soundstack.audio.decoder import SoundReader
+from soundstack.audio.limits import RequestLimits, explained
 from soundstack.recognisers.base import Decoded, Recogniser, Scores, load
-from soundstack.serving import http as scoring_server
+from soundstack.recognisers.timelines import End, Timeline, Window, read, timelines
+from soundstack.serving import mlflow_hook
+from soundstack.serving.request_gate import FORM
 from soundstack.utils import deadlines, devices
 from soundstack.utils.errors import AudioError, ConfigError
 
 #: Bad rows that a refusal names; of more it tells the number.
 NAMED_ROWS = 20
 _TYPES = {bool: DataType.boolean, int: DataType.long, float: DataType.double, str: DataType.string}
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class Options(BaseModel):
@@ -59,36 +55,33 @@ class Options(BaseModel):
     )
 
 
-def signature(labels: Sequence[str], limits: Limits) -> ModelSignature:
-    """The model's contract, shown in the UI and checked by MLflow; what not every answer holds is optional."""
-
-    def optional(kind: DataType | Array, name: str) -> ColSpec:
-        return ColSpec(kind, name, required=False)
-
+def _columns(labels: Sequence[str]) -> Iterator[tuple[str, DataType | Array, str]]:
+    """The columns of answers: name, type, and the option that asks for it (empty: none, it is always there)."""
     p_labels = [f"p_{label}" for label in labels]
-    window = Object(
-        [Property(name, DataType.double) for name in ("start", "end", "probability", *p_labels)]
-        + [Property("label", DataType.string)]
-    )
-    outputs: list[ColSpec | TensorSpec] = [optional(DataType.string, "label"), optional(DataType.double, "probability")]
-    outputs += [optional(DataType.double, name) for name in p_labels]
-    outputs += [optional(DataType.double, f"score_{label}") for label in labels]
-    outputs += [optional(Array(DataType.string), "top_labels"), optional(Array(window), "timeline")]
-    outputs += [optional(DataType.string, "error")]
+    numbers = [Property(name, DataType.double) for name in ("start", "end", "probability", *p_labels)]
+    yield "label", DataType.string, ""
+    yield from ((name, DataType.double, "") for name in ("probability", *p_labels))
+    yield from ((f"score_{label}", DataType.double, "raw_scores") for label in labels)
+    yield "top_labels", Array(DataType.string), "top_k"
+    yield "timeline", Array(Object([*numbers, Property("label", DataType.string)])), "timeline"
+    yield "error", DataType.string, "on_error"
+
+
+def signature(labels: Sequence[str], limits: RequestLimits) -> ModelSignature:
+    """The model's contract, shown in the UI and checked by MLflow; what not every answer holds is optional."""
     params = Options().model_dump() | limits.model_dump()
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "audio")]),
-        outputs=Schema(outputs),
+        outputs=Schema([ColSpec(kind, name, required=False) for name, kind, _ in _columns(labels)]),
         params=ParamSchema([ParamSpec(name, _TYPES[type(value)], value) for name, value in params.items()]),
     )
 
 
-class Sound(NamedTuple):
-    """An encoded clip and what its header says: seconds (0: nothing), and the room that its samples get."""
+class SentClip(NamedTuple):
+    """An encoded clip, or what is wrong with it, and the seconds that its header tells; 0 where it tells none."""
 
-    content: bytes
-    seconds: float
-    samples: int
+    content: bytes | AudioError
+    seconds: float = 0.0
 
 
 class SoundModel(PythonModel):
@@ -100,19 +93,18 @@ class SoundModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the recogniser and its limits from the model's own files."""
         folder = Path(context.artifacts["recogniser"])
-        self.use(load(folder, devices.choose("auto")), Limits.load(folder))
-        scoring_server.install(self)
+        self.use(load(folder, devices.choose("auto")), RequestLimits.load(folder))
+        mlflow_hook.install(self)
 
-    def use(self, recogniser: Recogniser, limits: Limits) -> None:
+    def use(self, recogniser: Recogniser, limits: RequestLimits) -> None:
         """Answer with this recogniser, within these limits."""
         self.recogniser, self.limits = recogniser, limits
-        self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
 
     # No annotations: MLflow would read them as the model's input schema, which the signature states already.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Recognise the clips of a data frame with a column ``audio``; see :meth:`recognise`."""
         if not isinstance(model_input, pd.DataFrame) or "audio" not in model_input.columns:
-            raise _refusal(f"Send {scoring_server.FORM}.")
+            raise _refusal(f"Send {FORM}.")
         params = params or {}
         answer = self.recognise(model_input["audio"].tolist(), params)
         # pandas would make NaN of None in a column of numbers, and JSON knows no NaN.
@@ -125,7 +117,7 @@ class SoundModel(PythonModel):
 
         Args:
             rows: A clip each: the bytes of a sound file, or text that is their base64.
-            params: Any of the fields of :class:`Options` and of :class:`Limits`.
+            params: Any of the fields of :class:`Options` and of :class:`RequestLimits`.
             deadline: When, on the clock of :func:`time.monotonic`, nobody waits for the answer any more.
 
         Returns:
@@ -139,55 +131,48 @@ class SoundModel(PythonModel):
         options, limits = self.read_params(params)
         if not 0 < len(rows) <= limits.max_clips:
             raise _refusal(f"The request has {len(rows)} rows; send 1 to {limits.max_clips}.")
-        sounds = self._each(lambda row: _opened(row, limits), rows)
-        taken = [sound for sound in sounds if isinstance(sound, Sound)]
-        _check_totals(sum(len(sound.content) for sound in taken), sum(sound.seconds for sound in taken), limits)
-        found: dict[int, Timeline | AudioError | None] = {}
+        clips = [_opened(row, limits) for row in rows]
+        _check_totals(
+            sum(len(clip.content) for clip in clips if isinstance(clip.content, bytes)),
+            sum(clip.seconds for clip in clips),
+            limits,
+        )
         strict = options.on_error == "refuse"
-        refused = strict and len(taken) < len(sounds)
-        seconds = 0.0
-        for decoded in self._decoded(sounds, limits):
-            clips = [clip for clip in decoded.values() if not isinstance(clip, AudioError)]
-            seconds += sum(len(samples) / rate for samples, rate in clips)
-            _check_totals(0, seconds, limits)
-            # Once the request will be refused, the rest is decoded to name its bad rows, but not scored.
-            refused = refused or (strict and len(clips) < len(decoded))
-            scored: Iterator[Timeline] = iter(())
-            if clips and not refused:
-                scored = iter(timelines(self.recogniser, clips, lambda windows: self._score(windows, deadline)))
-            for row, clip in decoded.items():
-                found[row] = clip if isinstance(clip, AudioError) else _finite(next(scored, None))
-        answers = [found[row] for row in range(len(rows))]
-        problems = {row: answer for row, answer in enumerate(answers) if isinstance(answer, AudioError)}
+        parts = self._parts(clips, limits, deadline, strict=strict)
+        found = dict(timelines(parts, self.recogniser, lambda windows: self._score(windows, deadline)))
+        problems = {row: what for row, what in sorted(found.items()) if isinstance(what, AudioError)}
         if problems and strict:
             raise _refusal(_listed(problems))
-        return [self._record(answer, options) for answer in answers if answer is not None]
+        return [self._record(found[row], options) for row in range(len(rows))]
 
-    def _decoded(
-        self, sounds: Sequence[Sound | AudioError], limits: Limits
-    ) -> Iterator[dict[int, Decoded | AudioError]]:
-        """Yield clips by row, as many at a time as fit into ``max_samples``.
+    def _parts(
+        self, clips: Sequence[SentClip], limits: RequestLimits, deadline: float, *, strict: bool
+    ) -> Iterator[Window | End]:
+        """Read the clips one after the other, up to the limits of a request.
 
-        Among others, a clip gets the room that its header asks for; one that needs more is decoded again, alone.
+        Once a strict request will be refused, the rest is read to name its bad rows, but not scored.
         """
-        alone: list[int] = []
-        for group in _groups(sounds, limits.max_samples):
-            if len(group) == 1:
-                alone += group
-                continue
-            decoded = dict(zip(group, self._each(_in_its_room(limits), [sounds[row] for row in group]), strict=True))
-            alone += (again := [row for row in group if isinstance(decoded[row], AudioError)])
-            yield {row: clip for row, clip in decoded.items() if row not in again}
-        for row in alone:
-            yield {row: _attempt(lambda sound: decode(sound.content, limits=limits), sounds[row])}
+        refused = strict and any(isinstance(clip.content, AudioError) for clip in clips)
+        seconds = 0.0
+        for row, clip in enumerate(clips):
+            for part in read(row, clip.content, self.recogniser, limits):
+                if time.monotonic() > deadline:
+                    raise _too_late()
+                bad = isinstance(part, End) and part.problem is not None
+                if isinstance(part, End):
+                    seconds += part.seconds
+                    _check_totals(0, seconds, limits)
+                refused = refused or (strict and bad)
+                if bad or not refused:
+                    yield part
 
-    def read_params(self, params: Mapping[str, Any]) -> tuple[Options, Limits]:
+    def read_params(self, params: Mapping[str, Any]) -> tuple[Options, RequestLimits]:
         """Validate the parameters of a request.
 
         Raises:
             MlflowException: INVALID_PARAMETER_VALUE: one is unknown, of the wrong type or out of range.
         """
-        known = [*Options.model_fields, *Limits.model_fields]
+        known = [*Options.model_fields, *RequestLimits.model_fields]
         if unknown := [name for name in params if name not in known]:
             shown = ", ".join(repr(str(name)[:40]) for name in unknown[:5])
             raise _refusal(
@@ -196,20 +181,14 @@ class SoundModel(PythonModel):
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
         try:
             options = Options(**{name: value for name, value in plain.items() if name in Options.model_fields})
-            limits = self.limits.lowered({n: value for n, value in plain.items() if n in Limits.model_fields})
+            limits = self.limits.lowered({n: value for n, value in plain.items() if n in RequestLimits.model_fields})
         except ValidationError as error:
-            first = error.errors()[0]
-            raise _refusal(f"params: {first['loc'][0]}: {first['msg'][:1].lower()}{first['msg'][1:]}.") from None
+            raise _refusal(f"params: {explained(error)}.") from None
         except ConfigError as error:
             raise _refusal(f"params: {error}.") from None
         if options.top_k > len(self.recogniser.labels):
             raise _refusal(f"params: top_k is {options.top_k}; it must lie in 0 to {len(self.recogniser.labels)}.")
         return options, limits
-
-    def _each(self, function: Callable[[Any], Out], values: Sequence[Any]) -> list[Out | AudioError]:
-        """Apply a function to every value that is not an error; decoding leaves Python's lock, so threads help."""
-        run = map if len(values) == 1 else self._threads.map
-        return list(run(lambda value: _attempt(function, value), values))
 
     def _score(self, windows: Sequence[Decoded], deadline: float) -> Scores:
         """Score a batch of windows when its turn comes: torch uses all cores for one, two would hinder each other."""
@@ -226,13 +205,9 @@ class SoundModel(PythonModel):
 
     def _record(self, row: Timeline | AudioError, options: Options) -> dict[str, Any]:
         labels = self.recogniser.labels
-        record: dict[str, Any]
         if isinstance(row, AudioError):
-            names = ["label", "probability", *[f"p_{label}" for label in labels]]
-            names += [f"score_{label}" for label in labels] if options.raw_scores else []
-            names += ["top_labels"] if options.top_k else []
-            names += ["timeline"] if options.timeline else []
-            return dict.fromkeys(names) | {"error": f"the clip {row}"}
+            asked = (name for name, _, option in _columns(labels) if not option or getattr(options, option))
+            return dict.fromkeys(asked) | {"error": f"the clip {row}"}
         probabilities = row.mean_probabilities
         record = self._decision(probabilities)
         if options.raw_scores:
@@ -256,22 +231,18 @@ class SoundModel(PythonModel):
         return {"label": labels[best], "probability": float(probabilities[best])} | named
 
 
-def _attempt(function: Callable[[In], Out], value: In | AudioError) -> Out | AudioError:
-    """Apply a function, taking what is wrong with a clip for its result."""
-    if isinstance(value, AudioError):
-        return value
+def _opened(row: Any, limits: RequestLimits) -> SentClip:
+    """Take the bytes of a sound file out of a row, as they are or from base64, and read their header."""
     try:
-        return function(value)
+        content = _encoded(row, limits)
+        with SoundReader(content, limits) as sound:
+            most = limits.max_frames(sound.rate, sound.channels)
+            return SentClip(content, min(sound.expected, most) / sound.rate)
     except AudioError as error:
-        return error
+        return SentClip(error)
 
 
-def _opened(row: Any, limits: Limits) -> Sound:
-    """Take the bytes of a sound file out of a row, as they are or from base64, and read their header.
-
-    Raises:
-        AudioError: The row holds something else, or more than the limits allow.
-    """
+def _encoded(row: Any, limits: RequestLimits) -> bytes:
     if isinstance(row, str):
         limits.check_bytes(len(row) * 3 // 4 - 2)  # before they are made
         try:
@@ -280,30 +251,10 @@ def _opened(row: Any, limits: Limits) -> Sound:
             raise AudioError("is text that is not base64; send the bytes of a sound file, base64-encoded") from None
     if not isinstance(row, bytes | bytearray):
         raise AudioError(f"is {_named(row)}; send the bytes of a sound file, base64-encoded")
-    limits.check_bytes(len(row))
-    content = bytes(row)
-    return Sound(content, *expected_size(content, limits))
+    return bytes(row)
 
 
-def _in_its_room(limits: Limits) -> Callable[[Sound], Decoded]:
-    return lambda sound: decode(sound.content, limits=limits.model_copy(update={"max_samples": sound.samples}))
-
-
-def _groups(sounds: Sequence[Sound | AudioError], max_samples: int) -> Iterator[list[int]]:
-    """Yield the rows that are held decoded at a time, in order: at most so many samples, all channels of all clips."""
-    group: list[int] = []
-    held = 0
-    for row, sound in enumerate(sounds):
-        samples = sound.samples if isinstance(sound, Sound) else 0
-        if group and held + samples > max_samples:
-            yield group
-            group, held = [], 0
-        group.append(row)
-        held += samples
-    yield group
-
-
-def _check_totals(size: int, seconds: float, limits: Limits) -> None:
+def _check_totals(size: int, seconds: float, limits: RequestLimits) -> None:
     if size > limits.max_request_bytes:
         raise _refusal(f"The clips have {size:,} bytes; send at most {limits.max_request_bytes:,} in a request.")
     if seconds > limits.max_request_seconds:
@@ -317,13 +268,6 @@ def _named(value: Any) -> str:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return names.get(type(value), f"of type {type(value).__name__}")
-
-
-def _finite(row: Timeline | None) -> Timeline | AudioError | None:
-    """Turn a clip of absurdly large values into an error; ``None`` is one that was not scored."""
-    if row is None or np.isfinite(row.scores).all():
-        return row
-    return AudioError("is too loud for its scores to be numbers; scale it to -1..1")
 
 
 def _listed(problems: Mapping[int, AudioError]) -> str:

@@ -20,7 +20,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import RequestLimits
 from soundstack.config.steps import Config
 from soundstack.evaluation.evaluation import Evaluation, Trained
 from soundstack.recognisers.base import Recogniser
@@ -37,7 +37,7 @@ def register(
     recogniser: Recogniser,
     evaluation: Evaluation,
     tags: Mapping[str, str],
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
 ) -> Trained:
     """Log the recogniser as the run's model, register it under the run's name, and move the alias if it is as good.
 
@@ -50,7 +50,7 @@ def register(
     run.send()  # whoever finds the model finds what the run says about it, even if this process is killed now
     scores = {name: f"{evaluation.intervals[name].value:.6f}" for name in ("devel_macro_f1", "test_macro_f1")}
     with undisturbed():
-        version = _log_and_register(run, recogniser, dict(tags) | scores, limits or Limits())
+        version = _log_and_register(run, recogniser, dict(tags) | scores, limits or RequestLimits())
         ownership.require(tags, made=version)
         facts = cards.facts_of(run.name, str(version.version), recogniser, evaluation, config, tags, run.folder)
         _describe(run, facts)
@@ -61,7 +61,7 @@ def register(
     return Trained(run.name, str(version.version), not note, evaluation.row(run.name), note)
 
 
-def _log_and_register(run: Run, recogniser: Recogniser, tags: Mapping[str, str], limits: Limits) -> ModelVersion:
+def _log_and_register(run: Run, recogniser: Recogniser, tags: Mapping[str, str], limits: RequestLimits) -> ModelVersion:
     with _quiet():  # MLflow remarks on the model class when it is defined
         from soundstack.serving import model as serving
         from soundstack.serving import shipped

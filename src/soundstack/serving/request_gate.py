@@ -1,11 +1,10 @@
-"""The door of the served model: what MLflow's scoring server does with a request before the model sees it.
+"""The gate of the served model: what happens to an HTTP request before the model sees it.
 
-MLflow (3.17) reads and parses requests itself and has no hook there. It takes bodies of any size into memory; deep
-JSON, absurdly long numbers and a missing content type are answered with 500; unknown parameters are dropped; a row
-that is null or not base64 is refused without its number; and its refusals begin with a print of what was sent. So
-when the model is loaded by the server, and only then, :func:`install` puts an endpoint of ours in the place of
-MLflow's: the same path, requests and answers, but for the refusals. Where a later MLflow has no such place, nothing
-is replaced and a warning is logged; the model's own checks of clips and parameters hold either way.
+MLflow (3.17) reads and parses requests itself. It takes bodies of any size into memory; deep JSON, absurdly long
+numbers and a missing content type are answered with 500; unknown parameters are dropped; a row that is null or not
+base64 is refused without its number; and its refusals begin with a print of what was sent. So requests are read here
+instead, in the same forms and with the same answers but for the refusals; :mod:`soundstack.serving.mlflow_hook` sees
+to it.
 """
 
 from __future__ import annotations
@@ -13,73 +12,37 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from soundstack.audio.limits import Limits
+from soundstack.audio.limits import RequestLimits
 
 FORM = '{"dataframe_records": [{"audio": "<base64 of a sound file>"}]}'
 #: Requests that are worked on at a time: one is decoded while another is scored.
 AT_WORK = 2
 #: Bodies that wait in memory, in units of the largest one that is allowed.
 WAITING = 4
-_MODULE = "mlflow.pyfunc.scoring_server"
-_PLACE = "_async_catch_mlflow_exception"
 _FORMATS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 _log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
-    """What the door needs of a model."""
+    """What the gate needs of a model."""
 
-    limits: Limits
+    limits: RequestLimits
 
     def recognise(self, rows: list[Any], params: Mapping[str, Any], *, deadline: float) -> list[dict[str, Any]]:
         """Answer a record a row."""
 
 
-class RefusedError(Exception):
-    """A request that the model need not see."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def install(model: Model) -> None:
-    """Put our endpoint in the place of MLflow's, if it is MLflow's scoring server that loads the model.
-
-    While its module ``app`` is imported, the server loads the model and then makes its endpoint with a decorator:
-    that is what is replaced.
-    """
-    if f"{_MODULE}.app" not in sys.modules:
-        return
-    server = sys.modules[_MODULE]
-    if not hasattr(server, _PLACE):
-        _log.warning("This MLflow takes no endpoint of ours: requests are read, and their bodies not limited, by it.")
-        return
-    door = Door(model, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
-
-    def replace(endpoint: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
-        @wraps(endpoint)  # FastAPI reads the signature
-        async def answer(request: Request) -> Response:
-            return await door.answer(request)
-
-        return answer
-
-    setattr(server, _PLACE, replace)
-
-
-class Door:
+class RequestGate:
     """Answers HTTP requests: reads them within limits, and lets a bounded number of them to the model.
 
     Args:
@@ -112,8 +75,8 @@ class Door:
             finally:
                 self._slots.release()
             return Response(content, media_type="application/json")
-        except RefusedError as refusal:
-            return _refusal(refusal.status, str(refusal))
+        except HTTPException as refusal:
+            return _refusal(refusal.status_code, refusal.detail)
         except MlflowException as error:
             return Response(error.serialize_as_json(), error.get_http_status_code(), media_type="application/json")
         except TimeoutError:
@@ -139,14 +102,14 @@ class Door:
                     if len(body) + len(chunk) > self.max_body:
                         raise self._too_large()
                     if self._held + len(chunk) > WAITING * self.max_body:
-                        raise RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "The server is busy; try again later.")
+                        raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, "The server is busy; try again later.")
                     body += chunk
                     self._held += len(chunk)
         except TimeoutError:
-            raise RefusedError(HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly; try again.") from None
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly; try again.") from None
 
-    def _too_large(self) -> RefusedError:
-        return RefusedError(
+    def _too_large(self) -> HTTPException:
+        return HTTPException(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The request is too large; at most {self.max_body:,} bytes are taken."
         )
 
@@ -166,7 +129,7 @@ def read_request(body: bytes | bytearray, max_values: int) -> tuple[list[Any], d
         The values of the column ``audio``, whatever they are, and the parameters.
 
     Raises:
-        RefusedError: The body is not JSON, or not of such a form.
+        HTTPException: The body is not JSON, or not of such a form.
     """
     if sum(body.count(sign) for sign in (b",", b"[", b"{")) > max_values:
         raise _bad("The request holds more JSON values than clips and parameters need.")
@@ -213,13 +176,13 @@ def _audio_column(form: str, content: Any) -> list[Any]:
 def _check_content_type(given: str) -> None:
     kind, *parameters = [part.strip().lower() for part in given.split(";")]
     if kind != "application/json" or not set(parameters) <= {"", "charset=utf-8", 'charset="utf-8"'}:
-        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Send JSON, as application/json in UTF-8: {FORM}.")
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Send JSON, as application/json in UTF-8: {FORM}.")
 
 
-def _bad(message: str) -> RefusedError:
-    return RefusedError(HTTPStatus.BAD_REQUEST, message)
+def _bad(message: str) -> HTTPException:
+    return HTTPException(HTTPStatus.BAD_REQUEST, message)
 
 
-def _refusal(status: HTTPStatus, message: str) -> Response:
+def _refusal(status: int, message: str) -> Response:
     code = {400: "INVALID_PARAMETER_VALUE", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL_ERROR"}.get(status, "BAD_REQUEST")
     return Response(json.dumps({"error_code": code, "message": message}), status, media_type="application/json")

@@ -1,12 +1,13 @@
-"""The door of the served model: what reaches it over HTTP, and that MLflow's own server really has it."""
+"""The gate of the served model: what reaches it over HTTP, and that MLflow's own server really has it."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from soundstack.audio.limits import Limits
-from soundstack.serving import http as scoring_server
-from soundstack.serving.http import Door, RefusedError, read_request
+from soundstack.audio.limits import RequestLimits
+from soundstack.serving import mlflow_hook, request_gate
+from soundstack.serving.request_gate import RequestGate, read_request
 from waiting import PATIENCE
 
 JSON = {"content-type": "application/json"}
@@ -28,7 +30,7 @@ JSON = {"content-type": "application/json"}
 class Echo:
     """A model that answers what it was asked."""
 
-    limits = Limits(max_request_bytes=3000, max_clips=4)
+    limits = RequestLimits(max_request_bytes=3000, max_clips=4)
     problem: Exception | None = None
 
     def __init__(self, wait: Callable[[], object] = lambda: None) -> None:
@@ -61,14 +63,14 @@ def request(*chunks: bytes, headers: Mapping[str, str] = JSON, pause: float = 0.
 
 
 def post(*requests: Request, model: Any = None, timeout: float = 60.0) -> list[tuple[int, dict[str, Any]]]:
-    """Let requests come at once to one door; a status and an answer each."""
-    door = Door(model or Echo(), timeout)
+    """Let requests come at once to one gate; a status and an answer each."""
+    gate = RequestGate(model or Echo(), timeout)
 
     async def all_of_them() -> list[Any]:
-        return await asyncio.gather(*[door.answer(one) for one in requests])
+        return await asyncio.gather(*[gate.answer(one) for one in requests])
 
     answers = asyncio.run(all_of_them())
-    assert door._held == 0
+    assert gate._held == 0
     return [(answer.status_code, json.loads(answer.body)) for answer in answers]
 
 
@@ -124,9 +126,9 @@ def test_every_form_of_mlflow_holds_the_same_rows(form: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_no_such_form_is_refused_with_the_reason(sent: bytes, reason: str) -> None:
-    with pytest.raises(RefusedError, match=reason) as caught:
+    with pytest.raises(HTTPException, match=reason) as caught:
         read_request(sent, 100)
-    assert caught.value.status == 400
+    assert caught.value.status_code == 400
 
 
 @pytest.mark.parametrize("depth", [1200, 100_000])
@@ -134,14 +136,14 @@ def test_what_is_no_such_form_is_refused_with_the_reason(sent: bytes, reason: st
 def test_deep_json_is_refused(depth: int, opening: str, closing: str) -> None:
     sent = (opening * depth + "1" + closing * depth).encode()
     for most in (depth - 1, depth):
-        with pytest.raises(RefusedError, match=r"nested too deeply|more JSON values"):
+        with pytest.raises(HTTPException, match=r"nested too deeply|more JSON values"):
             read_request(sent, most)
 
 
 def test_json_of_many_small_values_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("parsed"))
     for sent in (b"[]," * 500, b"{}," * 500, b"1," * 500):
-        with pytest.raises(RefusedError, match="more JSON values"):
+        with pytest.raises(HTTPException, match="more JSON values"):
             read_request(b'{"inputs":[' + sent + b"1]}", 400)
 
 
@@ -164,8 +166,8 @@ _FORMS = st.sampled_from(["dataframe_records", "dataframe_split", "inputs", "ins
 def test_any_json_is_rows_or_refused(document: Any) -> None:
     try:
         rows, params = read_request(json.dumps(document).encode(), 1000)
-    except RefusedError as error:
-        assert error.status == 400
+    except HTTPException as error:
+        assert error.status_code == 400
         assert "\n" not in str(error)
     else:
         assert isinstance(rows, list)
@@ -174,11 +176,11 @@ def test_any_json_is_rows_or_refused(document: Any) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_rows_or_refused(sent: bytes) -> None:
-    with pytest.raises(RefusedError):
+    with pytest.raises(HTTPException):
         read_request(sent, 1000)
 
 
-# the door --------------------------------------------------------------------------------------------------------
+# the gate --------------------------------------------------------------------------------------------------------
 
 
 def test_a_request_in_pieces_is_answered() -> None:
@@ -232,30 +234,30 @@ def test_a_client_that_leaves_frees_what_it_held() -> None:
 
 
 def test_only_so_many_requests_are_worked_on_at_a_time_and_who_waits_too_long_is_told() -> None:
-    together = threading.Barrier(scoring_server.AT_WORK, timeout=PATIENCE)
+    together = threading.Barrier(request_gate.AT_WORK, timeout=PATIENCE)
     model = Echo(together.wait)
-    answers = post(*[request(body("a")) for _ in range(3 * scoring_server.AT_WORK)], model=model, timeout=2 * PATIENCE)
+    answers = post(*[request(body("a")) for _ in range(3 * request_gate.AT_WORK)], model=model, timeout=2 * PATIENCE)
     assert [status for status, _ in answers] == [200] * len(answers)
-    assert model.most == scoring_server.AT_WORK
+    assert model.most == request_gate.AT_WORK
     told = threading.Event()
-    door = Door(Echo(lambda: told.wait(PATIENCE)), timeout=4.0)
+    gate = RequestGate(Echo(lambda: told.wait(PATIENCE)), timeout=4.0)
 
     async def busy() -> list[int]:
-        answers = [asyncio.create_task(door.answer(request(body("a")))) for _ in range(scoring_server.AT_WORK + 3)]
+        answers = [asyncio.create_task(gate.answer(request(body("a")))) for _ in range(request_gate.AT_WORK + 3)]
         while sum(answer.done() for answer in answers) < 3:
             await asyncio.sleep(0.01)
         told.set()
         return [answer.status_code for answer in await asyncio.gather(*answers)]
 
-    assert asyncio.run(busy()) == [200] * scoring_server.AT_WORK + [429] * 3
+    assert asyncio.run(busy()) == [200] * request_gate.AT_WORK + [429] * 3
 
 
 def test_bodies_that_wait_in_memory_are_limited_together() -> None:
-    size = Door(Echo(), 60).max_body
-    slow = [request(*[b"x" * (size // 4)] * 4, pause=0.05) for _ in range(scoring_server.WAITING + 3)]
+    size = RequestGate(Echo(), 60).max_body
+    slow = [request(*[b"x" * (size // 4)] * 4, pause=0.05) for _ in range(request_gate.WAITING + 3)]
     statuses = [status for status, _ in post(*slow)]
     assert statuses.count(429) == 3
-    assert statuses.count(400) == scoring_server.WAITING
+    assert statuses.count(400) == request_gate.WAITING
 
 
 def test_a_refusal_of_the_model_comes_in_mlflows_form_and_a_failure_tells_nothing() -> None:
@@ -281,19 +283,32 @@ def test_a_refusal_of_the_model_comes_in_mlflows_form_and_a_failure_tells_nothin
 def test_nothing_is_replaced_where_no_server_loads_the_model() -> None:
     from mlflow.pyfunc import scoring_server as theirs
 
-    before = theirs._async_catch_mlflow_exception
-    scoring_server.install(Echo())
-    assert theirs._async_catch_mlflow_exception is before
+    before = getattr(theirs, mlflow_hook.DECORATOR)
+    mlflow_hook.install(Echo())
+    assert getattr(theirs, mlflow_hook.DECORATOR) is before
 
 
-def test_the_server_of_the_installed_mlflow_takes_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def importing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """MLflow's server, as it is found when `mlflow models serve` imports it anew."""
     from mlflow.pyfunc import scoring_server as theirs
 
-    monkeypatch.setitem(sys.modules, "mlflow.pyfunc.scoring_server.app", SimpleNamespace())  # being imported
-    monkeypatch.setattr(theirs, "_async_catch_mlflow_exception", theirs._async_catch_mlflow_exception)
-    scoring_server.install(Echo())
-    schema = SimpleNamespace(get_input_schema=lambda: None)
-    app = theirs.init(SimpleNamespace(metadata=schema, predict=lambda *_: pytest.fail("MLflow's own endpoint")))
+    monkeypatch.setenv(theirs._SERVER_MODEL_PATH, "somewhere")
+    monkeypatch.setattr(theirs, mlflow_hook.DECORATOR, getattr(theirs, mlflow_hook.DECORATOR))
+    for name in [name for name in sys.modules if name == f"{mlflow_hook.SERVER}.app"]:
+        monkeypatch.delitem(sys.modules, name)
+    yield theirs
+    sys.modules.pop(f"{mlflow_hook.SERVER}.app", None)
+
+
+def test_the_server_of_the_installed_mlflow_takes_the_gate(importing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: str) -> Any:
+        mlflow_hook.install(Echo())
+        schema = SimpleNamespace(get_input_schema=lambda: None)
+        return SimpleNamespace(metadata=schema, predict=lambda *_: pytest.fail("MLflow's own endpoint"))
+
+    monkeypatch.setattr(importing, "load_model_with_mlflow_config", load)
+    app = importlib.import_module(f"{mlflow_hook.SERVER}.app").app
     sent: list[dict[str, Any]] = []
 
     async def call() -> None:
@@ -327,7 +342,7 @@ def test_the_server_of_the_installed_mlflow_takes_the_door(monkeypatch: pytest.M
 def test_another_mlflow_keeps_its_own_endpoint_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow.pyfunc.scoring_server", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "mlflow.pyfunc.scoring_server.app", SimpleNamespace())
-    scoring_server.install(Echo())
+    monkeypatch.setitem(sys.modules, mlflow_hook.SERVER, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, f"{mlflow_hook.SERVER}.app", SimpleNamespace())
+    mlflow_hook.install(Echo())
     assert "takes no endpoint of ours" in caplog.text

@@ -1,0 +1,190 @@
+"""What a prediction has finished so far, on disk: a killed run continues, and a second one has nothing to do.
+
+An SQLite file a model holds a row a sound file, found by path, size and modification time: a file that changed since
+is scored again. Rows are committed every few seconds; what a kill or a lost disk leaves half written is undone by
+SQLite, and a damaged store is forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from soundstack.audio.find import SoundFile
+from soundstack.config.steps import fingerprint
+from soundstack.networks.registry import NETWORKS
+from soundstack.recognisers.base import MODULES
+from soundstack.recognisers.timelines import Floats, Timeline
+from soundstack.utils.code_versions import code_version
+from soundstack.utils.errors import AudioError, StoreError
+from soundstack.utils.locks import exclusive
+
+#: Finished files are committed after so many seconds, which is what a kill costs at most.
+SECONDS = 10.0
+_SCHEMA = """CREATE TABLE IF NOT EXISTS files (
+    path BLOB, size INTEGER, modified INTEGER, problem TEXT, seconds REAL, windows INTEGER, found BLOB,
+    PRIMARY KEY (path, size, modified))"""
+_OF_FILE = "FROM files WHERE path = ? AND size = ? AND modified = ?"
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """What the model says of one file: its length in seconds, starts and ends (W,) in seconds, probabilities (W, K).
+
+    A file that cannot be used has a ``problem`` and no windows.
+    """
+
+    seconds: float
+    starts: Floats
+    ends: Floats
+    probabilities: Floats
+    problem: str = ""
+
+    @classmethod
+    def of(cls, found: Timeline | AudioError) -> FilePrediction:
+        """Take what was found, or what is wrong with the file."""
+        if isinstance(found, AudioError):
+            return cls(0.0, np.empty(0), np.empty(0), np.empty((0, 0)), str(found))
+        return cls(found.seconds, found.starts, found.ends, found.probabilities)
+
+    @property
+    def mean(self) -> Floats:
+        """Probabilities (K,) of the whole file."""
+        return np.asarray(self.probabilities.mean(axis=0))
+
+
+class PredictionStore:
+    """The finished files of one model.
+
+    Attributes:
+        key: Tells the model; see :func:`model_key`.
+    """
+
+    def __init__(self, path: Path, *, every: float = SECONDS) -> None:
+        """Open the store, or begin a new one in the place of a damaged one.
+
+        Args:
+            path: Its file, one a model.
+            every: Seconds after which finished files are committed.
+
+        Raises:
+            StoreError: It cannot be read or written.
+        """
+        self.key, self._path = path.stem, path
+        self._every, self._since = every, time.monotonic()
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not _is_whole(path):
+                path.unlink()
+                path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+            self._database = sqlite3.connect(path)
+            self._database.execute(_SCHEMA)
+
+    def __contains__(self, file: SoundFile) -> bool:
+        return self._database.execute(f"SELECT 1 {_OF_FILE}", _key(file)).fetchone() is not None
+
+    def add(self, file: SoundFile, found: FilePrediction) -> None:
+        """Keep a finished file; it is on disk after ``every`` seconds or :meth:`flush`.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        values = np.column_stack([found.starts, found.ends, found.probabilities]).tobytes()
+        with _writing(self._path):
+            self._database.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*_key(file), found.problem, found.seconds, len(found.starts), values),
+            )
+        if time.monotonic() - self._since >= self._every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit what is finished.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        self._since = time.monotonic()
+        with _writing(self._path):
+            self._database.commit()
+
+    def read(self, file: SoundFile) -> FilePrediction:
+        """Return what was kept of a file.
+
+        Raises:
+            KeyError: It is not finished.
+        """
+        row = self._database.execute(f"SELECT problem, seconds, windows, found {_OF_FILE}", _key(file)).fetchone()
+        if row is None:
+            raise KeyError(file.name)
+        problem, seconds, windows, values = row
+        if problem:
+            return FilePrediction.of(AudioError(problem))
+        starts, ends, *shares = np.frombuffer(values).reshape(windows, -1).T
+        return FilePrediction(seconds, starts, ends, np.stack(shares, axis=1))
+
+    def close(self) -> None:
+        """Close the file; what is not committed is lost."""
+        self._database.close()
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+            # Of a last page that is cut, SQLite takes what is missing for zeros.
+            return path.stat().st_size == pages * size and bool(
+                database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            )
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        return False
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"Cannot write {path} ({error}); free space or choose another output_dir.") from error
+
+
+def _key(file: SoundFile) -> tuple[bytes, int, int]:
+    return os.fsencode(file.path), file.size, file.modified
+
+
+def model_key(folder: Path, shown: str, device: str) -> str:
+    """Identify a model by its name and version, by its files, and by what scores it: equal keys, equal results."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    networks = (network.module for network in NETWORKS.values())
+    return fingerprint(
+        [shown, digest.hexdigest(), device, code_version("prediction.run", *MODULES.values(), *networks)]
+    )
+
+
+@contextmanager
+def claim(output: Path, key: str) -> Iterator[PredictionStore]:
+    """Hold an output folder alone, and yield the store of the model with that key.
+
+    Raises:
+        StoreError: Another prediction writes there, or the folder cannot be written.
+    """
+    refusal = f"output_dir: another prediction is writing to {output}; wait for it, or give another folder."
+    with (
+        exclusive(output / ".lock", "the prediction", "or give another output_dir", refusal=refusal),
+        closing(PredictionStore(output / "parts" / f"{key}.sqlite")) as store,
+    ):
+        yield store

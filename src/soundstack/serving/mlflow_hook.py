@@ -1,0 +1,47 @@
+"""How MLflow's scoring server comes to answer requests through our gate: all that leans on MLflow's inside is here.
+
+``mlflow models serve`` imports ``mlflow.pyfunc.scoring_server.app``, which loads the model and then makes its endpoint
+with a decorator; MLflow (3.17) documents no way to give it another. So when the model is loaded by that import, and
+only then, the decorator is replaced by one that puts our endpoint in the place of MLflow's. Where a later MLflow has
+no such decorator, nothing is replaced and a warning is logged; the model's own checks of clips and parameters hold
+either way. A test runs the import of the installed MLflow and fails when this no longer fits.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from functools import wraps
+
+from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
+from starlette.requests import Request
+from starlette.responses import Response
+
+from soundstack.serving.request_gate import Model, RequestGate
+
+SERVER = "mlflow.pyfunc.scoring_server"
+DECORATOR = "_async_catch_mlflow_exception"
+_log = logging.getLogger(__name__)
+
+Endpoint = Callable[..., Awaitable[Response]]
+
+
+def install(model: Model) -> None:
+    """Let our gate answer for a model, if it is MLflow's scoring server that loads it."""
+    if f"{SERVER}.app" not in sys.modules:
+        return
+    server = sys.modules[SERVER]
+    if not hasattr(server, DECORATOR):
+        _log.warning("This MLflow takes no endpoint of ours: requests are read, and their bodies not limited, by it.")
+        return
+    gate = RequestGate(model, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
+
+    def replace(endpoint: Endpoint) -> Endpoint:
+        @wraps(endpoint)  # FastAPI reads the signature
+        async def answer(request: Request) -> Response:
+            return await gate.answer(request)
+
+        return answer
+
+    setattr(server, DECORATOR, replace)
