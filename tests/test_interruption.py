@@ -25,14 +25,15 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine, text
 
 import crnn as crnn_step
-from soundstack.config.steps import PROJECT, CrnnConfig, ExtractConfig
-from soundstack.config.suite import runner
+from soundstack.config.steps import CrnnConfig, ExtractConfig
 from soundstack.crnn import system as crnn
+from soundstack.suites import runner
 from soundstack.tracking import presence, registry
 from soundstack.tracking import run as tracking
 from soundstack.tracking import store as tracking_store
 from soundstack.utils import signals
 from soundstack.utils.errors import StoreError
+from soundstack.utils.project import PROJECT
 from soundstack.utils.signals import put_off
 from test_tracking import crnn as recogniser
 from test_tracking import evaluation, register
@@ -179,7 +180,7 @@ def test_a_sign_of_life_tells_a_living_process_from_a_killed_one(tmp_path: Path)
     script = (
         "import sys, time; sys.path.insert(0, 'src')\n"
         "from pathlib import Path\n"
-        "from soundstack import presence\n"
+        "from soundstack.tracking import presence\n"
         f"mine = presence.announce(Path({str(tmp_path)!r}))\n"
         "print(mine.mark, mine.temporary_folder(), flush=True); time.sleep(600)\n"
     )
@@ -337,7 +338,7 @@ def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
     outcomes: list[Any] = []
 
     def do() -> None:
-        outcomes.append(runner._do("demo-crnn", 0, config, step, "data", False))
+        outcomes.append(runner.do(config, 0, {"crnn": step}, "data", rerun=False))
 
     first, second = threading.Thread(target=do), threading.Thread(target=do)
     first.start()
@@ -354,7 +355,7 @@ def test_the_sockets_of_workers_lie_outside_the_runs_temporary_folder_and_end_wi
         "import sys; sys.path.insert(0, 'src')\n"
         "from multiprocessing import util\n"
         "from multiprocessing.connection import Listener\n"
-        "from soundstack import tracking, workers\n"
+        "from soundstack.tracking import run as tracking; from soundstack.crnn import fold_workers as workers\n"
         "from soundstack.config.steps import ExtractConfig\n"
         "with tracking.run('demo-extract', ExtractConfig()):\n"
         "    workers._settle_sockets()\n"

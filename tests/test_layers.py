@@ -15,11 +15,11 @@ SOURCE = PROJECT / "src"
 #: From the bottom up: a module may import its own layer and those above it in this list. `package.*` is what a
 #: package holds and no line names by itself.
 LAYERS = [
-    ["errors", "markdown", "limits", "slices", "naming"],
+    ["errors", "markdown", "limits", "slices", "naming", "project"],
     ["containers", "decoder"],
     ["sound_files", "files", "locks", "presence", "signals", "deadlines"],
     ["networks.spec", "presets", "progress", "code_versions", "devices", "remote", "archives", "suites", "svm_solver"],
-    ["provenance", "config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
+    ["provenance", "config_base", "config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["places"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],
     ["calibration", "evaluation.*", "features", "training", "embedding"],
@@ -36,7 +36,7 @@ LAYERS = [
     ["soak.*"],
 ]
 #: What a command line may load before it answers.
-LIGHT = {"pydantic", "pydantic_settings", "yaml"}
+LIGHT = {"pydantic", "yaml"}
 #: Imported before everything, imports nothing.
 ROOT = "soundstack"
 
@@ -189,7 +189,7 @@ def test_mlflow_is_known_to_tracking_and_serving_alone():
     assert {"tracking.py"} <= users <= tracking | {"serving.py", "served_model.py", "scoring_server.py"}
 
 
-@pytest.mark.parametrize("module", ["config", "cli", "errors", "networks.spec", "presets"])
+@pytest.mark.parametrize("module", ["config_base", "config", "cli", "errors", "networks.spec", "presets"])
 def test_what_a_command_line_needs_loads_nothing_heavy(module):
     assert packages_reached(module, eager_only=True).keys() <= LIGHT
 

@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from soundstack.config.steps import cores
 from soundstack.crnn.training import FoldJob, FoldModel, epochs, train_fold
 from soundstack.utils.devices import keep_pages
 from soundstack.utils.errors import WorkerError
+from soundstack.utils.project import cores
 
 #: Called after every epoch: fold, epoch (from 1), values of the history.
 OnEpoch = Callable[[str, int, dict[str, float]], object]

@@ -22,7 +22,7 @@ import torch
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from soundstack.config.steps import CrnnConfig, fingerprint
+from soundstack.config.steps import CrnnConfig
 from soundstack.crnn import system as crnn
 from soundstack.crnn.training import FoldModel, TrainingSpec, derived_seed
 from soundstack.datasets.corpus import Corpus
@@ -32,6 +32,7 @@ from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import StoreError
 from soundstack.utils.locks import exclusive
 from soundstack.utils.progress import bar
+from soundstack.utils.project import fingerprint
 
 if TYPE_CHECKING:
     from soundstack.spectrograms.extract import Spectrograms

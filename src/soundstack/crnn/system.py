@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from soundstack.config.presets import PRESETS
-from soundstack.config.steps import CrnnConfig, cores, fingerprint
+from soundstack.config.steps import CrnnConfig
 from soundstack.crnn.fold_workers import OnEpoch, train_side_by_side
 from soundstack.crnn.training import FoldJob, FoldModel, TrainingSpec, train_fold
 from soundstack.datasets.corpus import Corpus
@@ -24,6 +24,7 @@ from soundstack.recognisers.evaluate import evaluate
 from soundstack.spectrograms.extract import Spectrograms
 from soundstack.svm.cost_search import nestable
 from soundstack.utils.code_versions import code_version
+from soundstack.utils.project import cores, fingerprint
 
 #: What decides, with all that it imports, what a trained fold is: a change trains anew.
 CODE = ("spectrogram", "training")

@@ -256,4 +256,4 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     # By way of the memory: on a full disk torch raises anything but an OSError.
     content = io.BytesIO()
     torch.save(state, content)
-    write_atomically(path, content.getbuffer())
+    write_atomically(path, content.getbuffer(), instead="cache_dir")

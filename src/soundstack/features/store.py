@@ -22,7 +22,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from soundstack.config.steps import fingerprint
 from soundstack.utils.errors import StoreError
 from soundstack.utils.files import remove_unfinished, replaced, write_atomically
 from soundstack.utils.locks import exclusive
+from soundstack.utils.project import fingerprint
 
 #: Features of one data set that take more of the machine's memory than this are read from a mapped file.
 MEMORY_SHARE = 0.25
@@ -85,12 +85,13 @@ class FeatureStore:
         if len(keys) != len(features):
             raise ValueError(f"{len(keys)} keys for {len(features)} rows")
         if not self._rows:
-            write_atomically(self.folder / "spec.json", json.dumps(self._spec, indent=1, default=str))
+            recipe = json.dumps(self._spec, indent=1, default=str)
+            write_atomically(self.folder / "spec.json", recipe, instead="cache_dir")
         name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
         final = self.folder / f"{name}.npy"
-        with replaced(final) as file:
+        with replaced(final, instead="cache_dir") as file:
             np.save(file, features, allow_pickle=False)
-        write_atomically(final.with_suffix(".json"), json.dumps(list(keys)))
+        write_atomically(final.with_suffix(".json"), json.dumps(list(keys)), instead="cache_dir")
         self._rows.update({key: (name, row) for row, key in enumerate(keys)})
 
     def read(self, keys: Sequence[str]) -> NDArray[Any]:
@@ -134,19 +135,10 @@ class FeatureStore:
             ) from error
 
     def _gather_to(self, path: Path, keys: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path, instead="cache_dir") as file:
             needed, free = dtype.itemsize * math.prod(shape), shutil.disk_usage(path.parent).free
             if needed > free:  # a mapped file takes its blocks as they are touched: a full disk would be a bus error
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+            out = np.lib.format.open_memmap(file.name, mode="w+", dtype=dtype, shape=shape)
             self._gather(keys, out)
             out.flush()
-            temporary.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise StoreError(
-                f"Cannot write {path} ({error.strerror or error}); free space or choose another cache_dir."
-            ) from error

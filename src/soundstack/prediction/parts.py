@@ -23,9 +23,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from soundstack.audio.find import SoundFile
-from soundstack.config.steps import fingerprint
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import StoreError
+from soundstack.utils.project import fingerprint
 
 Floats = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.config.steps import Config
+from soundstack.config.base import Config
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import class_scores, table_confusion
 from soundstack.evaluation.statistics import Interval, few_groups

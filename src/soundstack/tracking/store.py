@@ -35,10 +35,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from soundstack.config.places import project
-from soundstack.config.steps import PROJECT
 from soundstack.tracking import moved_store, presence
 from soundstack.utils.errors import SoundstackError, StoreError
 from soundstack.utils.locks import exclusive
+from soundstack.utils.project import PROJECT
 from soundstack.utils.signals import hold, release
 
 PROCESS_TAG = "soundstack.process"

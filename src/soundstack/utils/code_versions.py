@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).parent
 _WITHOUT_EFFECT = {
     "code_versions", "errors", "files", "locks", "markdown", "presence", "progress", "provenance", "remote", "signals",
     "tracking", "tracking_store",
-    "filelock", "mlflow",  "psutil", "pydantic", "pydantic_settings", "requests", "sqlalchemy", "tqdm", "urllib3",
+    "filelock", "mlflow",  "psutil", "pydantic", "requests", "sqlalchemy", "tqdm", "urllib3",
     "yaml",
 }  # fmt: skip
 

@@ -12,15 +12,21 @@ from typing import BinaryIO
 
 from soundstack.utils.errors import StoreError
 
+#: Letters of a file's name that its temporary name begins with: a name may be as long as names can be.
+_BEGINNING = 50
+
 
 @contextmanager
-def replaced(path: Path) -> Iterator[BinaryIO]:
+def replaced(path: Path, *, instead: str = "folder") -> Iterator[BinaryIO]:
     """Open a file that takes a path's place once all of it is written; until then, and on any error, nothing changes.
+
+    ``instead`` is what the user may choose another of where it cannot be written. What writes to paths alone is given
+    the file's ``name``.
 
     Raises:
         StoreError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name[:_BEGINNING]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -29,23 +35,23 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         # NumPy tells a short write by the numbers of bytes alone.
         reason = os.strerror(errno.ENOSPC) if "requested and" in str(error) else error.strerror or error
-        raise StoreError(f"Cannot write {path} ({reason}); free space or choose another cache_dir.") from error
+        raise StoreError(f"Cannot write {path} ({reason}); free space or choose another {instead}.") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
-def write_atomically(path: Path, content: bytes | str | memoryview) -> None:
-    """Write a file so that it either exists whole or not at all.
+def write_atomically(path: Path, content: bytes | str | memoryview, *, instead: str = "folder") -> None:
+    """Write a file so that it either exists whole or not at all; see :func:`replaced`.
 
     Raises:
         StoreError: It cannot be written.
     """
-    with replaced(path) as file:
+    with replaced(path, instead=instead) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
     """Remove what a killed process had begun to write; only who holds the folder's lock knows that nobody is at it."""
-    for orphan in folder.glob(f".{name}*.tmp"):
+    for orphan in folder.glob(f".{name[:_BEGINNING]}*.tmp"):
         orphan.unlink(missing_ok=True)
