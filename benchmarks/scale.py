@@ -37,6 +37,8 @@ import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from soundstack.utils.files import replaced  # noqa: E402
+
 RATE, CLASSES, FOLDS = 16_000, 9, ("1", "2", "3", "4", "test")
 
 
@@ -47,9 +49,8 @@ def write_clip(path: Path, number: int, frames: int, channels: int) -> None:
     random = np.random.default_rng(number)
     samples = random.integers(-40, 41, (frames, channels)).astype(np.int16)
     tone = 300 * np.sin(np.arange(frames) * (0.05 + 0.25 * (number % CLASSES)))
-    temporary = path.with_suffix(".part")
-    soundfile.write(temporary, samples + tone.astype(np.int16)[:, None], RATE, format="FLAC")
-    temporary.replace(path)
+    with replaced(path) as file:
+        soundfile.write(file, samples + tone.astype(np.int16)[:, None], RATE, format="FLAC")
 
 
 def write_clips(folder: Path, count: int, seconds: float, channels: int) -> Path:

@@ -14,35 +14,28 @@ if TYPE_CHECKING:
 
 def run(config: CrnnConfig) -> Trained:
     """Train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
+    from _steps import scan_and_extract
+    from soundstack.audio.limits import RequestLimits
     from soundstack.crnn import search as crnn_tuning
     from soundstack.crnn import system as crnn
-    from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
     from soundstack.evaluation.evaluation import save_figure
     from soundstack.spectrograms.extract import extraction
     from soundstack.suites import summary
-    from soundstack.tracking import ownership, registry
+    from soundstack.tracking import registry
     from soundstack.tracking import run as tracking
     from soundstack.utils import devices
     from soundstack.utils.progress import bar
 
     device = devices.choose(config.device)
     with tracking.run(config.model_name, config) as opened:
-        with opened.stage("scan"):
-            begun = extraction(config)
-            corpus = open_corpus(config, begun)
-        ownership.require(corpus.tags)
-        corpus.log(opened)
-        with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
-            spectrograms = begun.finish(corpus, advance)
-        opened.parts["scan"] = begun.report.seconds
-        opened.parts["extract"] = spectrograms.report.seconds
+        corpus, spectrograms = scan_and_extract(opened, config, extraction(config), "log-mel")
         with opened.stage("train"):
             if config.trials > 1:
                 spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened)
             else:
                 spec = crnn.training_spec(config)
-            parts = crnn.parts_of(corpus, nested=config.nested == "yes")
+            parts = crnn.parts_of(corpus, nested=config.nested)
             with bar("training", spec.epochs * len(parts), "epochs") as advance:
                 models = crnn.train_folds(corpus, spectrograms, spec, config, device, parts=parts, progress=advance)
         with opened.stage("evaluate"):
@@ -55,19 +48,11 @@ def run(config: CrnnConfig) -> Trained:
             opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})
             for step, values in crnn.curves(folds):
                 opened.metrics(values, step)
-            save_figure(
-                plots.learning_curves_figure(crnn.histories(folds)),
-                opened.folder / "curves" / "learning_curves.png",
-            )
+            figure = plots.learning_curves_figure(crnn.histories(folds))
+            save_figure(figure, opened.folder / "curves" / "learning_curves.png")
             opened.evaluation(trained.evaluation)
-            registered = registry.register(
-                opened,
-                config,
-                trained.recogniser,
-                trained.evaluation,
-                corpus.tags | {"family": "crnn"},
-                config.limits,
-            )
+            tags, limits = corpus.tags | {"family": "crnn"}, RequestLimits.parse(config.served_limits)
+            registered = registry.register(opened, config, trained.recogniser, trained.evaluation, tags, limits)
     return summary.after_model(registered)
 
 

@@ -15,25 +15,18 @@ if TYPE_CHECKING:
 
 def run(config: DeepSpectrumConfig) -> Trained:
     """Extract features, search C, evaluate and register as one MLflow run."""
-    from soundstack.datasets.corpus import open_corpus
+    from _steps import scan_and_extract
+    from soundstack.audio.limits import RequestLimits
     from soundstack.deepspectrum import system as deepspectrum
     from soundstack.suites import summary
-    from soundstack.tracking import ownership, registry
+    from soundstack.tracking import registry
     from soundstack.tracking import run as tracking
     from soundstack.utils import devices
-    from soundstack.utils.progress import bar
 
     device = devices.choose(config.device)
     with tracking.run(config.model_name, config) as opened:
-        with opened.stage("scan"):
-            begun = deepspectrum.extraction(config, device)
-            corpus = open_corpus(config, begun)
-        ownership.require(corpus.tags)
-        corpus.log(opened)
-        with opened.stage("extract"), bar(config.network, len(corpus.clips), "clips") as advance:
-            features = begun.finish(corpus, advance)
-        opened.parts["scan"] = begun.report.seconds
-        opened.parts["extract"] = features.report.seconds
+        begun = deepspectrum.extraction(config, device)
+        corpus, features = scan_and_extract(opened, config, begun, config.network)
         with opened.stage("fit"):
             trained = deepspectrum.train(corpus, features, config, device)
         opened.settings(config, features.recipe.spec.to_json() | {"C": trained.search.chosen, "device": device.type})
@@ -41,14 +34,9 @@ def run(config: DeepSpectrumConfig) -> Trained:
             opened.metrics({"examples_made": features.report.made, "examples_reused": features.report.reused})
             trained.search.log(opened)
             opened.evaluation(trained.evaluation)
-            registered = registry.register(
-                opened,
-                config,
-                trained.recogniser,
-                trained.evaluation,
-                corpus.tags | {"family": NETWORKS[config.network].family},
-                config.limits,
-            )
+            tags = corpus.tags | {"family": NETWORKS[config.network].family}
+            limits = RequestLimits.parse(config.served_limits)
+            registered = registry.register(opened, config, trained.recogniser, trained.evaluation, tags, limits)
     return summary.after_model(registered)
 
 

@@ -21,7 +21,7 @@ def run(config: DownloadConfig) -> None:
                 config.dataset,
                 config.folder,
                 base_url=None if config.base_url == "official" else config.base_url,
-                keep_archives=config.keep_archives == "yes",
+                keep_archives=config.keep_archives,
                 jobs=config.jobs,
                 parts=None if config.parts == "all" else [part.strip() for part in config.parts.split(",")],
             )

@@ -14,28 +14,18 @@ if TYPE_CHECKING:
 
 def run(config: ExtractConfig) -> Corpus:
     """Extract, and log previews, statistics and the data fingerprint as one MLflow run."""
-    from soundstack.datasets.corpus import open_corpus
+    from _steps import scan_and_extract
     from soundstack.evaluation import plots
     from soundstack.evaluation.evaluation import save_figure, write_json
     from soundstack.spectrograms.extract import extraction, preview, statistics
     from soundstack.suites import summary
-    from soundstack.tracking import ownership
     from soundstack.tracking import run as tracking
-    from soundstack.utils.progress import bar
 
     with tracking.run(f"{config.data_name}-extract", config) as opened:
-        with opened.stage("scan"):
-            begun = extraction(config)
-            corpus = open_corpus(config, begun)
-        ownership.require(corpus.tags)  # before anything is trained: `main` begins here
-        corpus.log(opened)
-        with opened.stage("extract"), bar("log-mel", len(corpus.clips), "clips") as advance:
-            made = begun.finish(corpus, advance)
+        corpus, made = scan_and_extract(opened, config, extraction(config), "log-mel")
         spec = made.recipe.spec
         opened.settings(config, {"spectrogram": spec.to_json(), "audio": corpus.audio.to_json()})
         opened.metrics({"examples_made": made.report.made, "examples_reused": made.report.reused})
-        opened.parts["scan"] = begun.report.seconds
-        opened.parts["extract"] = made.report.seconds
         described = statistics(made.values)
         opened.metrics(described)
         with opened.stage("preview"):

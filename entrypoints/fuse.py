@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def run(config: FuseConfig) -> Trained:
     """Fetch the members' predictions, stack them, evaluate and register as one MLflow run."""
+    from soundstack.audio.limits import RequestLimits
     from soundstack.evaluation import plots
     from soundstack.evaluation.evaluation import save_figure, write_json
     from soundstack.fusion import system as stacking
@@ -27,7 +28,7 @@ def run(config: FuseConfig) -> Trained:
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("fetch"):
             found = registered_models.find_members(config.data_name, config.members)
-            members = stacking.fetch(found, nested=config.nested == "yes")
+            members = stacking.fetch(found, nested=config.nested)
             ownership.require(found[0].data_tags)
         with opened.stage("fit"):
             trained = stacking.train(members, config)
@@ -40,34 +41,21 @@ def run(config: FuseConfig) -> Trained:
             trained.search.log(opened)
             opened.metrics({f"weight_share/{name}": share for name, share in trained.shares.items()})
             opened.metrics({f"devel_macro_f1_without/{name}": score for name, score in trained.without.items()})
-            write_json(
-                opened.folder / "contributions.json",
-                {
-                    "members": versions,
-                    "weight_share": trained.shares,
-                    "devel_macro_f1_without": trained.without,
-                },
-            )
+            shares = {"weight_share": trained.shares, "devel_macro_f1_without": trained.without}
+            write_json(opened.folder / "contributions.json", {"members": versions} | shares)
             figure = plots.contributions_figure(
-                list(trained.shares),
-                list(trained.shares.values()),
-                list(trained.without.values()),
-                trained.devel_f1,
+                list(trained.shares), list(trained.shares.values()), list(trained.without.values()), trained.devel_f1
             )
             save_figure(figure, opened.folder / "contributions.png")
             (opened.folder / "data").mkdir()
             (opened.folder / "data" / "clips.csv").write_text(members.manifest, encoding="utf-8")
             (opened.folder / "data" / "data.json").write_bytes(found[0].artifact("data/data.json").read_bytes())
             opened.evaluation(trained.evaluation)
+            tags = found[0].data_tags | {"family": "fusion", "members": ",".join(versions)}
             own_models = {member.name: recognisers.load(member.folder) for member in found}
-            registered = registry.register(
-                opened,
-                config,
-                stacking.recogniser(trained, own_models, config),
-                trained.evaluation,
-                found[0].data_tags | {"family": "fusion", "members": ",".join(versions)},
-                config.limits,
-            )
+            recogniser = stacking.recogniser(trained, own_models, config)
+            limits = RequestLimits.parse(config.served_limits)
+            registered = registry.register(opened, config, recogniser, trained.evaluation, tags, limits)
     return summary.after_model(registered)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack.config import cli
-from soundstack.config.steps import DataConfig, ExtractConfig, MainConfig
+from soundstack.config.base import DataConfig
+from soundstack.config.steps import ExtractConfig, MainConfig
 
 
 def run(config: MainConfig) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack.config import cli
 from soundstack.config.places import project
-from soundstack.config.steps import PredictConfig, cores
+from soundstack.config.steps import PredictConfig
+from soundstack.utils.project import cores
 
 if TYPE_CHECKING:
     from soundstack.prediction.tables import Totals
@@ -53,7 +54,7 @@ def run(config: PredictConfig) -> Totals:
         spent = time.perf_counter() - started
         with opened.stage("write"):
             totals = prediction_tables.write(output, files, parts, recogniser.labels, model.shown)
-        if config.timeline == "yes":
+        if config.timeline:
             with opened.stage("draw"), bar("Drawing timelines", len(files), "files") as advance:
                 prediction_timelines.draw(output, files, parts, recogniser.labels, model.shown, advance)
         scored_seconds = sum(parts.read(file).seconds for file in todo)
@@ -85,7 +86,7 @@ def run(config: PredictConfig) -> Totals:
 
 
 def _next(config: PredictConfig, model: str, output: Path) -> str:
-    if config.timeline == "yes":
+    if config.timeline:
         return f"Pictures: {output / 'timelines'}"
     given = {"model": model, "input": config.input, "output_dir": str(output)}
     parameters = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from soundstack.config.steps import Config, Place
+from soundstack.config.base import Config, Place, Seed
 
-Duration = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+Duration = Annotated[float, Field(gt=0, le=3600)]
 
 
 class SoakConfig(Config):
@@ -21,18 +21,21 @@ class SoakConfig(Config):
 
     irrelevant: ClassVar[frozenset[str]] = frozenset({"output_dir"})
 
-    what: Literal["all", "kills", "requests", "load", "fuzz", "faults"] = Field(
-        "all", description="all, or one part: kills of main, hostile requests, load, fuzzing, faults of disk and server"
-    )
-    kills: int = Field(200, ge=1, le=10_000, description="kills of main at random times, each followed by a restart")
-    requests: int = Field(10_000, ge=50, le=1_000_000, description="requests to the scoring server, most of them bad")
-    load_seconds: Duration = Field(10.0, description="how long each number of clients loads the scoring server")
-    fuzz_seconds: Duration = Field(20.0, description="how long each of the fuzzed functions is given examples")
-    model: str = Field(
-        "tiny", description="registered model to load, NAME or NAME/VERSION or NAME@ALIAS; tiny: one trained here"
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="fixes the times of kills, the requests and the examples")
-    output_dir: Place = Field("soak", description="folder that the results are copied to")
+    what: Literal["all", "kills", "requests", "load", "fuzz", "faults"] = "all"
+    """all, or one part: kills of main, hostile requests, load, fuzzing, faults of disk and server"""
+    kills: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """kills of main at random times, each followed by a restart"""
+    requests: Annotated[int, Field(ge=50, le=1_000_000)] = 10_000
+    """requests to the scoring server, most of them bad"""
+    load_seconds: Duration = 10.0
+    """how long each number of clients loads the scoring server"""
+    fuzz_seconds: Duration = 20.0
+    """how long each of the fuzzed functions is given examples"""
+    model: str = "tiny"
+    """registered model to load, NAME or NAME/VERSION or NAME@ALIAS; tiny: one trained here"""
+    seed: Seed = Field(0, description="fixes the times of kills, the requests and the examples")
+    output_dir: Place = "soak"
+    """folder that the results are copied to"""
 
     def wants(self, part: str) -> bool:
         """Tell whether a part is to be run."""

@@ -22,8 +22,9 @@ from soak_bench.hostile import clips
 from soak_bench.outcome import Part
 from soundstack.audio.decode import AudioSpec, decode, prepare
 from soundstack.audio.limits import RequestLimits
+from soundstack.config.base import Config
 from soundstack.config.cli import parse
-from soundstack.config.steps import Config, CrnnConfig, DeepSpectrumConfig, DownloadConfig, FuseConfig, MainConfig
+from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, DownloadConfig, FuseConfig, MainConfig
 from soundstack.datasets import csv_table as custom
 from soundstack.utils.errors import AudioError, ConfigError, DataError, SoundstackError
 

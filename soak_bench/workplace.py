@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from soundstack.config.steps import PROJECT
 from soundstack.utils.errors import SoakError
+from soundstack.utils.project import PROJECT
 
 RATE = 8000
 CLASSES = ("buzz", "chirp", "hiss")

@@ -14,10 +14,13 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, settings
 
+from soundstack.config import places
+
 # As in the entry points, and before torch is loaded: on a busy machine, spinning threads cost ten times the work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PROJECT = Path(__file__).resolve().parents[1]
+places.project()  # commands are shown as in the checkout, in whatever folder the test that asks first stands
 
 # The same examples every time, and no limit on the time of one or of making them: other work may share the machine.
 settings.register_profile(

@@ -157,7 +157,7 @@ def test_killed_while_writing_a_shard_leaves_nothing_half_and_the_next_run_clean
 
 
 def test_killed_between_a_shard_and_its_index_makes_the_shard_anew(tmp_path, monkeypatch):
-    def killed(path, content):
+    def killed(path, content, **options):
         if path.name != "spec.json":
             raise KeyboardInterrupt
 
@@ -268,6 +268,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         write_atomically(path, "third")
     assert path.read_text() == "second"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127])
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path, name):
+    write_atomically(tmp_path / name, "content")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_file_that_cannot_be_written_is_reported_in_one_line(tmp_path):

@@ -46,7 +46,7 @@ def facts(labels: tuple[str, ...] = ("cat", "dog", "siren"), members: int = 0) -
         members=tuple(
             cards.Member(f"esc10-member{number}/{number + 1}", 1 / members, 0.7) for number in range(members)
         ),
-        settings={"C": "0.001", "clip_features": "10"},
+        settings={"C": "0.001", "feature_bound": "10"},
         scores={name: Interval(0.8, 0.712, 0.888) for name in SCORES},
         classes=labels,
         confusion=confusion,

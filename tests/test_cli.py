@@ -64,13 +64,18 @@ def test_values_come_as_their_types():
 def test_every_default_given_on_the_command_line_is_the_default():
     # What `mlflow run` does: it passes every parameter, also those that the user did not set.
     for model in MODELS:
-        arguments = [word for name, field in model.model_fields.items() for word in (f"--{name}", str(field.default))]
+        arguments = [word for name, default in model.defaults().items() for word in (f"--{name}", str(default))]
         assert cli.parse(model, arguments).model_dump() == model().model_dump()
 
 
 def test_none_is_a_value_where_it_is_offered():
-    assert cli.parse(DeepSpectrumConfig, ["--clip_features", "none"]).clip_features == "none"
+    assert cli.parse(DeepSpectrumConfig, ["--feature_bound", "none"]).feature_bound == "none"
     assert cli.parse(CrnnConfig, ["--suffix", "none"]).model_name == "demo-crnn"
+
+
+def test_a_former_name_is_taken_also_beside_the_default_that_mlflow_run_passes():
+    for arguments in (["--clip_features", "none"], ["--feature_bound", "10.0", "--clip_features=none"]):
+        assert cli.parse(DeepSpectrumConfig, arguments).feature_bound == "none"
 
 
 @pytest.mark.parametrize("value", ["-k spectrogram", "-x", "--durations=3", "-x --durations=3"])
@@ -96,9 +101,9 @@ def test_help_names_every_parameter_with_its_default_and_exits_0(model, capsys):
         cli.parse(model, ["--help"])
     assert caught.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for name, field in model.model_fields.items():
+    for name, default in model.defaults().items():
         assert f"--{name} " in shown
-        assert f"default: {field.default}" in shown
+        assert f"default: {default}" in shown
     assert "mlflow run ." in shown
     assert "%%" not in shown
 
@@ -129,6 +134,12 @@ def test_help_names_every_parameter_with_its_default_and_exits_0(model, capsys):
         (CrnnConfig, ["--epochs", "--seed", "1"], ["epochs: has no value", "whole number"]),
         (CrnnConfig, ["--seed="], ["seed: ''", "whole number"]),
         (CrnnConfig, ["--seed", "1", "--seed=1"], ["--seed is given more than once"]),
+        (CrnnConfig, ["--nested", "maybe"], ["nested: 'maybe'", "give yes or no"]),
+        (CrnnConfig, ["--nested"], ["nested: has no value", "give yes or no"]),
+        (CrnnConfig, ["--clip_features", "none"], ["clip_features: no such parameter"]),
+        (FuseConfig, ["--clip_features"], ["clip_features: has no value", "number > 0 or 'none'"]),
+        (FuseConfig, ["--clip_features", "0"], ["feature_bound: '0'", "number > 0 or 'none'"]),
+        (FuseConfig, ["--clip_features", "3", "--feature_bound", "4"], ["clip_features", "give feature_bound alone"]),
         (CrnnConfig, ["--dataset", "esc50", "--data_dir", "/nowhere"], ["data_dir: /nowhere does not exist"]),
         (CrnnConfig, ["--dataset", "csv"], ["data_dir", "csv"]),
         (CrnnConfig, ["--data_dir", "."], ["data_dir", "demo"]),

@@ -13,7 +13,8 @@ import torch
 
 import soundstack
 from soundstack.audio.decode import AudioSpec
-from soundstack.config.steps import CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig
+from soundstack.config.base import DataConfig
+from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.crnn import system as crnn
 from soundstack.datasets.corpus import open_corpus
 from soundstack.deepspectrum import system as deepspectrum
@@ -172,7 +173,7 @@ def test_another_device_precision_seed_or_form_of_the_network_has_other_features
         store_of(tmp_path, **random),
         store_of(tmp_path, "cuda", **random),
         store_of(tmp_path, **random, precision="bfloat16"),
-        store_of(tmp_path, **random, shortcuts="no"),
+        store_of(tmp_path, **random, shortcuts=False),
         store_of(tmp_path, **random, seed=1),
     ]
     assert len(set(folders)) == len(folders)

@@ -8,13 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from soak_bench.config import SoakConfig
+from soundstack.config import base as config_base
+from soundstack.config.base import Config, DataConfig
 from soundstack.config.report import ReportConfig
 from soundstack.config.steps import (
     PAPER_COSTS,
-    PROJECT,
-    Config,
     CrnnConfig,
-    DataConfig,
     DeepSpectrumConfig,
     DownloadConfig,
     ExtractConfig,
@@ -22,10 +21,10 @@ from soundstack.config.steps import (
     MainConfig,
     PredictConfig,
     TestConfig,
-    fingerprint,
 )
 from soundstack.networks.registry import NETWORKS
 from soundstack.utils.errors import ConfigError
+from soundstack.utils.project import PROJECT, fingerprint
 
 MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, TestConfig]
 
@@ -55,10 +54,10 @@ OTHER = {
     "pretraining": "none",
     "colour_map": "viridis",
     "window": 0.32,
-    "clip_features": "none",
+    "feature_bound": "none",
     "test_model": "folds",
     "precision": "bfloat16",
-    "shortcuts": "no",
+    "shortcuts": False,
     "weights_dir": "/elsewhere",
     "name": "birds",
     "members": "crnn",
@@ -67,11 +66,11 @@ OTHER = {
     "systems": "crnn",
     "seeds": 3,
     "cost_path": "rising",
-    "nested": "yes",
+    "nested": True,
     "served_limits": "max_clips=9",
-    "rerun": "yes",
+    "rerun": True,
     "parts": "evaluation",
-    "keep_archives": "yes",
+    "keep_archives": True,
     "base_url": "https://mirror.example",
     "options": "-x",
 }
@@ -150,14 +149,14 @@ def test_environment_variables_named_like_parameters_do_not_leak_in(model, monke
         (DeepSpectrumConfig, "pretraining", ["audioset", "random"]),
         (DeepSpectrumConfig, "colour_map", ["jet"]),
         (DeepSpectrumConfig, "window", [0, -1]),
-        (DeepSpectrumConfig, "clip_features", [0, -10, float("inf")]),
+        (DeepSpectrumConfig, "feature_bound", [0, -10, float("inf")]),
         (DeepSpectrumConfig, "test_model", ["best"]),
         (DeepSpectrumConfig, "trials", [-1]),
         (DeepSpectrumConfig, "precision", ["float16"]),
-        (DeepSpectrumConfig, "shortcuts", ["maybe", True]),
+        (DeepSpectrumConfig, "shortcuts", ["maybe", 2, ""]),
         (FuseConfig, "crnn_scores", ["logit"]),
         (FuseConfig, "cost_path", ["falling", True]),
-        (FuseConfig, "nested", ["maybe", True]),
+        (FuseConfig, "nested", ["maybe", 2, "none"]),
         (
             FuseConfig,
             "served_limits",
@@ -306,6 +305,45 @@ def test_systems_may_be_written_with_spaces():
     assert MainConfig(systems=" crnn , vgg16-none ").systems == "crnn,vgg16-none"
 
 
+@pytest.mark.parametrize(
+    ("spellings", "value", "logged"),
+    [(["yes", "true", "True", "1", 1, True], True, "yes"), (["no", "false", "FALSE", "0", 0, False], False, "no")],
+)
+def test_a_switch_is_taken_in_every_spelling_and_logged_in_one(spellings, value, logged):
+    for given in spellings:
+        config = DeepSpectrumConfig(shortcuts=given)
+        assert config.shortcuts is value
+        assert config.model_dump(mode="json")["shortcuts"] == logged
+        assert config.fingerprint() == DeepSpectrumConfig(shortcuts=logged).fingerprint()
+
+
+@pytest.fixture
+def notes(capsys):
+    """What has been said on stderr, a line each; every note is said once."""
+    config_base._note.cache_clear()
+    return lambda: capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("model", [DeepSpectrumConfig, FuseConfig])
+def test_a_former_name_is_taken_with_a_note_and_is_the_same_setting(model, notes):
+    assert model(clip_features="none").fingerprint() == model(feature_bound="none").fingerprint()
+    assert model(clip_features=3).feature_bound == 3
+    assert notes() == ["clip_features is called feature_bound now."]
+    with pytest.raises(ValidationError, match="clip_features: is the former name of feature_bound; give feature_bound"):
+        model(clip_features=3, feature_bound=4)
+    with pytest.raises(ValidationError, match="feature_bound"):
+        model(clip_features=-3)
+    with pytest.raises(ValidationError, match="clip_features"):
+        CrnnConfig(clip_features=3)
+
+
+def test_what_mlflow_run_and_earlier_versions_logged_is_read_by_todays_names_and_spellings():
+    logged = {"feature_bound": "10.0", "clip_features": "none", "nested": "true", "shortcuts": "0", "trials": "1"}
+    expected = {"feature_bound": "none", "nested": "yes", "shortcuts": "no", "trials": "1"}
+    assert DeepSpectrumConfig.as_logged(logged) == expected
+    assert CrnnConfig.as_logged({"nested": "1", "trials": "1"}) == {"nested": "yes", "trials": "1"}
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_configuration_survives_json(model):
     config = model()
@@ -325,7 +363,7 @@ def test_the_project_is_the_checkout():
         (DeepSpectrumConfig(), False),
         (DeepSpectrumConfig(pretraining="none"), True),
         (DeepSpectrumConfig(trials=1), True),
-        (DeepSpectrumConfig(cost_path="rising", nested="yes", test_model="folds"), False),
+        (DeepSpectrumConfig(cost_path="rising", nested=True, test_model="folds"), False),
         (DeepSpectrumConfig(dataset="csv", data_dir=__file__), True),
         (DeepSpectrumConfig(dataset="csv", data_dir=__file__, split_seed=0), False),
         (FuseConfig(), False),

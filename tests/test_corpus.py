@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundstack.config.steps import DataConfig
+from soundstack.config.base import DataConfig
 from soundstack.datasets import scan
 from soundstack.datasets.clips import TEST, Clip, check_splits
 from soundstack.datasets.corpus import open_corpus

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from soundstack.audio import decode as audio
-from soundstack.config.steps import DataConfig
+from soundstack.config.base import DataConfig
 from soundstack.datasets.corpus import open_corpus
 from soundstack.features import extract as features
 from soundstack.features.extract import Extraction, Recipe, Stages, clip_means

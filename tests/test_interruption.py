@@ -23,7 +23,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 import crnn as crnn_step
-from soundstack.config.steps import PROJECT, CrnnConfig, ExtractConfig
+from soundstack.config.steps import CrnnConfig, ExtractConfig
 from soundstack.crnn import system as crnn
 from soundstack.suites import runner
 from soundstack.tracking import champion, presence, registered_models, registry, reuse
@@ -31,6 +31,7 @@ from soundstack.tracking import run as tracking
 from soundstack.tracking import store as tracking_store
 from soundstack.utils import signals
 from soundstack.utils.errors import StoreError
+from soundstack.utils.project import PROJECT
 from soundstack.utils.signals import put_off
 from test_tracking import crnn as recogniser
 from test_tracking import evaluation, register
@@ -376,7 +377,7 @@ def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
     outcomes: list[Any] = []
 
     def do() -> None:
-        outcomes.append(runner._do("demo-crnn", 0, config, step, "data", False))
+        outcomes.append(runner.do(config, 0, {"crnn": step}, "data", rerun=False))
 
     first, second = threading.Thread(target=do), threading.Thread(target=do)
     first.start()

@@ -27,7 +27,7 @@ tracking
 suites report
 """
 #: What a command line may load before it answers.
-LIGHT = {"pydantic", "pydantic_settings", "yaml"}
+LIGHT = {"pydantic", "yaml"}
 #: Imported before everything, imports nothing.
 ROOT = "soundstack"
 

@@ -11,7 +11,7 @@ def test_named_limits_are_set_and_the_others_keep_their_defaults():
     chosen = RequestLimits.parse(" max_seconds = 60, max_clips=16 ,max_bytes=1_000_000,")
     assert chosen == RequestLimits(max_seconds=60.0, max_clips=16, max_bytes=1_000_000)
     assert RequestLimits.parse("default") == RequestLimits()
-    assert FuseConfig(served_limits="min_rate=8000").limits == RequestLimits(min_rate=8000)
+    assert RequestLimits.parse(FuseConfig(served_limits="min_rate=8000").served_limits) == RequestLimits(min_rate=8000)
 
 
 def test_a_clip_that_is_taken_fits_into_a_request():

@@ -49,7 +49,7 @@ def member(name: str, x: NDArray[Any], truth: NDArray[Any]) -> Member:
 def fused(features: list[NDArray[Any]], truth: NDArray[Any]) -> Evaluation:
     members = [member(f"m{number}", x, truth) for number, x in enumerate(features)]
     groups = {clip: clip for each in (members[0].devel, members[0].test) for clip in each.clips}
-    return stacking.train(stacking.Fetched(members, "", groups, {}), FuseConfig(nested="yes")).evaluation
+    return stacking.train(stacking.Fetched(members, "", groups, {}), FuseConfig(nested=True)).evaluation
 
 
 def judged(evaluation: Evaluation) -> NDArray[Any]:
@@ -103,8 +103,8 @@ def test_a_crnns_nested_scores_come_from_the_models_that_saw_neither_of_two_fold
 
 
 def test_tuned_settings_have_seen_every_fold_and_are_not_nested() -> None:
-    with pytest.raises(ValueError, match="nested: yes needs trials=1, since tuning has seen every fold"):
-        CrnnConfig(nested="yes", trials=2)
+    with pytest.raises(ValueError, match=r"nested\n.*yes needs trials=1, since tuning has seen every fold"):
+        CrnnConfig(nested=True, trials=2)
 
 
 def registered(name: str, tables: Member, folder: Path) -> FoundModel:
@@ -145,7 +145,7 @@ def test_a_crnn_with_nested_scores_logs_them_with_its_predictions(
 ) -> None:
     data = tiny_csv(tmp_path / "data", folds=3)
     given: dict[str, Any] = {"dataset": "csv", "data_dir": str(data), "cache_dir": str(tmp_path / "cache"), "epochs": 1}
-    trained = crnn_step.run(CrnnConfig(**given, nested="yes"))
+    trained = crnn_step.run(CrnnConfig(**given, nested=True))
     client = MlflowClient()
     run = client.get_run(client.get_model_version(trained.name, trained.version).run_id)
     assert 0 <= run.data.metrics["devel_nested_accuracy"] <= 1
@@ -156,4 +156,4 @@ def test_a_crnn_with_nested_scores_logs_them_with_its_predictions(
         assert (nested.clips, nested.labels, nested.folds) == (devel.clips, devel.labels, devel.folds)
         assert not np.isclose(nested.scores, devel.scores).all(axis=1).any()  # other models, of fewer folds
     with pytest.raises(ConfigError, match="needs at least three development folds; this data set has 2"):
-        crnn_step.run(CrnnConfig(**given | {"data_dir": str(tiny_csv(tmp_path / "two", folds=2))}, nested="yes"))
+        crnn_step.run(CrnnConfig(**given | {"data_dir": str(tiny_csv(tmp_path / "two", folds=2))}, nested=True))

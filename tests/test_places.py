@@ -17,10 +17,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from soundstack.config.report import ReportConfig
-from soundstack.config.steps import PROJECT, ExtractConfig, PredictConfig
+from soundstack.config.steps import ExtractConfig, PredictConfig
 from soundstack.tracking import moved_store
 from soundstack.tracking import run as tracking
 from soundstack.utils.errors import StoreError
+from soundstack.utils.project import PROJECT
 
 
 @pytest.fixture

@@ -467,7 +467,7 @@ def test_a_prediction_is_a_run_with_its_counts_and_tables_and_a_second_one_score
 
     monkeypatch.chdir(tmp_path)
     crnn().save(tmp_path / "saved")
-    config = PredictConfig(model="saved", input="field", output_dir=str(tmp_path / "out"), device="cpu", timeline="yes")
+    config = PredictConfig(model="saved", input="field", output_dir=str(tmp_path / "out"), device="cpu", timeline=True)
     totals = predict.run(config)
     assert (totals.files, totals.bad) == (4, 3)
     shown = capsys.readouterr().out

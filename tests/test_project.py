@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 import test_layers
-from soundstack import __version__
-from soundstack.config.steps import Config
+from soundstack.config.base import Config
 
 PROJECT = Path(__file__).resolve().parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
@@ -87,14 +86,26 @@ def test_the_python_named_anywhere_is_the_environments():
     for path in texts():
         for version in re.findall(r"--python[ =](\S+)", path.read_text(encoding="utf-8")):
             assert version == "3.11", path.name
-    assert PYPROJECT["project"]["requires-python"] == ">=3.11,<3.12"
     assert PYPROJECT["tool"]["mypy"]["python_version"] == "3.11"
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == "py311"
 
 
-def test_pyproject_names_no_versions_of_its_own():
+def test_pyproject_names_no_versions_and_declares_no_package():
     assert PIN.findall((PROJECT / "pyproject.toml").read_text()) == []
-    assert not {"dependencies", "optional-dependencies"} & PYPROJECT["project"].keys()
-    assert PYPROJECT["project"]["version"] == __version__
+    assert PYPROJECT.keys() == {"build-system", "tool"}
+
+
+@pytest.mark.parametrize("build", ["build_wheel", "build_editable", "build_sdist"])
+def test_an_installation_is_refused_with_what_to_do_instead(build):
+    # What pip and uv do: they import the backend from its folder, and ask it to build.
+    system = PYPROJECT["build-system"]
+    code = f"import sys; sys.path[:0] = {system['backend-path']}; import {system['build-backend']} as backend\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"{code}backend.{build}('.')"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "mlflow run ." in done.stderr
 
 
 #: For `-e soak` alone, and only where there are wheels.
@@ -131,13 +142,14 @@ def test_every_entry_point_has_a_script_and_a_configuration_of_its_name():
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_mlproject_has_the_parameters_and_defaults_of_the_configuration(name):
     declared = MLPROJECT["entry_points"][name]["parameters"]
-    fields = MODELS[name].model_fields
-    assert list(declared) == list(fields)
-    for parameter, field in fields.items():
-        assert declared[parameter]["default"] == field.default, parameter
-        assert type(declared[parameter]["default"]) is type(field.default), parameter
+    defaults = MODELS[name].defaults()
+    assert list(declared) == list(defaults)
+    for parameter, default in defaults.items():
+        assert declared[parameter]["default"] == default, parameter
+        assert type(declared[parameter]["default"]) is type(default), parameter
         # MLflow's `float` and `path` types would refuse `auto`, so what takes a word is a string.
-        assert declared[parameter]["type"] == ("int" if field.annotation is int else "string"), parameter
+        number = MODELS[name].model_fields[parameter].annotation is int
+        assert declared[parameter]["type"] == ("int" if number else "string"), parameter
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -36,7 +36,7 @@ def test_a_published_data_set_goes_from_download_to_a_registered_fusion(
             cache_dir=str(tmp_path / "cache"),
             epochs=1,
             systems="crnn,efficientnet_lite0-none",
-            nested="yes",
+            nested=True,
         )
     )
     runs = {run.name: run for run in tracking_reader.finished_model_runs()}

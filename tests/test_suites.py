@@ -28,7 +28,7 @@ def main_config(dataset: str, folder: Path, **values: Any) -> MainConfig:
 
 def row_names(config: MainConfig) -> list[str]:
     rows = [row for row in config.chosen_suite.rows if row.applies(config.dataset)]
-    return [runner._row_settings(row, config, config.seed, 1).model_name for row in rows]
+    return [runner.row_settings(row, config, config.seed, 1).model_name for row in rows]
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -108,6 +108,14 @@ def test_a_users_row_with_a_wrong_parameter_is_named(tmp_path: Path) -> None:
     config = MainConfig(suite=str(file))
     with pytest.raises(ConfigError, match=r"suite row 2 \(crnn\): epochs: 0 is not allowed"):
         runner.run_suite(config, fake_steps([]), "data")
+
+
+def test_a_users_suite_may_use_a_former_name(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("rows: [{deepspectrum: {clip_features: none, nested: yes}}]")
+    config = MainConfig(suite=str(file))
+    settings = runner.row_settings(config.chosen_suite.rows[0], config, 0, 1)
+    assert (settings.feature_bound, settings.nested) == ("none", True)  # type: ignore[union-attr]
 
 
 def trained(name: str, version: str = "1") -> Trained:
@@ -215,7 +223,7 @@ def test_what_is_done_is_taken_over_unless_a_rerun_is_asked_for(monkeypatch: pyt
     outcomes = runner.run_suite(MainConfig(), fake_steps(log), "data")
     assert log == []
     assert {outcome.note for outcome in outcomes} == {"taken over"}
-    runner.run_suite(MainConfig(rerun="yes"), fake_steps(log), "data")
+    runner.run_suite(MainConfig(rerun=True), fake_steps(log), "data")
     assert len(log) == 4
 
 

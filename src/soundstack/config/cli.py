@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import difflib
+import inspect
 import io
 import locale
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
 
 from soundstack.config import places
-from soundstack.config.steps import Config
+from soundstack.config.base import FORMER_NAMES, Config
 from soundstack.utils import signals
 from soundstack.utils.errors import ConfigError, SoundstackError
 
@@ -26,40 +28,68 @@ INTERRUPTED = 130
 
 
 def parse(model: type[C], arguments: Sequence[str]) -> C:
-    """Build a configuration from ``--name value`` arguments.
+    """Build a configuration from ``--name value`` or ``--name=value`` arguments.
 
     ``--help`` prints the parameters and exits with status 0.
 
     Raises:
         ConfigError: one line that names every wrong parameter and what is allowed.
     """
-    # Once on the command line is enough: argparse would silently take the last of two.
-    names = [argument.split("=", 1)[0] for argument in arguments if argument.startswith("--")]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{_one_line(', '.join(twice))} is given more than once; give it once.")
+    if {"--help", "-h"} & set(arguments):
+        print(help_text(model), end="")
+        raise SystemExit(0)
     try:
-        return CliApp.run(model, cli_args=_joined(model, arguments), cli_exit_on_error=False)
-    except SettingsError as error:
-        raise ConfigError(_one_line(_explain_arguments(model, str(error)))) from None
+        return model.model_validate(_values(model, arguments))
     except ValidationError as error:
         raise ConfigError(_one_line(explain(model, error))) from None
+
+
+def _values(model: type[Config], arguments: Sequence[str]) -> dict[str, str]:
+    """Take arguments apart into values by name; a value may begin with a dash."""
+    taken = {*model.model_fields, *(former for former, name in FORMER_NAMES.items() if name in model.model_fields)}
+    known = {f"--{name}" for name in taken}
+    values: dict[str, str] = {}
+    problems: list[str] = []
+    words = deque(arguments)
+    while words:
+        word = words.popleft()
+        option, has_value, value = word.partition("=")
+        name = option.removeprefix("--")
+        if option in known:
+            if not has_value and words and words[0].partition("=")[0] not in known:
+                has_value, value = "=", words.popleft()
+            if name in values:
+                problems.append(f"{option} is given more than once; give it once")
+            elif not has_value:
+                problems.append(f"{name}: has no value; give {allowed(model, name)}")
+            values[name] = value
+        elif option.startswith("--") and name:
+            problems.append(f"{name}: no such parameter{_suggest(model, name)}")
+            if not has_value and words and not words[0].startswith("--"):
+                words.popleft()
+        else:
+            problems.append(f"{word}: not understood; parameters are given as --name value")
+    if problems:
+        raise ConfigError(_one_line("; ".join(problems)))
+    return values
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _joined(model: type[Config], arguments: Sequence[str]) -> list[str]:
-    """Write ``--name value`` as ``--name=value``: argparse would take a value with a dash for another name."""
-    names = {f"--{name}" for name in model.model_fields}
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] in names and argument.split("=", 1)[0] not in names | {"--help", "-h"}:
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
+def help_text(model: type[Config]) -> str:
+    """Say what an entry point does, and what every parameter means, takes and is by default."""
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [--name value ...]",
+        description=inspect.getdoc(model),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, default in model.defaults().items():
+        kind = allowed(model, name)
+        meaning = f"{model.model_fields[name].description} ({'' if kind == 'text' else f'{kind}; '}default: {default})"
+        parser.add_argument(f"--{name}", metavar="", help=meaning.replace("%", "%%"))
+    return parser.format_help()
 
 
 def explain(model: type[Config], error: ValidationError) -> str:
@@ -80,9 +110,12 @@ def explain(model: type[Config], error: ValidationError) -> str:
     return "; ".join(problems.values())
 
 
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
 def allowed(model: type[Config], name: str) -> str:
     """Say in words what a parameter takes, from its JSON schema."""
-    return _describe(model.model_json_schema()["properties"][name])
+    return _describe(model.model_json_schema()["properties"][FORMER_NAMES.get(name, name)])
 
 
 def _describe(schema: dict[str, Any]) -> str:
@@ -94,39 +127,14 @@ def _describe(schema: dict[str, Any]) -> str:
         return repr(schema["const"])
     if "pattern" in schema:
         return "1 to 40 letters, digits, '_' or '.'"
-    kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}.get(schema["type"], "text")
-    bounds = [
-        f"{word} {schema[key]:.12g}"
-        for key, word in (
-            ("minimum", ">="),
-            ("exclusiveMinimum", ">"),
-            ("maximum", "<="),
-            ("exclusiveMaximum", "<"),
-        )
-        if key in schema
-    ]
+    kind = {"integer": "a whole number", "number": "a number", "boolean": "yes or no"}.get(schema["type"], "text")
+    bounds = [f"{sign} {schema[key]:.12g}" for key, sign in _BOUNDS.items() if key in schema]
     return " ".join([kind, " and ".join(bounds)]).strip()
-
-
-def _explain_arguments(model: type[Config], message: str) -> str:
-    message = message.removeprefix("error parsing CLI: ")
-    if message.startswith("unrecognized arguments: "):
-        unknown = message.removeprefix("unrecognized arguments: ").split()
-        names = [word.split("=", 1)[0].lstrip("-") for word in unknown if word.startswith("--")]
-        if names:
-            return "; ".join(f"{name}: no such parameter{_suggest(model, name)}" for name in names)
-        return f"{' '.join(unknown)}: not understood; parameters are given as --name value"
-    if message.endswith("expected one argument"):
-        name = message.split()[1].lstrip("-").rstrip(":")
-        return f"{name}: has no value; give {allowed(model, name)}" if name in model.model_fields else message
-    return message
 
 
 def _suggest(model: type[Config], name: str) -> str:
     close = difflib.get_close_matches(name, model.model_fields, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; allowed: {', '.join(model.model_fields)}"
+    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(model.model_fields)}"
 
 
 def run(model: type[C], action: Callable[[C], Any], arguments: Sequence[str] | None = None) -> None:
@@ -147,8 +155,7 @@ def run(model: type[C], action: Callable[[C], Any], arguments: Sequence[str] | N
                 print(f"Interrupted.{kept}", file=sys.stderr)
                 raise SystemExit(INTERRUPTED) from None
             if isinstance(error, SoundstackError):
-                name = model.__name__.removesuffix("Config").lower()
-                print(f"{name}: {error}{kept}", file=sys.stderr)
+                print(f"{model.step()}: {error}{kept}", file=sys.stderr)
                 raise SystemExit(USER_ERROR) from None
             raise
 

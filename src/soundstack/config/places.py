@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soundstack.config.steps import PROJECT
+from soundstack.utils.project import PROJECT
 
 if TYPE_CHECKING:
     import psutil

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
 from soundstack.config import naming
-from soundstack.config.steps import Config, Place
+from soundstack.config.base import Config, Place, Seed
 
 
 class ReportConfig(Config):
@@ -19,15 +19,16 @@ class ReportConfig(Config):
 
     irrelevant: ClassVar[frozenset[str]] = frozenset({"output_dir"})
 
-    datasets: str = Field("all", description="comma-separated data sets, own ones by name; all: every one with runs")
-    rows: str = Field(
-        "auto",
-        description="comma-separated names of models, with or without the leading '<dataset>-', for per-class F1 and "
-        "paired tests; auto: best single system, CRNN and best fusion, as judged on devel",
-    )
-    output_dir: Place = Field("reports", description="folder that the files are copied to")
-    swaps: int = Field(10_000, ge=100, le=1_000_000, description="random swaps of the paired tests")
-    seed: int = Field(0, ge=0, lt=2**32, description="fixes the random swaps")
+    datasets: str = "all"
+    """comma-separated data sets, own ones by name; all: every one with runs"""
+    rows: str = "auto"
+    """comma-separated names of models, with or without the leading '<dataset>-', for per-class F1 and paired tests;
+    auto: best single system, CRNN and best fusion, as judged on devel"""
+    output_dir: Place = "reports"
+    """folder that the files are copied to"""
+    swaps: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    """random swaps of the paired tests"""
+    seed: Seed = Field(0, description="fixes the random swaps")
 
     @field_validator("datasets")
     @classmethod

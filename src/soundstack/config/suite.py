@@ -59,7 +59,7 @@ class Row(_Part):
     @property
     def parameters(self) -> dict[str, Any]:
         """The entry point's parameters."""
-        return dict((self.crnn if self.crnn is not None else self.deepspectrum) or {})
+        return self.crnn or self.deepspectrum or {}
 
 
 class Fusion(_Part):

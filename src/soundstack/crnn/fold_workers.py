@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from soundstack.config.steps import cores
 from soundstack.crnn.training import FoldJob, FoldModel, Progress, train_fold
 from soundstack.utils.devices import keep_pages
 from soundstack.utils.errors import WorkerError
+from soundstack.utils.project import cores
 
 _POLL_SECONDS = 0.2
 _epochs: Any = None  # in a worker: the epochs that all of them have done

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from soundstack.config.presets import PRESETS
-from soundstack.config.steps import CrnnConfig, cores, fingerprint
+from soundstack.config.steps import CrnnConfig
 from soundstack.crnn.fold_workers import train_side_by_side
 from soundstack.crnn.recogniser import CrnnRecogniser
 from soundstack.crnn.training import FoldJob, FoldModel, Progress, TrainingSpec, train_fold
@@ -27,6 +27,7 @@ from soundstack.recognisers.evaluate import evaluate
 from soundstack.spectrograms.extract import Spectrograms
 from soundstack.svm.cost_search import nestable
 from soundstack.utils.code_versions import code_version
+from soundstack.utils.project import cores, fingerprint
 
 #: Examples to be trained on, epochs counted, from which on starting processes (some seconds) pays.
 WORTH_WORKERS = 10_000

@@ -266,4 +266,4 @@ def _save(path: Path | None, content: dict[str, Any]) -> None:
     # By way of the memory: on a full disk torch raises anything but an OSError.
     file = io.BytesIO()
     torch.save(content, file)
-    write_atomically(path, file.getbuffer())
+    write_atomically(path, file.getbuffer(), instead="cache_dir")

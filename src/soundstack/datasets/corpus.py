@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Protocol
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.config.steps import DataConfig, fingerprint
+from soundstack.config.base import DataConfig
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
 from soundstack.datasets.scan import Listener, Scan, scan_files
 from soundstack.utils import slices
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import DataError
 from soundstack.utils.progress import bar
+from soundstack.utils.project import fingerprint
 
 #: A longest clip beyond this is cropped unless ``clip_seconds`` says otherwise.
 LONGEST_AUTO_SECONDS = 10.0

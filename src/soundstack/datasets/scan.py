@@ -22,11 +22,11 @@ from typing import Any, NamedTuple, Protocol
 from soundstack.audio import decode as audio
 from soundstack.audio.decode import Samples
 from soundstack.audio.decoder import opened
-from soundstack.config.steps import fingerprint
 from soundstack.utils import slices
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import AudioError, StoreError
 from soundstack.utils.locks import exclusive
+from soundstack.utils.project import fingerprint
 
 #: What an earlier decoder said is not taken over.
 _TABLE = f"scan_{code_version('audio.decode')}"

@@ -49,7 +49,7 @@ def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec) -> EmbeddingSpe
         colour_map=config.colour_map,
         window=None if config.window == "auto" else config.window,
         precision=config.precision,
-        shortcuts=config.shortcuts == "yes",
+        shortcuts=config.shortcuts,
         seed=config.seed if config.chosen_pretraining == "none" else 0,
     )
 
@@ -129,7 +129,7 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     clip_scores = clip_means(corpus, scores)
     clip_scores[:devel_clips] = search.decisions
     nested = {}
-    if config.nested == "yes":
+    if config.nested:
         refit = config.test_model == "refit"
         by_fold = nested_decisions(lambda fold: x, y, folds[devel], classes, spec, refit=refit, device=device)
         nested = {fold: by_clip(decisions) for fold, decisions in by_fold.items()}

@@ -8,10 +8,8 @@ another name and renamed into place, so a file that exists is complete.
 from __future__ import annotations
 
 import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from soundstack.datasets.clips import fold_order
-from soundstack.utils.errors import DataError, MemberError, StoreError
+from soundstack.utils.errors import DataError, MemberError
+from soundstack.utils.files import replaced
 
 Kind = Literal["probability", "decision"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -111,7 +110,6 @@ class ScoreTable:
         Raises:
             StoreError: if the file cannot be written.
         """
-        path = Path(path)
         columns: dict[str, Any] = {
             "clip": pa.array(self.clips, pa.string()),
             "label": pa.array(self.labels, pa.string()),
@@ -120,16 +118,8 @@ class ScoreTable:
         for column, label in enumerate(self.classes):
             columns[_SCORE + label] = pa.array(self.scores[:, column])
         table = pa.table(columns).replace_schema_metadata({"kind": self.kind})
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, part)
-            part.replace(path)
-        except OSError as error:
-            raise StoreError(f"Cannot write scores to {path}: {error.strerror or error}.") from error
-        finally:
-            with suppress(OSError):  # gone already, or in a folder that cannot be reached: the error above says so
-                part.unlink()
+        with replaced(Path(path)) as file:
+            pq.write_table(table, file)
 
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str]) -> ScoreTable:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from soundstack.config.steps import fingerprint
 from soundstack.utils.errors import StoreError
 from soundstack.utils.files import remove_unfinished, replaced, write_atomically
 from soundstack.utils.locks import exclusive
+from soundstack.utils.project import fingerprint
 
 #: Features of one data set that take more of the machine's memory than this are read from a mapped file.
 MEMORY_SHARE = 0.25
@@ -87,11 +87,13 @@ class FeatureStore:
         if len(keys) != len(features):
             raise ValueError(f"{len(keys)} keys for {len(features)} rows")
         if not self._rows:
-            write_atomically(self.folder / "spec.json", json.dumps(self._spec, indent=1, default=str))
+            write_atomically(
+                self.folder / "spec.json", json.dumps(self._spec, indent=1, default=str), instead="cache_dir"
+            )
         shard = _digest(keys)
-        with replaced(self.folder / f"{shard}.npy") as file:
+        with replaced(self.folder / f"{shard}.npy", instead="cache_dir") as file:
             np.save(file, features, allow_pickle=False)
-        write_atomically(self.folder / f"{shard}.json", json.dumps(list(keys)))
+        write_atomically(self.folder / f"{shard}.json", json.dumps(list(keys)), instead="cache_dir")
         self._note(shard, keys)
 
     def read(self, keys: Sequence[str]) -> NDArray[Any]:
@@ -109,7 +111,7 @@ class FeatureStore:
         path = self.folder / "gathered" / f"{_digest(keys)}.npy"
         with self.lock():  # another process may be gathering the same
             if not path.is_file():
-                with replaced(path) as file:
+                with replaced(path, instead="cache_dir") as file:
                     header = {"descr": row.dtype.str, "fortran_order": False, "shape": (len(keys), *row.shape[1:])}
                     np.lib.format.write_array_header_1_0(file, header)
                     for start in range(0, len(keys), _PART):

@@ -113,7 +113,7 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
         probabilities(search.decisions, _KIND, sharpness),
         probabilities(test_scores, _KIND, sharpness),
         fetched.subsets,
-        _nested(members, config) if config.nested == "yes" else {},
+        _nested(members, config) if config.nested else {},
     )
     shares = weight_shares(svm.coef, len(members))
     without = {}

@@ -18,15 +18,14 @@ from functools import cached_property
 
 from soundstack.config.places import project
 from soundstack.config.presets import PRESETS
-from soundstack.config.steps import Config, CrnnConfig, DeepSpectrumConfig, FuseConfig
+from soundstack.config.steps import MODEL_STEPS, CrnnConfig
 from soundstack.report import paper
 from soundstack.report.rows import TITLES, TableRow, measure
 from soundstack.tracking.reader import ModelRun
 from soundstack.utils.errors import DataError, StoreError
 
-_CONFIGS: Mapping[str, type[Config]] = {"crnn": CrnnConfig, "deepspectrum": DeepSpectrumConfig, "fuse": FuseConfig}
 #: What may differ between runs of one row: the seed, and whatever changes no result.
-_FREE = frozenset({"seed"}).union(*(config.irrelevant for config in _CONFIGS.values()))
+_FREE = frozenset({"seed"}).union(*(config.irrelevant for config in MODEL_STEPS.values()))
 _NAMED = frozenset({"dataset", "name", "network", "pretraining", "members"})
 
 
@@ -194,17 +193,17 @@ def data_notes(run: ModelRun) -> list[str]:
 def off_default(system: SystemRuns, row: TableRow | None = None) -> dict[str, str]:
     """Settings of a system that differ from the defaults and from what its row prescribes, as they were given."""
     run = system.newest
-    config = _CONFIGS.get(run.tags.get("soundstack.step", ""))
+    config = MODEL_STEPS.get(run.tags.get("soundstack.step", ""))
     if config is None:
         return {}
     prescribed = dict(row.settings) if row else {}
     found = {}
-    for name, field in config.model_fields.items():
+    for name, default in config.defaults().items():
         if name in _FREE | _NAMED or name not in run.params:
             continue
         if name == "split_seed" and run.dataset in TITLES:  # published folds are not drawn
             continue
-        expected = prescribed.get(name, str(field.default))
+        expected = prescribed.get(name, str(default))
         if expected == "auto" and config is CrnnConfig:
             expected = str(getattr(PRESETS[run.dataset if run.dataset in TITLES else "csv"], name, expected))
         given = run.params[name]

@@ -9,15 +9,16 @@ fusion uses the members that are there and says which are missing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
+from soundstack.config.base import DataConfig
 from soundstack.config.cli import explain
-from soundstack.config.steps import Config, CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig, MainConfig
+from soundstack.config.steps import MODEL_STEPS, DeepSpectrumConfig, MainConfig, ModelConfig
 from soundstack.config.suite import Fusion, Row
 from soundstack.evaluation.evaluation import Trained
 from soundstack.networks import weights
@@ -26,10 +27,14 @@ from soundstack.tracking import reuse
 from soundstack.utils.errors import ConfigError, MemberError, WeightsError
 from soundstack.utils.locks import exclusive
 
-C = TypeVar("C", bound=Config)
-
 #: The entry points by name: configuration in, registered model out.
 Steps = dict[str, Callable[[Any], Trained]]
+#: What the steps of a suite take over from its own parameters, unless a row says otherwise.
+_SHARED: Mapping[str, Sequence[str]] = {
+    "crnn": (*DataConfig.model_fields, "epochs", "trials", "nested"),
+    "deepspectrum": (*DataConfig.model_fields, "nested", "weights_dir"),
+    "fuse": ("dataset", "cache_dir", "nested", "served_limits"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,49 +58,51 @@ def run_suite(config: MainConfig, steps: Steps, data_fingerprint: str) -> list[O
     rows = [row for row in suite.rows if row.applies(config.dataset)]
     fusions = [fusion for fusion in suite.fusions if fusion.applies(config.dataset)]
     outcomes: list[Outcome] = []
-    fixed: dict[str, Outcome] = {}
+    fixed: dict[str, Outcome] = {}  # what no seed changes is done once
     for seed in range(config.seed, config.seed + config.seeds):
         of_seed: list[Outcome] = []
         for number, row in enumerate(rows, start=1):
-            settings = _row_settings(row, config, seed, number)
-            name = settings.model_name
-            if name in fixed:
-                of_seed.append(fixed[name])
-                continue
-            outcome = _do(name, seed, settings, steps[row.step], data_fingerprint, config.rerun == "yes")
-            of_seed.append(outcome)
-            outcomes.append(outcome)
+            settings = row_settings(row, config, seed, number)
+            outcome = fixed.get(settings.model_name)
+            if outcome is None:
+                outcome = do(settings, seed, steps, data_fingerprint, rerun=config.rerun)
+                outcomes.append(outcome)
             if not settings.is_random:
-                fixed[name] = outcome
+                fixed[outcome.name] = outcome
+            of_seed.append(outcome)
         for fusion in fusions:
-            stack, members = _fusion_settings(fusion, config, seed, of_seed)
-            if stack.model_name in fixed:
+            wanted = fusion.pick(config.data_name, [outcome.name for outcome in of_seed])
+            members = [outcome for outcome in of_seed if outcome.name in wanted]
+            settings = _fusion_settings(fusion, config, seed, members)
+            if settings.model_name in fixed:
                 continue
-            outcome = _fuse(stack, members, seed, steps, data_fingerprint, config.rerun == "yes")
+            outcome = _fuse(settings, seed, members, steps, data_fingerprint, rerun=config.rerun)
             outcomes.append(outcome)
-            if not stack.is_random and all(member.name in fixed for member in members):
-                fixed[stack.model_name] = outcome
+            if not settings.is_random and all(member.name in fixed for member in members):
+                fixed[outcome.name] = outcome
     return outcomes
 
 
-def _do(
-    name: str, seed: int, settings: Any, step: Callable[[Any], Trained], data_fingerprint: str, rerun: bool
-) -> Outcome:
+def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *, rerun: bool) -> Outcome:
+    """Train what a row or a fusion says, unless it is done already or something that it needs cannot be had."""
     started = time.perf_counter()
+    name, trained, note = settings.model_name, None, ""
     key = reuse.row_key(settings, data_fingerprint)
     with exclusive(Path(settings.cache_dir) / "rows" / f"{key}.lock", name):
-        done = None if rerun else reuse.find_done(settings, data_fingerprint)
-        if done is not None:
-            print(f"{name}: done already, taken over (models:/{done.name}/{done.version}).")
-            return Outcome(name, seed, done, time.perf_counter() - started, "taken over")
-        try:
-            if isinstance(settings, DeepSpectrumConfig):
-                _require_weights(settings)
-            trained = step(settings)
-        except (WeightsError, MemberError) as error:
-            print(f"{name}: not run. {error}")
-            return Outcome(name, seed, None, time.perf_counter() - started, str(error))
-        return Outcome(name, seed, trained, time.perf_counter() - started)
+        if not rerun:
+            trained = reuse.find_done(settings, data_fingerprint)
+        if trained is not None:
+            note = "taken over"
+            print(f"{name}: done already, taken over (models:/{trained.name}/{trained.version}).")
+        else:
+            try:
+                if isinstance(settings, DeepSpectrumConfig):
+                    _require_weights(settings)
+                trained = steps[settings.step()](settings)
+            except (WeightsError, MemberError) as error:
+                note = str(error)
+                print(f"{name}: not run. {note}")
+    return Outcome(name, seed, trained, time.perf_counter() - started, note)
 
 
 def _require_weights(settings: DeepSpectrumConfig) -> None:
@@ -109,33 +116,8 @@ def _require_weights(settings: DeepSpectrumConfig) -> None:
         weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), folder)
 
 
-def _fusion_settings(
-    fusion: Fusion, config: MainConfig, seed: int, rows: list[Outcome]
-) -> tuple[FuseConfig, list[Outcome]]:
-    """A fusion's settings, and its members as this seed's rows made them, or failed to."""
-    wanted = fusion.pick(config.data_name, [outcome.name for outcome in rows])
-    members = [outcome for outcome in rows if outcome.name in wanted]
-    there = [outcome.trained for outcome in members if outcome.trained is not None]
-    settings = _validated(
-        FuseConfig,
-        {
-            "dataset": config.dataset,
-            "name": config.data_name if config.dataset == "csv" else "auto",
-            "members": ",".join(f"{trained.name}/{trained.version}" for trained in there) or "none",
-            "seed": seed,
-            "suffix": fusion.suffix,
-            "cache_dir": config.cache_dir,
-            "nested": config.nested,
-            "served_limits": config.served_limits,
-            **fusion.parameters,
-        },
-        f"fusion {fusion.suffix}",
-    )
-    return settings, members
-
-
 def _fuse(
-    settings: FuseConfig, members: list[Outcome], seed: int, steps: Steps, data_fingerprint: str, rerun: bool
+    settings: ModelConfig, seed: int, members: Sequence[Outcome], steps: Steps, data_fingerprint: str, *, rerun: bool
 ) -> Outcome:
     missing = [outcome.name for outcome in members if outcome.trained is None]
     note = f"without {', '.join(missing)}" if missing else ""
@@ -143,27 +125,34 @@ def _fuse(
         problem = f"needs two members and has {there}" + (f" ({note})" if note else "")
         print(f"{settings.model_name}: not run, {problem}.")
         return Outcome(settings.model_name, seed, None, 0.0, problem)
-    outcome = _do(settings.model_name, seed, settings, steps["fuse"], data_fingerprint, rerun)
-    notes = "; ".join(filter(None, [outcome.note, note]))
-    return Outcome(outcome.name, outcome.seed, outcome.trained, outcome.seconds, notes)
+    outcome = do(settings, seed, steps, data_fingerprint, rerun=rerun)
+    return replace(outcome, note="; ".join(filter(None, [outcome.note, note])))
 
 
-def _row_settings(row: Row, config: MainConfig, seed: int, number: int) -> CrnnConfig | DeepSpectrumConfig:
-    shared = {name: getattr(config, name) for name in DataConfig.model_fields}
-    shared |= {"seed": seed, "split_seed": config.drawn_with}
-    where = f"suite row {number} ({row.step})"
-    if row.step == "crnn":
-        return _validated(
-            CrnnConfig,
-            shared | {"epochs": config.epochs, "trials": config.trials, "nested": config.nested} | row.parameters,
-            where,
-        )
-    extra = {"nested": config.nested, "weights_dir": config.weights_dir}
-    return _validated(DeepSpectrumConfig, shared | extra | row.parameters, where)
+def row_settings(row: Row, config: MainConfig, seed: int, number: int) -> ModelConfig:
+    """The settings of a suite's row, counted from 1, with one of the seeds.
+
+    Raises:
+        ConfigError: The row has a parameter that its entry point refuses.
+    """
+    own = {"seed": seed, "split_seed": config.drawn_with} | row.parameters
+    return _settings(row.step, config, own, f"suite row {number} ({row.step})")
 
 
-def _validated(model: type[C], values: dict[str, Any], where: str) -> C:
+def _fusion_settings(fusion: Fusion, config: MainConfig, seed: int, members: Sequence[Outcome]) -> ModelConfig:
+    there = [outcome.trained for outcome in members if outcome.trained is not None]
+    own = {
+        "name": config.data_name if config.dataset == "csv" else "auto",
+        "members": ",".join(f"{trained.name}/{trained.version}" for trained in there) or "none",
+        "seed": seed,
+        "suffix": fusion.suffix,
+    }
+    return _settings("fuse", config, own | fusion.parameters, f"fusion {fusion.suffix}")
+
+
+def _settings(step: str, config: MainConfig, own: dict[str, Any], where: str) -> ModelConfig:
+    values = {name: getattr(config, name) for name in _SHARED[step]}
     try:
-        return model.model_validate(values)
+        return MODEL_STEPS[step].model_validate(values | own)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(model, error)}") from None
+        raise ConfigError(f"{where}: {explain(MODEL_STEPS[step], error)}") from None

@@ -52,7 +52,7 @@ class SearchSpec:
     @classmethod
     def of(cls, config: DeepSpectrumConfig | FuseConfig) -> SearchSpec:
         """As a step's parameters say."""
-        clip = None if config.clip_features == "none" else config.clip_features
+        clip = None if config.feature_bound == "none" else config.feature_bound
         return cls(config.trials, config.seed, config.cost_path == "rising", clip)
 
 

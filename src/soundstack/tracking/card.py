@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.config.steps import Config
+from soundstack.config.base import Config
 from soundstack.crnn.recogniser import CrnnRecogniser
 from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.evaluation import Evaluation

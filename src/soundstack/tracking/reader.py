@@ -11,6 +11,8 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from soundstack.config.base import Config
+from soundstack.config.steps import MODEL_STEPS
 from soundstack.tracking.store import connect, fetched, whole
 from soundstack.tracking.store_errors import first_line
 from soundstack.utils.errors import StoreError
@@ -98,7 +100,7 @@ def _model_run(run: Run) -> ModelRun:
         dataset=tags["dataset"],
         data_fingerprint=tags["data_fingerprint"],
         started=datetime.fromtimestamp(run.info.start_time / 1000, tz=UTC),
-        params=dict(run.data.params),
+        params=MODEL_STEPS.get(tags.get("soundstack.step", ""), Config).as_logged(run.data.params),
         metrics=dict(run.data.metrics),
         tags=tags,
     )

@@ -21,7 +21,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
 from soundstack.audio.limits import RequestLimits
-from soundstack.config.steps import Config
+from soundstack.config.base import Config
 from soundstack.evaluation.evaluation import Evaluation, Trained
 from soundstack.recognisers.base import Recogniser
 from soundstack.tracking import card as cards

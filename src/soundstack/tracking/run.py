@@ -26,7 +26,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunS
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from soundstack.config.steps import Config
+from soundstack.config.base import Config
 from soundstack.evaluation import plots
 from soundstack.evaluation.evaluation import Evaluation, save_figure, write_json
 from soundstack.tracking import presence
@@ -150,8 +150,7 @@ def run(name: str, config: Config) -> Iterator[Run]:
     Raises:
         StoreError: The tracking store cannot be used, or a disk is full.
     """
-    step = type(config).__name__.removesuffix("Config").lower()
-    with _opened(name, step, continues=config.continues) as opened:
+    with _opened(name, config.step(), continues=config.continues) as opened:
         yield opened
 
 

@@ -31,11 +31,11 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from soundstack.config.places import project
-from soundstack.config.steps import PROJECT
 from soundstack.tracking import moved_store, presence
 from soundstack.tracking.store_errors import database_file, first_line, reason, trouble, without_password
 from soundstack.utils.errors import SoundstackError, StoreError
 from soundstack.utils.locks import exclusive
+from soundstack.utils.project import PROJECT
 from soundstack.utils.signals import put_off
 
 P = ParamSpec("P")

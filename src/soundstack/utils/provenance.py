@@ -8,13 +8,12 @@ import subprocess
 import sys
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import soundstack
 from soundstack.utils.code_versions import code_version
+from soundstack.utils.project import PROJECT
 
-_PACKAGE = Path(__file__).parents[1]
 _PACKAGES = (
     "mlflow", "torch", "torchvision", "torchaudio", "librosa", "scikit-learn", "numpy", "scipy", "pandas",
     "matplotlib", "optuna", "av", "soxr", "safetensors",
@@ -24,24 +23,12 @@ _PACKAGES = (
 @cache
 def git_commit() -> str:
     """Return the project's commit, with ``-dirty`` where tracked files differ from it; empty outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", *arguments],
-            cwd=_PACKAGE,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-        if done.returncode:
-            raise OSError(done.stderr)
-        return done.stdout.strip()
-
+    command = ["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
+    return done.stdout.strip()
 
 
 def environment() -> dict[str, Any]:

@@ -29,6 +29,7 @@ import soundfile
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
 from soundstack.datasets.demo.synthesis import FORMULA_VERSION, SOUNDS, synthesise
 from soundstack.utils.errors import DataError
+from soundstack.utils.files import remove_unfinished, write_atomically
 from soundstack.utils.locks import exclusive
 
 LABELS = tuple(sorted(SOUNDS))
@@ -84,13 +85,13 @@ def write(
             progress(len(rows))
             return
         with exclusive(folder / ".lock", "the demo data set"):
-            for orphan in folder.glob("*/.*.part"):
-                orphan.unlink(missing_ok=True)
+            for place in folder.glob("*/"):
+                remove_unfinished(place)
             missing = _missing(folder, rows)
             progress(len(rows) - len(missing))
             _write_missing(folder, missing, seed, jobs, progress)
             if missing or not _table(folder).exists():
-                _replace(_table(folder), _as_csv(rows))
+                write_atomically(_table(folder), _as_csv(rows), instead="cache_dir")
     except OSError as error:
         raise DataError(
             f"Cannot write the demo data set to {folder} ({error.strerror or error}); free space or choose another "
@@ -177,7 +178,7 @@ def _write_clip(path: Path, row: _Row, seed: int) -> None:
     encoded = io.BytesIO()
     samples = np.round(sound * 32767).astype(np.int16)
     soundfile.write(encoded, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    _replace(path, encoded.getvalue())
+    write_atomically(path, encoded.getvalue(), instead="cache_dir")
 
 
 def _is_written(path: Path) -> bool:
@@ -205,7 +206,7 @@ def _claim(folder: Path, recipe: dict[str, int]) -> None:
         return
     if occupied:
         raise DataError(f"{folder} holds files that are no demo data set ({note} is missing): choose another folder.")
-    _replace(note, json.dumps(recipe, indent=1).encode())
+    write_atomically(note, json.dumps(recipe, indent=1), instead="cache_dir")
 
 
 def _table(folder: Path) -> Path:
@@ -218,13 +219,3 @@ def _as_csv(rows: list[_Row]) -> bytes:
     writer.writerow([field.name for field in fields(_Row)])
     writer.writerows(astuple(row) for row in rows)
     return text.getvalue().encode()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write to a temporary name in the same folder, then rename: whoever sees the file sees all of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

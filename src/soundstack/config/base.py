@@ -1,0 +1,229 @@
+"""What configurations share: the base class, types of parameters, and the parameters that say which sound goes in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationInfo, model_validator
+
+from soundstack.audio.limits import RequestLimits
+from soundstack.config import naming
+from soundstack.utils.project import cores, fingerprint
+
+#: Former names of parameters. They are still taken, from the command line and in suites, and read in what was logged.
+FORMER_NAMES = {"clip_features": "feature_bound"}
+
+
+def absolute(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty; give a path")
+    try:
+        return str(Path(value).expanduser().absolute())
+    except RuntimeError as error:
+        raise ValueError(f"{value}: {error}") from None
+
+
+def _own_name(name: str, info: ValidationInfo) -> str:
+    dataset = info.data.get("dataset", "csv")
+    if dataset != "csv" and name != "auto":
+        raise ValueError(f"{dataset} keeps its own; leave name out, or give dataset=csv with a table of yours")
+    return naming.checked(name)
+
+
+def _limits(text: str) -> str:
+    RequestLimits.parse(text)
+    return text.strip()
+
+
+DataSetName = Literal["demo", "esc10", "esc50", "dcase2017", "dcase2018", "csv"]
+Auto = Literal["auto"]
+Seconds = Annotated[float, Field(gt=0, le=600)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+Bound = Annotated[float, Field(gt=0)] | Literal["none"]
+Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,40}$")]
+OwnName = Annotated[str, AfterValidator(_own_name)]
+#: A path, made absolute as it is given: what is relative starts where the user stands.
+Place = Annotated[str, AfterValidator(absolute)]
+PlaceOrAuto = Annotated[str, AfterValidator(lambda value: value if value == "auto" else absolute(value))]
+#: Taken as yes/no, true/false or 1/0; shown and logged as yes or no.
+Switch = Annotated[bool, PlainSerializer(lambda value: "yes" if value else "no", when_used="json")]
+
+# The same parameter at several entry points, with what it means.
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="fixes every random choice of the run")]
+Threads = Annotated[int, Field(ge=0, le=1024, description="decoding threads; 0: all cores")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: CUDA where there is a usable GPU")]
+CacheDir = Annotated[Place, Field(description="folder of the feature cache, safe to delete")]
+WeightsDir = Annotated[PlaceOrAuto, Field(description="folder of weight files; auto: torch's hub cache")]
+CostTrials = Annotated[
+    int, Field(ge=0, le=1000, description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples")
+]
+CostPath = Annotated[
+    Literal["all", "rising"],
+    Field(
+        description="all: every one of the ten values of C; rising: from the smallest up, and no further once devel "
+        "macro-F1 has clearly fallen, which saves the slowest ones"
+    ),
+]
+ServedLimits = Annotated[
+    str,
+    AfterValidator(_limits),
+    Field(
+        description="what the served model takes at most: pairs as in max_seconds=60,max_clips=16; a request may lower "
+        "them, never raise them. Names: " + ", ".join(RequestLimits.model_fields)
+    ),
+]
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, unknown names refused, filled from arguments only (no environment)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+    #: Fields that never change a result; the rest make up the fingerprint.
+    irrelevant: ClassVar[frozenset[str]] = frozenset()
+    #: The module that, with all that it imports, makes the results; empty: any of the package may.
+    made_by: ClassVar[str] = ""
+    #: Whether finished parts of the work are kept, and found by the next run of the same configuration.
+    keeps_work: ClassVar[bool] = False
+
+    @property
+    def continues(self) -> bool:
+        """Whether the same command, given again after an interruption, goes on from the work that was finished."""
+        return self.keeps_work
+
+    @classmethod
+    def step(cls) -> str:
+        """The name of the entry point."""
+        return cls.__name__.removesuffix("Config").lower()
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The default of every parameter as it is shown and logged."""
+        return cls.model_construct().model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Return 12 hex digits that change exactly when a result-changing field changes."""
+        return fingerprint(self.model_dump(mode="json", exclude=set(self.irrelevant)))
+
+    @classmethod
+    def as_logged(cls, params: Mapping[str, str]) -> dict[str, str]:
+        """Parameters of a run of this step by their names of today, and switches as yes or no.
+
+        ``mlflow run`` logs what it is given before we see it: a former name, or ``true`` for ``yes``.
+        """
+        spelt = {"true": "yes", "1": "yes", "false": "no", "0": "no"}
+        today = {name: value for name, value in params.items() if name not in FORMER_NAMES}
+        today |= {name: params[former] for former, name in FORMER_NAMES.items() if former in params}
+        switches = {name for name, field in cls.model_fields.items() if field.annotation is bool}
+        return {name: spelt.get(value.lower(), value) if name in switches else value for name, value in today.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_former_names(cls, values: Any) -> Any:
+        for former, name in FORMER_NAMES.items():
+            if isinstance(values, dict) and former in values and name in cls.model_fields:
+                default = cls.model_fields[name].default  # `mlflow run` passes it beside the former name
+                if str(values.get(name, default)) != str(default):
+                    raise ValueError(f"{former}: is the former name of {name}; give {name} alone")
+                values = {each: value for each, value in values.items() if each != former} | {name: values[former]}
+                _note(f"{former} is called {name} now.")
+        return values
+
+
+@cache
+def _note(text: str) -> None:
+    """Say something on stderr, once."""
+    print(text, file=sys.stderr)
+
+
+def run_name(*parts: str, suffix: str) -> str:
+    """Join the parts of the name of a run and of its registered model."""
+    return "-".join(parts if suffix == "none" else (*parts, suffix))
+
+
+class DataConfig(Config):
+    """Parameters that say which sound goes in, shared by all steps."""
+
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"data_dir", "name", "cache_dir", "device", "jobs", "on_error"})
+    keeps_work: ClassVar[bool] = True
+
+    dataset: DataSetName = "demo"
+    """data set to work on; csv is your own table of clips"""
+    data_dir: PlaceOrAuto = "auto"
+    """folder of the extracted data set, or the CSV file for dataset=csv; auto: data/<dataset> (demo writes itself into
+    the cache)"""
+    name: OwnName = "auto"
+    """what runs and models of your own table (dataset=csv) are called; a name belongs to one table. auto: its file's
+    name, or its folder's where the file's says nothing, as in birds/clips.csv"""
+    channels: Literal["mean", "first", "each"] = "mean"
+    """several channels: their mean, the first one, or each channel as an example whose scores are averaged at
+    prediction"""
+    clip_seconds: Seconds | Auto = "auto"
+    """nominal clip length; shorter clips are zero-padded at the end, longer ones cropped. auto: the data set's own, for
+    csv the longest clip but at most 10 s"""
+    sample_rate: Annotated[int, Field(ge=1000, le=384_000)] | Auto = "auto"
+    """rate in Hz that clips of another rate are resampled to; auto: the data set's most common"""
+    on_error: Literal["fail", "skip"] = "fail"
+    """a damaged clip: fail and name it, or skip it and report"""
+    cache_dir: CacheDir = "cache"
+    device: Device = "auto"
+    seed: Seed = 0
+    split_seed: Seed | Auto = "auto"
+    """draws the folds that a csv table does not give; auto: the seed"""
+    jobs: Threads = 0
+
+    @model_validator(mode="after")
+    def _data_is_there(self) -> Self:
+        if self.dataset == "demo":
+            if self.data_dir != "auto":
+                raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
+            return self
+        if self.dataset == "csv" and self.data_dir == "auto":
+            raise ValueError("data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label")
+        if not os.path.exists(self.data_path):  # noqa: PTH110  (false, too, for a name that no file can have)
+            hint = {
+                "csv": "give the path of a CSV file with columns filename,label",
+                "esc10": "fetch it with `-e download -P dataset=esc50` (esc10 is a part of it) or give its folder",
+            }.get(self.dataset, f"fetch it with `-e download -P dataset={self.dataset}` or give its folder")
+            raise ValueError(f"data_dir: {self.data_path} does not exist; {hint}")
+        return self
+
+    @property
+    def data_path(self) -> Path:
+        """Where the data set lies: ``data_dir``, or ``data/<dataset>`` for ``auto``."""
+        if self.data_dir != "auto":
+            return Path(self.data_dir)
+        return Path("data", "esc50" if self.dataset == "esc10" else self.dataset).absolute()
+
+    @property
+    def data_name(self) -> str:
+        """What runs and models are called after: the data set; for a table of one's own, its name."""
+        if self.dataset != "csv":
+            return self.dataset
+        return naming.of_table(self.data_path) if self.name == "auto" else self.name
+
+    @property
+    def cache_path(self) -> Path:
+        """The cache folder as an absolute path."""
+        return Path(self.cache_dir)
+
+    @property
+    def drawn_with(self) -> int:
+        """The seed that missing folds are drawn with."""
+        return self.seed if self.split_seed == "auto" else self.split_seed
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed may give another result: here, by other folds."""
+        return self.dataset == "csv" and self.split_seed == "auto"
+
+    @property
+    def workers(self) -> int:
+        """Number of decoding threads."""
+        return self.jobs or cores()
