@@ -38,7 +38,7 @@ from soundstack.config.base import (
     absolute,
     run_name,
 )
-from soundstack.networks.spec import NETWORKS
+from soundstack.networks.registry import NETWORKS
 
 #: The paper's ten values of the SVM's complexity (section 3.3): 1e-9 ... 1, one a decade.
 PAPER_COSTS: tuple[float, ...] = tuple(10.0**power for power in range(-9, 1))

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from soundstack.audio.find import SoundFile
-from soundstack.config.steps import fingerprint
 from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES
 from soundstack.recognisers.timelines import Floats, Timeline
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import AudioError, StoreError
 from soundstack.utils.locks import exclusive
+from soundstack.utils.project import fingerprint
 
 #: Finished files are committed after so many seconds, which is what a kill costs at most.
 SECONDS = 10.0

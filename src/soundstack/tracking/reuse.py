@@ -11,7 +11,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from soundstack.config.steps import Config, DeepSpectrumConfig, fingerprint
+from soundstack.config.base import Config
+from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.evaluation.evaluation import SCORES, Trained
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
@@ -21,6 +22,7 @@ from soundstack.tracking import champion
 from soundstack.tracking.store import connect, whole
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import WeightsError
+from soundstack.utils.project import fingerprint
 
 #: The tag of a run that holds its row's key.
 ROW_TAG = "soundstack.row"
