@@ -20,6 +20,11 @@ FORMER_NAMES = {"clip_features": "feature_bound"}
 
 
 def absolute(value: str) -> str:
+    """A path from the root on; what is relative starts where the user stands.
+
+    Raises:
+        ValueError: It is empty, or of a user who is not known.
+    """
     if not value.strip():
         raise ValueError("is empty; give a path")
     try:
@@ -47,7 +52,7 @@ Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Bound = Annotated[float, Field(gt=0)] | Literal["none"]
 Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,40}$")]
 OwnName = Annotated[str, AfterValidator(_own_name)]
-#: A path, made absolute as it is given: what is relative starts where the user stands.
+#: A path, made absolute as it is given.
 Place = Annotated[str, AfterValidator(absolute)]
 PlaceOrAuto = Annotated[str, AfterValidator(lambda value: value if value == "auto" else absolute(value))]
 #: Taken as yes/no, true/false or 1/0; shown and logged as yes or no.
