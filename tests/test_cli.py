@@ -143,7 +143,7 @@ def test_help_names_every_parameter_with_its_default_and_exits_0(model, capsys):
         (CrnnConfig, ["--dataset", "esc50", "--data_dir", "/nowhere"], ["data_dir: /nowhere does not exist"]),
         (CrnnConfig, ["--dataset", "csv"], ["data_dir", "csv"]),
         (CrnnConfig, ["--data_dir", "."], ["data_dir", "demo"]),
-        (DeepSpectrumConfig, ["--network", "vgg"], ["network: 'vgg'", "vgg16, vgg19, resnet50"]),
+        (DeepSpectrumConfig, ["--network", "vgg"], ["network: 'vgg'", "resnet50, vgg16, vgg19"]),
         (
             DeepSpectrumConfig,
             ["--network", "vgg16", "--pretraining", "audioset"],

@@ -163,11 +163,11 @@ def test_mlflow_is_known_to_tracking_and_serving_alone():
     assert users == {"tracking", "serving"}
 
 
-def test_tracking_knows_no_data_set_no_search_and_no_step():
+def test_tracking_knows_no_data_set_and_no_search():
     known = {
         name.partition(".")[0] for module in PLACED if module.startswith("tracking.") for name in own_imports(module)
     }
-    assert not known & {"datasets", "svm", "features", "spectrograms", "crnn", "deepspectrum", "fusion", ""}
+    assert not known & {"datasets", "svm", "features", "spectrograms"}
     assert not any("optuna" in third_party(path) for module, path in MODULES.items() if module.startswith("tracking."))
 
 

@@ -108,20 +108,15 @@ def test_an_installation_is_refused_with_what_to_do_instead(build):
     assert "mlflow run ." in done.stderr
 
 
-#: For `-e soak` alone, and only where there are wheels.
-OPTIONAL = {"atheris"}
-
-
 def test_everything_that_is_imported_is_pinned():
     distributions = metadata.packages_distributions()
     entry_points = {path.stem for path in (PROJECT / "entrypoints").glob("*.py")}
-    files = [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "entrypoints").glob("*.py")]
-    imported = set().union(*(test_layers.third_party(path) for path in files)) - entry_points
+    files = [path for folder in ("src", "entrypoints", "soak_bench") for path in (PROJECT / folder).rglob("*.py")]
+    imported = set().union(*(test_layers.third_party(path) for path in files)) - entry_points - {"soak_bench"}
     assert {"numpy", "torch", "mlflow"} <= imported
-    unpinned = {
+    assert [
         name for name in imported if not {normalised(of) for of in distributions.get(name, [name])} & pins().keys()
-    }
-    assert unpinned <= OPTIONAL
+    ] == []
 
 
 def test_what_the_tests_and_the_checks_need_is_pinned():
