@@ -18,12 +18,12 @@ def run(config: CrnnConfig) -> Trained:
     from soundstack.crnn import system as crnn
     from soundstack.datasets.corpus import open_corpus
     from soundstack.evaluation import plots
-    from soundstack.evaluation.evaluation import save_figure
     from soundstack.spectrograms.extract import extraction, log_mels_of
     from soundstack.suites import summary
     from soundstack.tracking import ownership, registry
     from soundstack.tracking import run as tracking
     from soundstack.utils import devices
+    from soundstack.utils.files import save_figure
     from soundstack.utils.progress import bar
 
     device = devices.choose(config.device)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 def run(config: ExtractConfig) -> Corpus:
     """Extract, and log previews, statistics and the data fingerprint as one MLflow run."""
     from soundstack.datasets.corpus import open_corpus
-    from soundstack.evaluation import plots
-    from soundstack.evaluation.evaluation import save_figure, write_json
+    from soundstack.evaluation import sound_plots
     from soundstack.spectrograms.extract import extraction, log_mels_of, preview, statistics
     from soundstack.suites import summary
     from soundstack.tracking import ownership
     from soundstack.tracking import run as tracking
+    from soundstack.utils.files import save_figure, write_json
     from soundstack.utils.progress import bar
 
     with tracking.run(f"{config.data_name}-extract", config) as opened:
@@ -38,7 +38,7 @@ def run(config: ExtractConfig) -> Corpus:
         described = statistics(made.values)
         opened.metrics(described)
         with opened.stage("preview"):
-            figure = plots.spectrogram_grid_figure(
+            figure = sound_plots.spectrogram_grid_figure(
                 preview(corpus, made.values),
                 corpus.audio.sample_rate,
                 corpus.audio.seconds,

@@ -511,7 +511,7 @@ INTERRUPTED = """
 import signal
 import sys
 from pathlib import Path
-from soundstack import cli, remote
+from soundstack.config import cli; from soundstack.utils import download as remote
 from soundstack.config.steps import DownloadConfig
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored

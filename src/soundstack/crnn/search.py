@@ -26,10 +26,10 @@ from soundstack.config.steps import CrnnConfig, fingerprint
 from soundstack.crnn import system as crnn
 from soundstack.crnn.training import FoldModel, TrainingSpec, derived_seed
 from soundstack.datasets.corpus import Corpus
-from soundstack.evaluation.evaluation import save_figure
 from soundstack.tracking import run as tracking
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import StoreError
+from soundstack.utils.files import save_figure
 from soundstack.utils.locks import exclusive
 from soundstack.utils.progress import bar
 

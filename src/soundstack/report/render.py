@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from soundstack.evaluation.evaluation import save_figure
 from soundstack.report.document import (
     Block,
     Bullets,
@@ -22,6 +21,7 @@ from soundstack.report.document import (
     plain,
 )
 from soundstack.report.html import to_html
+from soundstack.utils.files import save_figure
 from soundstack.utils.markdown import escape
 
 FIGURES = "figures"

@@ -30,11 +30,12 @@ from mlflow.tracking import MlflowClient
 from soundstack.config.steps import Config
 from soundstack.datasets.corpus import Corpus
 from soundstack.evaluation import plots
-from soundstack.evaluation.evaluation import Evaluation, save_figure, write_json
+from soundstack.evaluation.evaluation import Evaluation
 from soundstack.svm.cost_search import CostSearch
 from soundstack.tracking.store import PROCESS_TAG, LostStoreError, connect, end, explained, first_line, me, trouble
 from soundstack.utils import provenance
 from soundstack.utils.errors import StoreError
+from soundstack.utils.files import save_figure, write_json
 from soundstack.utils.signals import interrupted, put_off
 
 _BATCH = 1000
