@@ -19,12 +19,12 @@ def run(config: CrnnConfig) -> Trained:
     from soundstack.crnn import search as crnn_tuning
     from soundstack.crnn import system as crnn
     from soundstack.evaluation import plots
-    from soundstack.evaluation.evaluation import save_figure
     from soundstack.spectrograms.extract import extraction
     from soundstack.suites import summary
     from soundstack.tracking import registry
     from soundstack.tracking import run as tracking
     from soundstack.utils import devices
+    from soundstack.utils.files import save_figure
     from soundstack.utils.progress import bar
 
     device = devices.choose(config.device)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 def run(config: ExtractConfig) -> Corpus:
     """Extract, and log previews, statistics and the data fingerprint as one MLflow run."""
     from _steps import scan_and_extract
-    from soundstack.evaluation import plots
-    from soundstack.evaluation.evaluation import save_figure, write_json
+    from soundstack.evaluation import sound_plots
     from soundstack.spectrograms.extract import extraction, preview, statistics
     from soundstack.suites import summary
     from soundstack.tracking import run as tracking
+    from soundstack.utils.files import save_figure, write_json
 
     with tracking.run(f"{config.data_name}-extract", config) as opened:
         corpus, made = scan_and_extract(opened, config, extraction(config), "log-mel")
@@ -29,7 +29,7 @@ def run(config: ExtractConfig) -> Corpus:
         described = statistics(made.values)
         opened.metrics(described)
         with opened.stage("preview"):
-            figure = plots.spectrogram_grid_figure(
+            figure = sound_plots.spectrogram_grid_figure(
                 preview(corpus, made.values),
                 corpus.audio.sample_rate,
                 corpus.audio.seconds,

@@ -16,12 +16,12 @@ def run(config: FuseConfig) -> Trained:
     """Fetch the members' predictions, stack them, evaluate and register as one MLflow run."""
     from soundstack.audio.limits import RequestLimits
     from soundstack.evaluation import plots
-    from soundstack.evaluation.evaluation import save_figure, write_json
     from soundstack.fusion import system as stacking
     from soundstack.recognisers import base as recognisers
     from soundstack.suites import summary
     from soundstack.tracking import ownership, registered_models, registry
     from soundstack.tracking import run as tracking
+    from soundstack.utils.files import save_figure, write_json
 
     if config.data_name == "auto":
         ownership.refuse_nameless()

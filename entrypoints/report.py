@@ -12,11 +12,11 @@ from soundstack.config.report import ReportConfig
 
 def run(config: ReportConfig) -> None:
     """Choose the runs, compare them, and write the report to the run ``report`` and to ``output_dir``."""
-    from soundstack.evaluation.evaluation import copy_files
     from soundstack.report import assemble, collect, comparisons, render
     from soundstack.tracking import reader as tracking_reader
     from soundstack.tracking import run as tracking
     from soundstack.utils import provenance
+    from soundstack.utils.files import copy_files
 
     with tracking.run("report", config) as opened:
         with opened.stage("read"):

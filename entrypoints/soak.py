@@ -17,9 +17,9 @@ def run(config: SoakConfig) -> None:
         SoakError: Something does not hold; the run is FAILED and has the results.
     """
     from soak_bench import bench, outcome
-    from soundstack.evaluation import evaluation as results
     from soundstack.tracking import run as tracking
     from soundstack.utils.errors import SoakError
+    from soundstack.utils.files import copy_files
 
     with (
         tracking.run("soak", config) as opened,
@@ -33,7 +33,7 @@ def run(config: SoakConfig) -> None:
             opened.metrics({f"{part.name}/{name}": value for name, value in part.figures.items()})
             opened.metrics({f"{part.name}/checks_failed": len(part.failed)})
             files = outcome.write(parts, opened.folder)
-        results.copy_files(opened.folder, files, Path(config.output_dir))
+        copy_files(opened.folder, files, Path(config.output_dir))
         print(
             f"Results:  {Path(config.output_dir) / files[0]}\n          They lie with the MLflow run {opened.id}, too"
         )

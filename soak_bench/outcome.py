@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from soundstack.evaluation.evaluation import save_figure, write_json
+from soundstack.utils.files import save_figure, write_json
 
 #: Rows of a table in Markdown; the JSON has all.
 SHOWN = 50

@@ -16,7 +16,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from soundstack.evaluation import fonts, plots
+from soundstack.evaluation import fonts, plots, sound_plots
 from soundstack.report.figures import per_class_figure
 
 #: Of the private use area: no font that is installed here or elsewhere has them, so that tests are the same everywhere.
@@ -62,11 +62,11 @@ def confusion() -> Any:
 
 
 def timeline() -> Any:
-    return plots.timeline_figure([0.0, 1.0], [1.0, 2.0], [[0.9, 0.1], [0.2, 0.8]], NAMES, f"{CAT}.wav")
+    return sound_plots.timeline_figure([0.0, 1.0], [1.0, 2.0], [[0.9, 0.1], [0.2, 0.8]], NAMES, f"{CAT}.wav")
 
 
 def preview() -> Any:
-    return plots.spectrogram_grid_figure({name: [np.zeros((128, 10))] for name in NAMES}, 16_000, 1.0)
+    return sound_plots.spectrogram_grid_figure({name: [np.zeros((128, 10))] for name in NAMES}, 16_000, 1.0)
 
 
 def of_the_report() -> Any:

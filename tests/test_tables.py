@@ -68,13 +68,6 @@ def test_the_plain_form_is_ascii() -> None:
     assert summary_table([CRNN, FUSION, DEVEL_ONLY]).isascii()
 
 
-def test_a_row_is_made_from_the_intervals_of_both_parts() -> None:
-    devel = {"accuracy": Interval(0.5, 0.4, 0.6), "macro_f1": Interval(0.3, 0.2, 0.4)}
-    row = SystemScores.of("vgg16", devel, devel)
-    assert (row.devel_macro_f1, row.test_accuracy) == (devel["macro_f1"], devel["accuracy"])
-    assert SystemScores.of("vgg16", devel).test_macro_f1 is None
-
-
 @pytest.mark.parametrize("markdown", [False, True])
 def test_a_table_without_systems_is_a_header(markdown: bool) -> None:
     assert "test macro-F1" in summary_table([], markdown=markdown)

@@ -24,8 +24,8 @@ from soundstack.crnn import system as crnn
 from soundstack.crnn.training import FoldModel, TrainingSpec, derived_seed
 from soundstack.datasets.corpus import Corpus
 from soundstack.evaluation import plots
-from soundstack.evaluation.evaluation import save_figure
 from soundstack.spectrograms.extract import Spectrograms
+from soundstack.utils.files import save_figure
 from soundstack.utils.progress import bar
 
 LEARNING_RATES = (1e-4, 1e-2)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +14,7 @@ from soundstack.evaluation import metrics, plots
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import Interval, score_intervals
 from soundstack.evaluation.tables import SystemScores
-from soundstack.utils.errors import StoreError
+from soundstack.utils.files import save_figure, write_json
 
 #: The four scores that every model is judged by.
 SCORES = ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1")
@@ -56,11 +53,28 @@ class Evaluation:
     nested: Mapping[str, ScoreTable] = field(default_factory=dict)
 
     @cached_property
+    def tables(self) -> dict[str, ScoreTable]:
+        """What is scored: ``devel`` and ``test``, where there are any ``test_<subset>`` and ``devel_nested``."""
+        tables = {"devel": self.devel, "test": self.test}
+        for name, clips in self.subsets.items():
+            rows = [row for row, clip in enumerate(self.test.clips) if clip in clips]
+            tables[f"test_{name}"] = self.test.rows(rows)
+        if self.nested:
+            scores_of: dict[str, NDArray[np.float64]] = {}  # by clip, from what never saw its fold
+            for fold, table in self.nested.items():
+                held_out = table.select(fold)
+                scores_of |= dict(zip(held_out.clips, held_out.scores, strict=True))
+            tables["devel_nested"] = replace(
+                self.devel, scores=np.stack([scores_of[clip] for clip in self.devel.clips])
+            )
+        return tables
+
+    @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """``devel_accuracy``, ``devel_macro_f1``, ``test_accuracy``, ``test_macro_f1`` with 95 % intervals."""
+        """Accuracy and macro-F1 of all tables with 95 % intervals: ``devel_accuracy``, ``devel_macro_f1``, ..."""
         return {
             f"{part}_{measure}": interval
-            for part, table in (("devel", self.devel), ("test", self.test))
+            for part, table in self.tables.items()
             for measure, interval in score_intervals(table, self.groups).items()
         }
 
@@ -69,29 +83,7 @@ class Evaluation:
         values: dict[str, float] = {}
         for name, interval in self.intervals.items():
             values |= {name: interval.value, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
-        for part in ("devel", "test"):
-            values[f"groups_{part}"] = self.intervals[f"{part}_accuracy"].groups or 0
-        parts = {
-            f"test_{name}": self.test.rows([row for row, clip in enumerate(self.test.clips) if clip in clips])
-            for name, clips in self.subsets.items()
-        }
-        if self.nested:
-            parts["devel_nested"] = self._judged()
-        for part, table in parts.items():
-            for measure, interval in score_intervals(table, self.groups).items():
-                key = f"{part}_{measure}"
-                values |= {key: interval.value, f"{key}_ci_low": interval.low, f"{key}_ci_high": interval.high}
-                values[f"groups_{part}"] = interval.groups or 0
-        return values
-
-    def _judged(self) -> ScoreTable:
-        """The devel table of nested cross-validation: every clip as judged by what never saw its fold."""
-        row_of = {clip: row for row, clip in enumerate(self.devel.clips)}
-        scores = np.empty_like(self.devel.scores)
-        for fold, table in self.nested.items():
-            held_out = table.select(fold)
-            scores[[row_of[clip] for clip in held_out.clips]] = held_out.scores
-        return replace(self.devel, scores=scores)
+        return values | {f"groups_{part}": self.intervals[f"{part}_accuracy"].groups or 0 for part in self.tables}
 
     def fold_metrics(self) -> list[tuple[int, dict[str, float]]]:
         """``fold_accuracy`` and ``fold_macro_f1`` with the fold's number as step."""
@@ -102,29 +94,20 @@ class Evaluation:
 
     def row(self, name: str) -> SystemScores:
         """The system's row in a summary table."""
-        return SystemScores(name, **self.intervals)
+        return SystemScores(name, **{score: self.intervals[score] for score in SCORES})
 
     def write(self, folder: Path, title: str) -> None:
         """Write the contract's artifacts: predictions, confusion matrices, per-class scores, calibration."""
         for fold, table in self.nested.items():
             table.to_parquet(folder / nested_file(fold))
-        for part, table, probabilities in (
-            ("devel", self.devel, self.devel_probabilities),
-            ("test", self.test, self.test_probabilities),
-        ):
-            confusion = metrics.table_confusion(table)
+        for part, probabilities in (("devel", self.devel_probabilities), ("test", self.test_probabilities)):
+            table = self.tables[part]
             table.to_parquet(folder / "predictions" / f"{part}.parquet")
-            calibrated = ScoreTable(table.clips, table.labels, table.folds, probabilities, table.classes, "probability")
+            calibrated = replace(table, scores=probabilities, kind="probability")
             calibrated.to_parquet(folder / "predictions" / f"{part}_probability.parquet")
-            write_json(
-                folder / "confusion" / f"{part}.json",
-                {
-                    "classes": table.classes,
-                    "rows": "truth",
-                    "columns": "predicted",
-                    "counts": confusion.tolist(),
-                },
-            )
+            confusion = metrics.table_confusion(table)
+            counted = {"classes": table.classes, "rows": "truth", "columns": "predicted", "counts": confusion.tolist()}
+            write_json(folder / "confusion" / f"{part}.json", counted)
             figure = plots.confusion_figure(confusion, table.classes, f"{title}, {part}")
             save_figure(figure, folder / "confusion" / f"{part}.png")
             write_json(folder / "per_class" / f"{part}.json", metrics.per_class(confusion, table.classes))
@@ -135,31 +118,3 @@ class Evaluation:
 def nested_file(fold: str) -> str:
     """The artifact with the scores of nested cross-validation that belong to a fold; see :class:`Evaluation`."""
     return f"predictions/nested/{fold}.parquet"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, making the folder where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-
-
-def copy_files(folder: Path, files: Sequence[Path], output: Path) -> None:
-    """Copy files, given relative to their folder, to a user's output folder.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    try:
-        for file in files:
-            (output / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file, output / file)
-    except OSError as error:
-        raise StoreError(
-            f"output_dir: {output} cannot be written ({error.strerror or error}); give another folder."
-        ) from None
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Save a matplotlib figure as PNG, making the folder where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import groupby
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib import figure
 from matplotlib.backend_bases import RendererBase
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.text import Text
+from matplotlib.textpath import TextPath
 
 logger = logging.getLogger(__name__)
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # its remarks on weights are no user's business
@@ -29,7 +31,19 @@ _UNSEEN = ("Cf", "Cc", "Mn")
 
 
 class Figure(figure.Figure):
-    """A figure whose texts are drawn in the fonts that names turned out to need, also those set before."""
+    """A white figure, laid out by what is in it; texts are drawn in the fonts that names turned out to need, also
+    those set before.
+    """
+
+    def __init__(
+        self,
+        figsize: tuple[float, float],
+        dpi: float = 130,
+        facecolor: str = "white",
+        layout: Literal["constrained"] = "constrained",
+    ) -> None:
+        """Make an empty figure of ``figsize`` in inches."""
+        super().__init__(figsize, dpi, facecolor=facecolor, layout=layout)
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw the figure."""
@@ -51,6 +65,29 @@ def drawable(text: str) -> str:
     _tell(bool(missing - unseen))
     runs = groupby((character for character in text if character not in unseen), missing.__contains__)
     return "".join(_named(run) if no_font else "".join(run) for no_font, run in runs)
+
+
+def shown(name: str, longest: int = 40) -> str:
+    """A name for a figure: of characters that can be drawn, not too long, and no mathematics in a dollar sign."""
+    name = drawable(name)
+    name = name if len(name) <= longest else name[: longest - 1] + "…"
+    return name.replace("$", r"\$")
+
+
+def class_name(label: str, longest: int = 28) -> str:
+    """A class's label for a figure.
+
+    >>> class_name("sea_waves")
+    'sea waves'
+    """
+    return shown(label.replace("_", " "), longest)
+
+
+def width_of(names: Sequence[str], size: float) -> float:
+    """Width in inches of the longest of several names set in ``size`` points."""
+    font = FontProperties(size=size)
+    widths = (TextPath((0, 0), name, prop=font).get_extents().width for name in names if name.strip())
+    return float(max(widths, default=0)) / 72
 
 
 @cache

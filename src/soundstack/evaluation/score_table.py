@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -84,7 +84,7 @@ class ScoreTable:
         rows = [row for row, name in enumerate(self.folds) if name == fold]
         if not rows:
             raise DataError(f"The score table has no fold {fold!r}: it has {', '.join(self.fold_names)}.")
-        return self._take(rows)
+        return self.rows(rows)
 
     def reordered(self, clips: Iterable[str]) -> ScoreTable:
         """The same table with its rows in the order of ``clips``, so that tables of several models line up.
@@ -102,7 +102,7 @@ class ScoreTable:
                 f"Score tables hold different clips ({len(self.clips)} against {len(clips)}, differing in "
                 f"{odd!r}): compare and fuse models of the same data set and split only."
             )
-        return self._take([row_of[clip] for clip in clips])
+        return self.rows([row_of[clip] for clip in clips])
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the table to ``path`` in one step: readers see the old file or the whole new one.
@@ -149,17 +149,8 @@ class ScoreTable:
         """
         if not rows:
             raise DataError("No clips are left: the subset of the score table is empty.")
-        return self._take(rows)
-
-    def _take(self, rows: Sequence[int]) -> ScoreTable:
-        return ScoreTable(
-            clips=tuple(self.clips[row] for row in rows),
-            labels=tuple(self.labels[row] for row in rows),
-            folds=tuple(self.folds[row] for row in rows),
-            scores=self.scores[list(rows)],
-            classes=self.classes,
-            kind=self.kind,
-        )
+        clips, labels, folds = (tuple(values[row] for row in rows) for values in (self.clips, self.labels, self.folds))
+        return replace(self, clips=clips, labels=labels, folds=folds, scores=self.scores[list(rows)])
 
 
 def _check(table: ScoreTable) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from soundstack.evaluation.statistics import Interval, few_groups
@@ -27,12 +27,6 @@ class SystemScores:
     devel_macro_f1: Interval | None = None
     test_accuracy: Interval | None = None
     test_macro_f1: Interval | None = None
-
-    @classmethod
-    def of(cls, name: str, devel: Mapping[str, Interval], test: Mapping[str, Interval] | None = None) -> SystemScores:
-        """From the results of `score_intervals` on the devel and the test table."""
-        test = test or {}
-        return cls(name, devel["accuracy"], devel["macro_f1"], test.get("accuracy"), test.get("macro_f1"))
 
 
 def summary_table(rows: Sequence[SystemScores], *, markdown: bool = False) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 from soundstack.audio.find import SoundFile
-from soundstack.evaluation.plots import duration, timeline_figure
+from soundstack.evaluation.sound_plots import timeline_figure
 from soundstack.prediction.store import PredictionStore
 from soundstack.utils.files import write_atomically
+from soundstack.utils.progress import duration
 
 FOLDER = "timelines"
 _KEY = "Source"

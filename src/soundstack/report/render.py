@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from soundstack.evaluation.evaluation import save_figure
 from soundstack.report.document import Cell, Picture, Report, Table
 from soundstack.utils import markdown
+from soundstack.utils.files import save_figure
 
 FIGURES = "figures"
 _ASCII = str.maketrans({"−": "-", "–": "-", "±": "+/-"})

@@ -14,8 +14,8 @@ from urllib.parse import unquote
 import numpy as np
 
 from soundstack.evaluation.evaluation import SCORES, Trained
-from soundstack.evaluation.plots import duration
 from soundstack.evaluation.tables import summary_table
+from soundstack.utils.progress import duration
 
 if TYPE_CHECKING:
     from soundstack.datasets.corpus import Corpus
@@ -92,7 +92,7 @@ def after_prediction(
 def log(run: Run, outcomes: Sequence[Outcome]) -> None:
     """Log the table of all systems, and the time each took, to the parent run."""
     from soundstack.evaluation import plots
-    from soundstack.evaluation.evaluation import save_figure, write_json
+    from soundstack.utils.files import save_figure, write_json
 
     (run.folder / "summary.md").write_text(_markdown(outcomes), encoding="utf-8")
     lines = [

@@ -1,18 +1,21 @@
 """Model cards: what a registered version is, what it was trained on, how good it is, where it fails and how to call it.
 
-A card is Markdown, made of facts alone. MLflow keeps descriptions of up to 5,000 characters, so a card takes a limit:
-it tells less of the longest parts, step by step, until it fits. Without a limit it tells all.
+A card is Markdown, made of facts alone; `templates/model_card.md.j2` is its text. MLflow keeps descriptions of up to
+5,000 characters, so a card takes a limit: it tells less of the longest parts, step by step, until it fits. Without a
+limit it tells all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
@@ -24,9 +27,9 @@ from soundstack.evaluation.metrics import class_scores, table_confusion
 from soundstack.evaluation.statistics import Interval, few_groups
 from soundstack.evaluation.tables import percent
 from soundstack.fusion.recogniser import FusionRecogniser
-from soundstack.networks.registry import NETWORKS
+from soundstack.networks.registry import NETWORKS, NetworkSpec
 from soundstack.recognisers.base import Recogniser
-from soundstack.utils.markdown import escape, table
+from soundstack.utils.markdown import escape
 
 #: MLflow's column holds 5,000 characters.
 LONGEST_DESCRIPTION = 4999
@@ -49,9 +52,9 @@ class System:
     audio: AudioSpec
 
     @property
-    def is_crnn(self) -> bool:
-        """Whether it was trained from scratch on spectrograms."""
-        return self.network not in NETWORKS
+    def spec(self) -> NetworkSpec | None:
+        """What the network gives; None for a CRNN, which was trained from scratch on spectrograms."""
+        return NETWORKS.get(self.network)
 
 
 @dataclass(frozen=True)
@@ -96,28 +99,18 @@ class Facts:
     data: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class _Detail:
-    """How much is told: numbers of rows and items, and characters a text; None is all."""
-
-    worst: int | None
-    members: int | None
-    labels: int | None
-    notes: int | None
-    settings: int | None
-    text: int | None
-    name: int | None
-
-
-_ALL = _Detail(None, None, None, None, None, None, None)
-#: From more to less; the last one fits whatever the facts are.
-_SHORTER = (
-    _Detail(10, None, None, 6, None, 400, 60),
-    _Detail(8, None, 50, 4, 16, 300, 60),
-    _Detail(6, 20, 20, 3, 16, 200, 50),
-    _Detail(5, 10, 10, 2, 12, 150, 40),
-    _Detail(3, 5, 5, 1, 8, 100, 24),
-    _Detail(2, 3, 3, 0, 4, 60, 24),
+_ALL = sys.maxsize
+#: How much is told, from all to the least, which fits whatever the facts are: at most so many rows and items, and so
+#: many characters a text and a name.
+_DETAIL = ("worst", "members", "labels", "notes", "settings", "text", "name")
+_DETAILS = (
+    (_ALL, _ALL, _ALL, _ALL, _ALL, _ALL, _ALL),
+    (10, _ALL, _ALL, 6, _ALL, 400, 60),
+    (8, _ALL, 50, 4, 16, 300, 60),
+    (6, 20, 20, 3, 16, 200, 50),
+    (5, 10, 10, 2, 12, 150, 40),
+    (3, 5, 5, 1, 8, 100, 24),
+    (2, 3, 3, 0, 4, 60, 24),
 )
 
 
@@ -131,7 +124,6 @@ def facts_of(
     folder: Path,
 ) -> Facts:
     """Collect the facts of a trained recogniser; ``folder`` holds what its run logs (data, settings, contributions)."""
-    whole = isinstance(recogniser, FusionRecogniser)
     parts = list(recogniser.members.values()) if isinstance(recogniser, FusionRecogniser) else [recogniser]
     return Facts(
         name=name,
@@ -139,7 +131,7 @@ def facts_of(
         dataset=tags.get("dataset", ""),
         fingerprint=tags.get("data_fingerprint", ""),
         systems=tuple(map(_system, parts)),
-        members=_members(_json(folder / CONTRIBUTIONS_FILE)) if whole else (),
+        members=_members(_json(folder / CONTRIBUTIONS_FILE)) if isinstance(recogniser, FusionRecogniser) else (),
         settings=_settings(config, _json(folder / "config.json").get("resolved", {})),
         scores=evaluation.intervals,
         classes=evaluation.devel.classes,
@@ -152,207 +144,63 @@ def facts_of(
 
 def card(facts: Facts, picture: str = CONFUSION_PICTURE, limit: int | None = None) -> str:
     """The card as Markdown, of at most ``limit`` characters; ``picture`` is the address of the confusion matrix."""
-    if limit is None:
-        return _text(facts, picture, _ALL)
-    text = ""
-    for detail in (_ALL, *_SHORTER):
-        text = _text(facts, picture, detail)
-        if detail is not _ALL:
-            text += f"\n*Shortened: the run's artifact `{FILE}` tells all.*\n"
-        if len(text) <= limit:
+    known = {
+        "facts": facts,
+        "picture": picture,
+        "file": FILE,
+        "classes": list(_worst_first(facts)),
+        "few_groups": few_groups({part: facts.scores[f"{part}_accuracy"].groups for part in ("devel", "test")}),
+    }
+    template, text = _TEMPLATES.get_template("model_card.md.j2"), ""
+    for numbers in _DETAILS:
+        most = dict(zip(_DETAIL, numbers, strict=True))
+        settings = [f"{escape(name, most['name'])} {escape(str(value), 40)}" for name, value in facts.settings.items()]
+        text = template.render(known, most=most, settings=settings, shortened=numbers != _DETAILS[0])
+        if limit is None or len(text) <= limit:
             break
     return text
 
 
 def family_description(facts: Facts) -> str:
     """What stands above all versions of a registered model."""
-    data = escape(facts.dataset, 60) or "one data set"
-    return (
-        f"{_what(facts)}\n\nTrained on {data}; {len(facts.classes)} classes. The description of a version is its model "
-        "card. The alias `champion` moves to a new version that is at least as good by macro-F1 on devel, if both were "
-        "scored on the same clips and folds.\n"
-    )
+    return _TEMPLATES.get_template("model_family.md.j2").render(facts=facts)
 
 
-def _text(facts: Facts, picture: str, detail: _Detail) -> str:
-    parts = [
-        f"# {escape(facts.name)}, version {escape(facts.version)}\n",
-        f"{_what(facts)}\n",
-        *_settings_part(facts, detail),
-        *_data_part(facts, detail),
-        *_members_part(facts, detail),
-        *_scores_part(facts),
-        *_weaknesses_part(facts, picture, detail),
-        *_limits_part(facts, detail),
-        *_calls_part(facts),
-    ]
-    return "\n".join(parts)
+def _listed(items: Iterable[str], most: int) -> str:
+    shown = list(items)
+    rest = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + rest
 
 
-def _what(facts: Facts) -> str:
-    if facts.members or len(facts.systems) > 1:
-        return (
-            f"A fusion of {len(facts.systems)} systems: a linear SVM stacked on their scores, clip by clip "
-            "(Amiriparian et al. 2020, section 3.4). It takes raw audio; its members are in it."
-        )
-    system = facts.systems[0]
-    if system.is_crnn:
-        return (
-            f"A convolutional recurrent network (CRNN, {escape(system.network)}) on log-mel spectrograms, trained from "
-            f"scratch; the mean of {system.models} fold models (Amiriparian et al. 2020, section 3.2)."
-        )
-    spec = NETWORKS[system.network]
-    kind = "pictures of spectrograms" if spec.input == "picture" else "the waveform"
-    svms = "a linear SVM" if system.models == 1 else f"the mean of {system.models} linear SVMs"
-    return (
-        f"Deep features and {svms}: {escape(system.network)} on {kind}, {_pretraining(system)}; {spec.dim} features "
-        f"from {escape(spec.layer)} (Amiriparian et al. 2020, section 3.3)."
-    )
+#: Nothing is escaped but by the filter ``md``.
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.filters |= {
+    "md": lambda value, width=None: escape(str(value), width),
+    "number": format,
+    "percent": percent,
+    "listed": _listed,
+}
 
 
-def _pretraining(system: System) -> str:
-    return "random weights" if system.pretraining == "none" else f"pre-trained on {escape(system.pretraining)}"
-
-
-def _settings_part(facts: Facts, detail: _Detail) -> Iterator[str]:
-    shown = [f"{escape(name, detail.name)} {escape(str(value), 40)}" for name, value in facts.settings.items()]
-    if shown:
-        yield f"Settings: {_listed(shown, detail.settings)}.\n"
-
-
-def _data_part(facts: Facts, detail: _Detail) -> Iterator[str]:
-    devel, test = facts.clips
-    yield "## Data\n"
-    yield f"- Data set: {escape(facts.dataset, 60) or 'not named'}, fingerprint {escape(facts.fingerprint, 40)}"
-    for name, title in (("licence", "Licence"), ("citation", "Citation")):
-        text = str(facts.data.get(name) or "")
-        yield f"- {title}: {escape(text, detail.text) if text else 'not stated'}"
-    yield f"- Clips: {devel:,} development in {facts.folds} folds, {test:,} test"
-    labels = [escape(label, detail.name) for label in facts.classes]
-    yield f"- Classes: {len(labels)}: {_listed(labels, detail.labels)}"
-    for name, title in (("skipped", "Damaged and skipped"), ("silent", "Digital silence")):
-        if clips := facts.data.get(name):
-            yield f"- {title}: {len(clips):,} clips"
-    notes = [str(note) for note in facts.data.get("notes", ())]
-    shown = notes if detail.notes is None else notes[: detail.notes]
-    yield from (f"- Note: {escape(note, detail.text)}" for note in shown)
-    if len(shown) < len(notes):
-        yield f"- {len(notes) - len(shown)} more notes"
-    yield ""
-
-
-def _members_part(facts: Facts, detail: _Detail) -> Iterator[str]:
-    if not facts.members:
-        return
-    ranked = sorted(facts.members, key=lambda member: -member.share)
-    shown = ranked if detail.members is None else ranked[: detail.members]
-    rows = [
-        [escape(member.version, 100), f"{100 * member.share:.1f}", f"{100 * member.without:.1f}"] for member in shown
-    ]
-    yield "## Members\n"
-    yield table(["member/version", "share of the weights, %", "devel macro-F1 without it, %"], rows, numbers=True)
-    if rest := ranked[len(shown) :]:
-        yield f"And {len(rest)} more, with {100 * sum(member.share for member in rest):.1f} % together.\n"
-
-
-def _scores_part(facts: Facts) -> Iterator[str]:
-    rows = [
-        [title, *(percent(facts.scores[f"{part}_{measure}"]) for measure in ("accuracy", "macro_f1"))]
-        for part, title in (("devel", "devel, out of fold"), ("test", "test"))
-    ]
-    yield "## Scores\n"
-    yield table(["", "accuracy, %", "macro-F1, %"], rows, numbers=True)
-    few = few_groups({part: facts.scores[f"{part}_accuracy"].groups for part in ("devel", "test")})
-    yield f"In brackets: 95 % intervals, by groups of clips. {few}".rstrip() + "\n"
-
-
-def _weaknesses_part(facts: Facts, picture: str, detail: _Detail) -> Iterator[str]:
+def _worst_first(facts: Facts) -> Iterator[dict[str, Any]]:
+    """The classes with their scores, by F1, and the two that each is most often taken for."""
     precision, recall, f1 = class_scores(facts.confusion)
-    support = facts.confusion.sum(axis=1)
-    order = np.argsort(f1, kind="stable")
-    chosen = order[: detail.worst] if detail.worst is not None else order
-    rows = [
-        [
-            escape(facts.classes[row], detail.name),
-            *(f"{100 * values[row]:.1f}" for values in (f1, precision, recall)),
-            str(support[row]),
-            _taken_for(facts, int(row), detail),
-        ]
-        for row in chosen
-    ]
-    yield "## Weaknesses\n"
-    yield (
-        "By class on devel, the worst first:\n"
-        if len(rows) == len(order)
-        else (f"The worst {len(rows)} of {len(order)} classes by F1 on devel:\n")
-    )
-    yield table(["class", "F1, %", "precision, %", "recall, %", "clips", "most often taken for"], rows)
-    yield f"![Confusion matrix of the development clips]({picture})\n"
-
-
-def _taken_for(facts: Facts, row: int, detail: _Detail) -> str:
-    wrong = facts.confusion[row].copy()
-    wrong[row] = 0
-    most = [int(column) for column in np.argsort(-wrong, kind="stable")[:2] if wrong[column]]
-    return ", ".join(f"{escape(facts.classes[column], detail.name)} ({wrong[column]})" for column in most) or "none"
-
-
-def _limits_part(facts: Facts, detail: _Detail) -> Iterator[str]:
-    seconds = " or ".join(f"{value:g}" for value in sorted({system.audio.seconds for system in facts.systems}))
-    rates = " or ".join(f"{value:,}" for value in sorted({system.audio.sample_rate for system in facts.systems}))
-    yield "## Limits\n"
-    yield f"- Trained on {seconds} s clips; shorter ones are padded with silence, longer ones were not in training."
-    yield f"- Heard at {rates} Hz: clips are resampled to that, and what lies above half of it is lost."
-    yield (
-        f"- It always answers one of its {len(facts.classes)} classes, also for silence, for several sounds at once, "
-        "and for sounds that are none of them."
-    )
-    yield (
-        "- Measured on the data above only: other microphones, places and noise are not covered. Not for decisions "
-        "about people or their safety. Devel scores are slightly high: settings may have been chosen by them."
-    )
-    yield from _licences(facts, detail)
-    yield ""
-
-
-def _licences(facts: Facts, detail: _Detail) -> Iterator[str]:
-    networks: dict[str, list[str]] = {}
-    for system in facts.systems:
-        if not system.is_crnn and system.pretraining != "none":
-            names = networks.setdefault(NETWORKS[system.network].licence, [])
-            if system.network not in names:
-                names.append(system.network)
-    for licence, names in networks.items():
-        yield f"- Licence of the pre-trained weights: {escape(licence)} ({_listed([*map(escape, names)], 5)})"
-    if not networks:
-        yield "- No pre-trained weights of others are in it."
-    if of_data := facts.data.get("licence"):
-        yield f"- The licence of the data may bind what is made of it: {escape(str(of_data), detail.text)}"
-
-
-def _calls_part(facts: Facts) -> Iterator[str]:
-    address = f"models:/{facts.name}/{facts.version}"
-    yield "## How to call it\n"
-    yield "With `MLFLOW_TRACKING_URI` set to this store, as a server:\n"
-    yield "```sh"
-    yield f"mlflow models serve -m {address} --env-manager local -p 5001"
-    yield """(printf '{"dataframe_records":[{"audio":"'; base64 < CLIP.wav | tr -d '\\n';"""
-    yield """  printf '"}],"params":{"top_k":3}}') |"""
-    yield "  curl -s -H 'Content-Type: application/json' --data-binary @- localhost:5001/invocations"
-    yield "```\n"
-    yield "Or in Python:\n"
-    yield "```python"
-    yield "import mlflow, pandas, pathlib"
-    yield f'model = mlflow.pyfunc.load_model("{address}")'
-    yield 'clips = pandas.DataFrame({"audio": [pathlib.Path("CLIP.wav").read_bytes()]})'
-    yield 'print(model.predict(clips, params={"top_k": 3}))'
-    yield "```\n"
-
-
-def _listed(items: Sequence[str], most: int | None) -> str:
-    if most is None or len(items) <= most:
-        return ", ".join(items)
-    return f"{', '.join(items[:most])} and {len(items) - most} more"
+    for row in np.argsort(f1, kind="stable"):
+        wrong = facts.confusion[row].copy()
+        wrong[row] = 0
+        yield {
+            "label": facts.classes[row],
+            "f1": f1[row],
+            "precision": precision[row],
+            "recall": recall[row],
+            "clips": facts.confusion[row].sum(),
+            "taken_for": [(facts.classes[at], wrong[at]) for at in np.argsort(-wrong, kind="stable")[:2] if wrong[at]],
+        }
 
 
 def _system(recogniser: Recogniser) -> System:

@@ -28,12 +28,13 @@ from mlflow.tracking import MlflowClient
 
 from soundstack.config.base import Config
 from soundstack.evaluation import plots
-from soundstack.evaluation.evaluation import Evaluation, save_figure, write_json
+from soundstack.evaluation.evaluation import Evaluation
 from soundstack.tracking import presence
 from soundstack.tracking.store import PROCESS_TAG, connect, whole
 from soundstack.tracking.store_errors import LostStoreError, explained, first_line, trouble
 from soundstack.utils import provenance
 from soundstack.utils.errors import StoreError
+from soundstack.utils.files import save_figure, write_json
 from soundstack.utils.signals import interrupted, put_off
 
 _BATCH = 1000

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from soundstack.utils.errors import StoreError
 
@@ -49,6 +51,33 @@ def write_atomically(path: Path, content: bytes | str | memoryview, *, instead: 
     """
     with replaced(path, instead=instead) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, making the folder where needed; what JSON does not know is written as text."""
+    write_atomically(path, json.dumps(content, indent=1, default=str))
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Save a matplotlib figure as PNG, making the folder where needed."""
+    with replaced(path) as file:
+        figure.savefig(file, dpi=120, format="png")
+
+
+def copy_files(folder: Path, files: Sequence[Path], output: Path) -> None:
+    """Copy files, given relative to their folder, to a user's output folder.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    try:
+        for file in files:
+            (output / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, output / file)
+    except OSError as error:
+        raise StoreError(
+            f"output_dir: {output} cannot be written ({error.strerror or error}); give another folder."
+        ) from None
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:

@@ -26,9 +26,3 @@ def escape(text: str, width: int | None = None) -> str:
             break
         kept.append(part)
     return "".join(kept).rstrip() + "…"
-
-
-def table(columns: list[str], rows: list[list[str]], *, numbers: bool = False) -> str:
-    """A table of escaped cells; with ``numbers`` all columns but the first stand to the right."""
-    rule = [":--", *(["--:" if numbers else ":--"] * (len(columns) - 1))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)) + "\n"

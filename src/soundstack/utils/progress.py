@@ -1,4 +1,4 @@
-"""Progress bars: one look for all long work."""
+"""Progress bars and durations: one look for all long work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a reader.
+
+    >>> duration(0.34), duration(42.0), duration(250), duration(7530)
+    ('0.3 s', '42 s', '4 min 10 s', '2 h 06 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextmanager
