@@ -16,7 +16,7 @@ def run(config: CrnnConfig) -> Trained:
     """Train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
     from soundstack.crnn import search as crnn_tuning
     from soundstack.crnn import system as crnn
-    from soundstack.datasets.corpus import open_corpus
+    from soundstack.datasets.open_corpus import open_corpus
     from soundstack.evaluation import plots
     from soundstack.evaluation.evaluation import save_figure
     from soundstack.spectrograms.extract import extraction, log_mels_of

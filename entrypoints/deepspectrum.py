@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def run(config: DeepSpectrumConfig) -> Trained:
     """Extract features, search C, evaluate and register as one MLflow run."""
-    from soundstack.datasets.corpus import open_corpus
+    from soundstack.datasets.open_corpus import open_corpus
     from soundstack.deepspectrum import system as deepspectrum
     from soundstack.suites import summary
     from soundstack.tracking import ownership, registry

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def run(config: ExtractConfig) -> Corpus:
     """Extract, and log previews, statistics and the data fingerprint as one MLflow run."""
-    from soundstack.datasets.corpus import open_corpus
+    from soundstack.datasets.open_corpus import open_corpus
     from soundstack.evaluation import plots
     from soundstack.evaluation.evaluation import save_figure, write_json
     from soundstack.spectrograms.extract import extraction, log_mels_of, preview, statistics

@@ -83,7 +83,7 @@ import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 import numpy as np
-from soundstack import cache
+from soundstack.features import store as cache
 folder, keys = Path(sys.argv[1]), [f"key{number}" for number in range(300)]
 store = cache.FeatureStore(folder, "logmel", {})
 with store.lock():

@@ -13,7 +13,7 @@ import torch
 import soundstack
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import CrnnConfig, DataConfig, DeepSpectrumConfig, FuseConfig
-from soundstack.datasets.corpus import open_corpus
+from soundstack.datasets.open_corpus import open_corpus
 from soundstack.deepspectrum import system as deepspectrum
 from soundstack.networks.spec import NETWORKS
 from soundstack.tracking import registry

@@ -26,8 +26,8 @@ from sqlalchemy import create_engine, text
 
 import crnn as crnn_step
 from soundstack.config.steps import PROJECT, CrnnConfig, ExtractConfig
-from soundstack.config.suite import runner
 from soundstack.crnn import system as crnn
+from soundstack.suites import runner
 from soundstack.tracking import presence, registry
 from soundstack.tracking import run as tracking
 from soundstack.tracking import store as tracking_store
@@ -179,7 +179,7 @@ def test_a_sign_of_life_tells_a_living_process_from_a_killed_one(tmp_path: Path)
     script = (
         "import sys, time; sys.path.insert(0, 'src')\n"
         "from pathlib import Path\n"
-        "from soundstack import presence\n"
+        "from soundstack.tracking import presence\n"
         f"mine = presence.announce(Path({str(tmp_path)!r}))\n"
         "print(mine.mark, mine.temporary_folder(), flush=True); time.sleep(600)\n"
     )
@@ -354,7 +354,7 @@ def test_the_sockets_of_workers_lie_outside_the_runs_temporary_folder_and_end_wi
         "import sys; sys.path.insert(0, 'src')\n"
         "from multiprocessing import util\n"
         "from multiprocessing.connection import Listener\n"
-        "from soundstack import tracking, workers\n"
+        "from soundstack.tracking import run as tracking; from soundstack.crnn import fold_workers as workers\n"
         "from soundstack.config.steps import ExtractConfig\n"
         "with tracking.run('demo-extract', ExtractConfig()):\n"
         "    workers._settle_sockets()\n"

@@ -15,10 +15,21 @@ SOURCE = PROJECT / "src"
 #: From the bottom up: a module may import its own layer and those above it in this list. `package.*` is what a
 #: package holds and no line names by itself.
 LAYERS = [
-    ["errors", "markdown", "limits", "slices", "naming"],
+    ["errors", "markdown", "limits", "slices", "naming", "data_set_names"],
     ["containers", "decoder"],
     ["sound_files", "files", "locks", "presence", "signals", "deadlines"],
-    ["networks.spec", "presets", "progress", "code_versions", "devices", "remote", "archives", "suites", "svm_solver"],
+    [
+        "networks.spec",
+        "presets",
+        "progress",
+        "code_versions",
+        "devices",
+        "remote_file",
+        "remote",
+        "archives",
+        "suites",
+        "svm_solver",
+    ],
     ["provenance", "config", "audio", "spectrogram", "picture", "networks.weights", "datasets.clips"],
     ["places"],
     ["cli", "cache", "scores", "svm", "networks.*", "datasets.*"],

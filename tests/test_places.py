@@ -88,7 +88,7 @@ def test_an_entry_point_that_mlflow_run_started_goes_back_to_the_users_folder(
 ) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(PROJECT / 'src')!r})\n"
-        "from pathlib import Path\nfrom soundstack import places\n"
+        "from pathlib import Path\nfrom soundstack.config import places\n"
         "places.stand_with_the_user(); print(Path.cwd(), places.project(), sep='|')"
     )
     words = [word.format(python=sys.executable, code=code) for word in command]
@@ -385,7 +385,7 @@ def test_a_locale_that_is_not_utf_8_changes_nothing(tmp_path: Path) -> None:
     sound = tmp_path / "Gerät"
     code = (
         f"import sys; sys.path.insert(0, {str(PROJECT / 'src')!r})\n"
-        "from pathlib import Path\nfrom soundstack import cli\nfrom soundstack.config.steps import PredictConfig\n"
+        "from pathlib import Path\nfrom soundstack.config import cli\nfrom soundstack.config.steps import PredictConfig\n"
         "def show(config):\n"
         "    print(sys.flags.utf8_mode, config.input, Path('täble').write_text('日'))\n"
         "cli.run(PredictConfig, show)\n"

@@ -9,11 +9,10 @@ import pytest
 
 from soundstack.config import suite as suites
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig
-from soundstack.config.suite import runner
 from soundstack.evaluation.evaluation import Trained
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
-from soundstack.suites import summary
+from soundstack.suites import runner, summary
 from soundstack.suites.runner import Outcome
 from soundstack.tracking import registry
 from soundstack.utils.errors import ConfigError, WeightsError

@@ -121,7 +121,7 @@ def test_an_interrupted_run_is_killed_not_running(store: str) -> None:
 def test_a_run_left_by_a_killed_process_is_closed_by_the_next_start(store: str) -> None:
     script = (
         "import os, sys; sys.path.insert(0, 'src')\n"
-        "from soundstack import tracking\n"
+        "from soundstack.tracking import run as tracking\n"
         "from soundstack.config.steps import ExtractConfig\n"
         "with tracking.run('demo-extract', ExtractConfig()) as run:\n"
         "    print(run.id, flush=True); os.kill(os.getpid(), 9)\n"

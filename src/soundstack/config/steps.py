@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from soundstack import data_set_names
 from soundstack.audio.limits import Limits
 from soundstack.config import naming
 from soundstack.config import suite as suites
@@ -23,7 +24,11 @@ from soundstack.networks.spec import NETWORKS
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-DataSetName = Literal["demo", "esc10", "esc50", "dcase2017", "dcase2018", "csv"]
+_DATA_SETS = tuple(data_set_names.modules())
+if TYPE_CHECKING or not _DATA_SETS:  # a served model ships without them
+    DataSetName = str
+else:
+    DataSetName = Literal[*_DATA_SETS]
 Auto = Literal["auto"]
 Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 Rate = Annotated[int, Field(ge=1000, le=384_000)]

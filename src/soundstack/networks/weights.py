@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from soundstack.networks.spec import NetworkSpec, PackagedWeights
 from soundstack.utils import download as remote
 from soundstack.utils.errors import DownloadError, WeightsError
+from soundstack.utils.remote_file import RemoteFile, digest
 
 _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
 
@@ -57,7 +58,7 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     """
     if isinstance(spec.weights, PackagedWeights):
         return _packaged(spec.name, spec.weights)
-    file = remote.RemoteFile(**vars(spec.weights))
+    file = RemoteFile(**vars(spec.weights))
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     folders = [hub] if weights_dir is None else [Path(weights_dir), hub]
     for folder in folders:
@@ -73,7 +74,7 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
             f"fetch {file.url} by other means and save it as {target}, or set pretraining=none."
         )
     try:
-        return remote.fetch(file.url, target, sha256=file.sha256, md5=file.md5, size=file.size)
+        return remote.fetch([file], folders[0])[0]
     except DownloadError as error:
         raise WeightsError(
             f"The weights of {spec.name} cannot be had: {error} Random weights need none: pretraining=none."
@@ -98,7 +99,7 @@ def identity(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_downlo
 
 @cache
 def _digest(path: Path, size: int, modified: int) -> str:
-    return remote.digest(path, "sha256")
+    return digest(path, "sha256")
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -187,12 +188,12 @@ def _packaged(name: str, weights: PackagedWeights) -> Path:
     path = Path(module.origin).parent / weights.path
     if not path.is_file():
         raise WeightsError(f"{path} (the weights of {name}) is missing: reinstall the package {weights.package}.")
-    published = remote.RemoteFile(url="", name=path.name, sha256=weights.sha256)
+    published = RemoteFile(url="", name=path.name, sha256=weights.sha256)
     _verify(path, published, f"Reinstall the package {weights.package}.")
     return path
 
 
-def _verify(path: Path, published: remote.RemoteFile, remedy: str) -> None:
+def _verify(path: Path, published: RemoteFile, remedy: str) -> None:
     try:
         fault = published.fault(path)
     except OSError as error:

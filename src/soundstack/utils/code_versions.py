@@ -18,8 +18,8 @@ _PACKAGE = Path(__file__).parent
 #: What cannot change a result, of ours and of others: it checks, says, shows, locks, fetches (what is verified) or
 #: keeps what passes through it unchanged.
 _WITHOUT_EFFECT = {
-    "code_versions", "errors", "files", "locks", "markdown", "presence", "progress", "provenance", "remote", "signals",
-    "tracking", "tracking_store",
+    "code_versions", "errors", "files", "locks", "markdown", "presence", "progress", "provenance", "remote",
+    "remote_file", "signals", "tracking", "tracking_store",
     "filelock", "mlflow",  "psutil", "pydantic", "pydantic_settings", "requests", "sqlalchemy", "tqdm", "urllib3",
     "yaml",
 }  # fmt: skip
