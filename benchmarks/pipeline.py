@@ -54,7 +54,7 @@ class Clock:
 def settings(given: dict[str, Any], cache: str, seed: int) -> tuple[Any, Any, list[Any]]:
     """The corpus, and the configurations of CRNN and networks."""
     from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig
-    from soundstack.datasets.corpus import open_corpus
+    from soundstack.datasets.open_corpus import open_corpus
 
     shared = {"dataset": given["dataset"], "data_dir": given["data_dir"], "cache_dir": cache, "seed": seed}
     crnn = CrnnConfig(**shared, epochs=given["epochs"] or "auto")

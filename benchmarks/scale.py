@@ -114,7 +114,7 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
     from soundstack.config.steps import ExtractConfig
     from soundstack.crnn.system import example_folds, example_targets
     from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
-    from soundstack.datasets.corpus import open_corpus
+    from soundstack.datasets.open_corpus import open_corpus
     from soundstack.features import store as stores
     from soundstack.spectrograms.extract import extraction
 

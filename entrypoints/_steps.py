@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from soundstack.datasets.corpus import open_corpus
+from soundstack.datasets.open_corpus import open_corpus
 from soundstack.tracking import ownership
 from soundstack.utils.progress import bar
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 
-from soundstack.datasets.download import Archive, Source
+from soundstack.datasets.catalogue import Archive, Entry, Source, data_sets
 
 FOLDS = (1, 2, 3, 4)
 ESC50_CLASSES = {"dog": (0, True), "rooster": (1, True), "chirping_birds": (14, False)}
@@ -203,6 +204,13 @@ def published(source: Source, built: Mapping[str, bytes]) -> Source:
         )
         archives.append(Archive(archive.part, file))
     return dataclasses.replace(source, archives=tuple(archives), typical_bytes=1_000_000)
+
+
+def publish(patch: pytest.MonkeyPatch, name: str, built: Mapping[str, bytes]) -> None:
+    """Let these archives pass for the published ones of a data set."""
+    entry = data_sets()[name]
+    assert entry.source is not None
+    patch.setitem(data_sets(), name, Entry(entry.load, published(entry.source, built)))
 
 
 def unpack_all(built: Mapping[str, bytes], folder: Path) -> None:

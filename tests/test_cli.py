@@ -128,7 +128,7 @@ def test_help_names_every_parameter_with_its_default_and_exits_0(model, capsys):
         (CrnnConfig, ["--layout", "big"], ["layout: 'big'", "auto, three_blocks, four_blocks"]),
         (CrnnConfig, ["--suffix", "a b"], ["suffix: 'a b'", "1 to 40 letters"]),
         (CrnnConfig, ["--seed", str(2**32)], [f"seed: '{2**32}'", f"< {2**32}"]),
-        (CrnnConfig, ["--dataset", "esc"], ["dataset: 'esc'", "demo, esc10, esc50, dcase2017, dcase2018, csv"]),
+        (CrnnConfig, ["--dataset", "esc"], ["dataset: 'esc'", "csv, dcase2017, dcase2018, demo, esc10, esc50"]),
         (CrnnConfig, ["--seed", "-1", "--jobs", "x"], ["seed: '-1'", "jobs: 'x'"]),
         (CrnnConfig, ["--seed"], ["seed: has no value", "whole number"]),
         (CrnnConfig, ["--epochs", "--seed", "1"], ["epochs: has no value", "whole number"]),

@@ -16,7 +16,7 @@ from soundstack.audio.decode import AudioSpec
 from soundstack.config.base import DataConfig
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.crnn import system as crnn
-from soundstack.datasets.corpus import open_corpus
+from soundstack.datasets.open_corpus import open_corpus
 from soundstack.deepspectrum import system as deepspectrum
 from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES

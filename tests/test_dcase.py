@@ -15,12 +15,13 @@ import soundfile
 
 import archives_for_tests as tiny
 from local_http import LocalServer, Served
-from soundstack.datasets import dcase2017, dcase2018
+from soundstack.datasets import dcase2017, dcase2018, esc50
 from soundstack.datasets import download as sources
+from soundstack.datasets.catalogue import Source, data_sets
 from soundstack.datasets.clips import DataSet
 from soundstack.utils import download as remote
-from soundstack.utils.download import human
 from soundstack.utils.errors import ConfigError, DataError, DownloadError
+from soundstack.utils.progress import human
 
 BOTH = pytest.mark.parametrize("year", ["2017", "2018"])
 LOADERS: dict[str, ModuleType] = {"2017": dcase2017, "2018": dcase2018}
@@ -50,6 +51,12 @@ def load(year: str, folder: Path) -> DataSet:
     return LOADERS[year].load(folder)
 
 
+def source_of(name: str) -> Source:
+    source = data_sets()[name].source
+    assert source is not None
+    return source
+
+
 def development(year: str, folder: Path) -> Path:
     return folder / LOADERS[year].DEVELOPMENT
 
@@ -73,7 +80,7 @@ def test_2017_has_the_official_folds_and_the_evaluation_set_as_test(folder2017: 
     assert data.name == "dcase2017"
     assert data.labels == ("beach", "cafe/restaurant", "tram")
     assert Counter(clip.fold for clip in data.clips) == {"1": 6, "2": 6, "3": 6, "4": 6, "test": 6}
-    assert (data.seconds, data.sample_rate, data.measure) == (10.0, 44_100, "accuracy")
+    assert (data.seconds, data.sample_rate) == (10.0, 44_100)
     assert "EULA" in data.licence
     assert "Mesaros" in data.citation
 
@@ -152,7 +159,7 @@ def test_2018_has_the_official_folds_and_the_evaluation_set_as_test(folder2018: 
     assert data.name == "dcase2018"
     assert data.labels == ("absence", "cooking", "watching_tv", "working")
     assert Counter(clip.fold for clip in data.clips) == {"1": 8, "2": 8, "3": 8, "4": 8, "test": 28}
-    assert (data.seconds, data.sample_rate, data.measure) == (10.0, 16_000, "macro_f1")
+    assert (data.seconds, data.sample_rate) == (10.0, 16_000)
     assert "EULA" in data.licence
     assert "SINS" in data.citation
 
@@ -517,13 +524,13 @@ def test_missing_sound_files_are_counted_and_the_first_is_named(
 def served(monkeypatch: pytest.MonkeyPatch, year: str) -> dict[str, Served | bytes]:
     """The tiny archives of a year, which pass for the published ones."""
     name = f"dcase{year}"
-    monkeypatch.setitem(sources.SOURCES, name, tiny.published(sources.SOURCES[name], BUILT[year]))
+    tiny.publish(monkeypatch, name, BUILT[year])
     monkeypatch.setattr(remote, "RETRY", remote.RETRY.new(backoff_factor=0, backoff_jitter=0))
     return {file: Served(content) for file, content in BUILT[year].items()}
 
 
 def fetch(year: str, folder: Path, server: LocalServer, **how: Any) -> sources.Downloaded:
-    return sources.download(f"dcase{year}", folder, base_url=server.url, progress=False, say=lambda line: None, **how)
+    return sources.download(f"dcase{year}", folder, base_url=server.url, **how)
 
 
 @BOTH
@@ -607,8 +614,7 @@ def test_an_archive_that_was_published_anew_is_fetched_again(
         name = f"{LOADERS[year].DEVELOPMENT}.doc.zip"
         anew = tiny.pack(LOADERS[year].DEVELOPMENT, {"README.md": "second version\n"})
         server.add(name, anew)
-        source = tiny.published(sources.SOURCES[f"dcase{year}"], {**BUILT[year], name: anew})
-        monkeypatch.setitem(sources.SOURCES, f"dcase{year}", source)
+        tiny.publish(monkeypatch, f"dcase{year}", {**BUILT[year], name: anew})
         assert fetch(year, tmp_path, server).fetched == (name,)
     assert (development(year, tmp_path) / "README.md").read_text() == "second version\n"
 
@@ -649,8 +655,8 @@ def test_a_disk_that_cannot_hold_all_is_told_before_anything_is_fetched(
 ) -> None:
     usage = shutil.disk_usage("/")
     # Room for every archive, but not for what they unpack to.
-    source = sources.SOURCES[f"dcase{year}"]
-    free = sum(sources._packed(archive, source) for archive in source.archives)
+    source = source_of(f"dcase{year}")
+    free = sum(sources.packed(archive, source) for archive in source.archives)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=free))
     with LocalServer(served) as server:
         with pytest.raises(DownloadError, match=rf"has {human(free)} free and .* are needed"):
@@ -662,29 +668,32 @@ def test_a_disk_that_cannot_hold_all_is_told_before_anything_is_fetched(
 
 
 def test_the_published_archives_are_complete_and_come_from_their_publishers() -> None:
-    counts = {name: len(source.archives) for name, source in sources.SOURCES.items()}
+    published = {name: entry.source for name, entry in data_sets().items() if entry.source}
+    counts = {name: len(source.archives) for name, source in published.items()}
     assert counts == {"esc10": 1, "esc50": 1, "dcase2017": 13 + 6, "dcase2018": 25 + 25}
-    for source in sources.SOURCES.values():
+    for source in published.values():
         assert source.licence
         assert source.citation
         for archive in source.archives:
             assert archive.file.url.startswith(("https://zenodo.org/record/", "https://github.com/karolpiczak/"))
             assert archive.file.md5 is not None
-    urls = {archive.file.name: archive.file.url for archive in sources.DCASE2018.archives}
+    urls = {archive.file.name: archive.file.url for archive in dcase2018.SOURCE.archives}
     assert (
         urls["DCASE2018-task5-eval.audio.23.zip"]
         == "https://zenodo.org/record/1964758/files/DCASE2018-task5-eval.audio.23.zip"
     )
-    assert sources.ESC50.archives[0].file.url == "https://github.com/karolpiczak/ESC-50/archive/master.zip"
+    assert esc50.SOURCE.archives[0].file.url == "https://github.com/karolpiczak/ESC-50/archive/master.zip"
 
 
 def test_the_published_sizes_add_up() -> None:
-    sizes = [archive.file.size or 0 for archive in sources.DCASE2017.archives]
+    sizes = [archive.file.size or 0 for archive in dcase2017.SOURCE.archives]
     assert sum(sizes) == pytest.approx(14.3e9, rel=0.01)
     # Unpacked: 6300 clips of 10 s, 44.1 kHz, stereo, 24 bit.
-    assert sources.DCASE2017.growth * sum(sizes) == pytest.approx(6300 * 10 * 44_100 * 2 * 3, rel=0.05)
+    assert dcase2017.SOURCE.growth * sum(sizes) == pytest.approx(6300 * 10 * 44_100 * 2 * 3, rel=0.05)
 
 
 def test_a_data_set_that_is_not_published_cannot_be_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Nothing can be downloaded for dataset=demo: use one of esc10, esc50"):
+    with pytest.raises(
+        ConfigError, match="Nothing can be downloaded for dataset=demo: use one of dcase2017, dcase2018, esc10, esc50"
+    ):
         sources.download("demo", tmp_path)

@@ -14,7 +14,7 @@ import soundfile
 
 from soundstack.audio import decode as audio
 from soundstack.config.base import DataConfig
-from soundstack.datasets.corpus import open_corpus
+from soundstack.datasets.open_corpus import open_corpus
 from soundstack.features import extract as features
 from soundstack.features.extract import Extraction, Recipe, Stages, clip_means
 from soundstack.features.store import FeatureStore

@@ -22,10 +22,10 @@ def test_a_published_data_set_goes_from_download_to_a_registered_fusion(
     name: str, channels: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     built = tiny.BUILDERS[name]()
-    monkeypatch.setitem(sources.SOURCES, name, tiny.published(sources.SOURCES[name], built))
+    tiny.publish(monkeypatch, name, built)
     folder = tmp_path / "data"
     with LocalServer(dict(built)) as server:
-        done = sources.download(name, folder, base_url=server.url, progress=False)
+        done = sources.download(name, folder, base_url=server.url)
         assert len(done.fetched) == len(built)
     main.run(
         MainConfig(

@@ -22,8 +22,8 @@ from urllib3.util import Retry
 from local_http import LocalServer, Served
 from soundstack.config import cli
 from soundstack.utils import download as remote
-from soundstack.utils.download import RemoteFile, fetch, fetch_all, require_space
 from soundstack.utils.errors import DataError, DownloadError
+from soundstack.utils.remote_file import RemoteFile, require_space
 from waiting import PATIENCE, until
 
 CONTENT = np.random.default_rng(7).bytes(1_000_000)
@@ -40,6 +40,11 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def server() -> Iterator[LocalServer]:
     with LocalServer() as running:
         yield running
+
+
+def fetch(url: str, target: Path, **known: Any) -> Path:
+    """One file, of which this is known, fetched to a path."""
+    return remote.fetch([RemoteFile(url, target.name, **known)], target.parent)[0]
 
 
 def names(folder: Path) -> set[str]:
@@ -170,48 +175,25 @@ def test_a_part_that_is_whole_but_was_not_moved_needs_no_request(
     assert server.requests == []
 
 
-@pytest.mark.parametrize("honours_if_range", [True, False])
-def test_a_file_that_changed_between_two_attempts_is_not_spliced(
-    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, honours_if_range: bool
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({}, Served(CONTENT[::-1], etag='"v2"'), id="changed"),
+        pytest.param({}, Served(CONTENT[::-1], etag='"v2"', honours_if_range=False), id="changed, condition ignored"),
+        pytest.param({}, Served(CONTENT[:400_000], honours_if_range=False), id="shrank"),
+        pytest.param({"ignores_start": True}, None, id="a range that begins elsewhere"),
+        pytest.param({"ranges": False}, None, id="a server without ranges"),
+    ],
+)
+def test_what_cannot_be_continued_is_not_spliced_but_fetched_from_the_beginning(
+    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], after: Served | None
 ) -> None:
-    server.add("x.bin", CONTENT)
+    served = server.add("x.bin", Served(CONTENT, **before))
     target = tmp_path / "x.bin"
     cut_off(server, target, monkeypatch, after=500_000)
-    changed = CONTENT[::-1]
-    server.add("x.bin", Served(changed, etag='"v2"', honours_if_range=honours_if_range))
+    served = server.add("x.bin", after or served)
     fetch(server.url_of("x.bin"), target)
-    assert target.read_bytes() == changed
-
-
-def test_a_file_that_shrank_between_two_attempts_is_fetched_from_the_beginning(
-    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.add("x.bin", CONTENT)
-    target = tmp_path / "x.bin"
-    cut_off(server, target, monkeypatch, after=500_000)
-    server.add("x.bin", Served(CONTENT[:400_000], honours_if_range=False))
-    fetch(server.url_of("x.bin"), target)
-    assert target.read_bytes() == CONTENT[:400_000]
-
-
-def test_a_range_that_begins_elsewhere_is_not_spliced(
-    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.add("x.bin", Served(CONTENT, ignores_start=True))
-    target = tmp_path / "x.bin"
-    cut_off(server, target, monkeypatch, after=500_000)
-    fetch(server.url_of("x.bin"), target)
-    assert target.read_bytes() == CONTENT
-
-
-def test_a_server_without_ranges_makes_the_download_start_over(
-    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.add("x.bin", Served(CONTENT, ranges=False))
-    target = tmp_path / "x.bin"
-    cut_off(server, target, monkeypatch, after=500_000)
-    fetch(server.url_of("x.bin"), target)
-    assert target.read_bytes() == CONTENT
+    assert target.read_bytes() == served.content
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
@@ -415,7 +397,7 @@ def test_a_target_that_cannot_be_written_is_named(server: LocalServer, tmp_path:
 
 def pretend_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(remote.shutil, "disk_usage", lambda folder: usage._replace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=free))
 
 
 def test_a_full_disk_is_told_before_anything_is_fetched(
@@ -425,7 +407,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
     pretend_free(monkeypatch, 900_000)
     files = [RemoteFile(server.url_of("x.bin"), f"{n}.bin", size=len(CONTENT)) for n in range(3)]
     with pytest.raises(DownloadError, match=r"The disk of .* has 900kB free and 3\.00MB are needed: free some space"):
-        fetch_all(files, tmp_path / "not" / "yet")
+        remote.fetch(files, tmp_path / "not" / "yet", needed=3 * len(CONTENT))
     assert server.requests == []
     with pytest.raises(DownloadError, match=r"1\.00MB are needed"):
         fetch(server.url_of("x.bin"), tmp_path / "x.bin")
@@ -439,7 +421,7 @@ def test_only_what_is_still_to_come_needs_space(
     (tmp_path / "y.bin").write_bytes(CONTENT)
     pretend_free(monkeypatch, 450_000)
     files = [RemoteFile(server.url_of("x.bin"), name, size=len(CONTENT)) for name in ("x.bin", "y.bin")]
-    fetch_all(files, tmp_path)
+    remote.fetch(files, tmp_path)
     assert (tmp_path / "x.bin").read_bytes() == CONTENT
 
 
@@ -460,7 +442,7 @@ def test_several_files_are_fetched_at_a_time_and_returned_in_order(server: Local
     for n in range(3):
         server.add(f"{n}.bin", CONTENT[n:])
         files.append(RemoteFile(server.url_of(f"{n}.bin"), f"{n}.bin", md5=hashlib.md5(CONTENT[n:]).hexdigest()))
-    paths = fetch_all(files, tmp_path, jobs=3, then=lambda *_: meet_others())
+    paths = remote.fetch(files, tmp_path, jobs=3, then=lambda *_: meet_others())
     assert [path.name for path in paths] == ["0.bin", "1.bin", "2.bin"]
     assert [path.read_bytes() == CONTENT[n:] for n, path in enumerate(paths)] == [True] * 3
 
@@ -470,10 +452,10 @@ def test_one_file_that_fails_does_not_keep_the_others_from_coming(server: LocalS
     good = RemoteFile(server.url_of("good.bin"), "good.bin")
     missing = [RemoteFile(server.url_of(f"{n}.bin"), f"{n}.bin") for n in range(2)]
     with pytest.raises(DownloadError, match=r"/0\.bin could not be fetched.*404"):
-        fetch_all([missing[0], good], tmp_path, jobs=1)
+        remote.fetch([missing[0], good], tmp_path, jobs=1)
     assert names(tmp_path) == {"good.bin"}
     with pytest.raises(DownloadError, match=r"2 of 3 files could not be had.*run this again.*404"):
-        fetch_all([*missing, good], tmp_path, jobs=1)
+        remote.fetch([*missing, good], tmp_path, jobs=1)
 
 
 def test_what_is_done_with_each_file_may_fail_too(server: LocalServer, tmp_path: Path) -> None:
@@ -483,7 +465,7 @@ def test_what_is_done_with_each_file_may_fail_too(server: LocalServer, tmp_path:
         raise DataError(f"{path.name} is of no use.")
 
     with pytest.raises(DataError, match=r"x\.bin is of no use"):
-        fetch_all([RemoteFile(server.url_of("x.bin"), "x.bin")], tmp_path, then=refuse)
+        remote.fetch([RemoteFile(server.url_of("x.bin"), "x.bin")], tmp_path, then=refuse)
 
 
 def test_ctrl_c_ends_the_running_downloads_and_they_can_be_resumed(server: LocalServer, tmp_path: Path) -> None:
@@ -497,12 +479,12 @@ def test_ctrl_c_ends_the_running_downloads_and_they_can_be_resumed(server: Local
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch_all(files, tmp_path, jobs=2, then=interrupt)
+        remote.fetch(files, tmp_path, jobs=2, then=interrupt)
     assert server.sent < 300 * len(CONTENT)
     assert "slow.bin" not in names(tmp_path)
     assert names(tmp_path) >= {"quick.bin", "slow.bin.part"}
     server.add("slow.bin", CONTENT)
-    fetch_all(files, tmp_path)
+    remote.fetch(files, tmp_path)
     assert {path.name for path in tmp_path.glob("*.bin")} == {"quick.bin", "slow.bin", "later.bin"}
     assert {path.read_bytes() == CONTENT for path in tmp_path.glob("*.bin")} == {True}
 
@@ -513,15 +495,16 @@ import sys
 from pathlib import Path
 from soundstack.config import cli; from soundstack.utils import download as remote
 from soundstack.config.steps import DownloadConfig
+from soundstack.utils.remote_file import RemoteFile
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
 url, folder, single = sys.argv[1:]
 
 def download(config):
     if single == "single":
-        remote.fetch(url, Path(folder, "x.bin"))
+        remote.fetch([RemoteFile(url, "x.bin")], Path(folder))
     else:
-        remote.fetch_all([remote.RemoteFile(f"{url}?{n}", f"{n}.bin") for n in range(3)], Path(folder), jobs=2)
+        remote.fetch([RemoteFile(f"{url}?{n}", f"{n}.bin") for n in range(3)], Path(folder), jobs=2)
 
 cli.run(DownloadConfig, download, [])
 """
@@ -564,7 +547,7 @@ def test_ctrl_c_ends_a_download_that_waits_for_a_server(
 
 
 def _fetch_in_process(url: str, target: Path) -> None:
-    fetch(url, target, progress=False)
+    fetch(url, target)
 
 
 def test_two_processes_fetch_the_same_file_once(server: LocalServer, tmp_path: Path) -> None:
@@ -591,5 +574,5 @@ def test_a_host_that_does_not_exist_is_not_asked_again(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(DownloadError, match=r"there is no nowhere\.invalid to be found.*save it there"):
-        remote.fetch("http://nowhere.invalid/weights.pth", tmp_path / "weights.pth")
+        fetch("http://nowhere.invalid/weights.pth", tmp_path / "weights.pth")
     assert asked == ["nowhere.invalid"]

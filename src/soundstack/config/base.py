@@ -7,12 +7,12 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationInfo, model_validator
 
 from soundstack.audio.limits import RequestLimits
-from soundstack.config import naming
+from soundstack.config import data_set_names, naming
 from soundstack.utils.project import cores, fingerprint
 
 #: Former names of parameters. They are still taken, from the command line and in suites, and read in what was logged.
@@ -45,7 +45,10 @@ def _limits(text: str) -> str:
     return text.strip()
 
 
-DataSetName = Literal["demo", "esc10", "esc50", "dcase2017", "dcase2018", "csv"]
+if TYPE_CHECKING:
+    DataSetName = str
+else:
+    DataSetName = Literal[*data_set_names.modules()]
 Auto = Literal["auto"]
 Seconds = Annotated[float, Field(gt=0, le=600)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]

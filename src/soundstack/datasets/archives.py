@@ -9,7 +9,9 @@ What is on disk while and after ``x.zip`` is unpacked into ``folder``:
 - ``folder/.unpacked/x.zip.json`` is written last: it names the archive's checksum and every file with its
   size. An archive whose marker is there and whose files all are is skipped, also when the archive is gone.
 
-The size an archive unpacks to is counted while it is unpacked: what its headers declare may be a lie.
+The size an archive unpacks to is counted while it is unpacked: what its headers declare may be a lie. The standard
+library does none of this: ``extractall`` and ``unpack_archive`` rename what would leave the folder instead of refusing
+it, know no bound, and leave half an archive behind.
 """
 
 from __future__ import annotations
@@ -21,25 +23,24 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from tqdm import tqdm
-
 from soundstack.utils import signals
-from soundstack.utils.download import ELSEWHERE, digest, human, require_space
 from soundstack.utils.errors import DataError
 from soundstack.utils.locks import exclusive
+from soundstack.utils.progress import bytes_bar, human
+from soundstack.utils.remote_file import ELSEWHERE, digest, require_space
 
 _CHUNK = 1 << 20
 _STATE = ".unpacked"
 
 
 @dataclass(frozen=True)
-class Limits:
+class UnpackLimits:
     """What an archive may unpack to. The defaults are far above every archive of the published data sets.
 
     ``ratio`` is that of all unpacked bytes to the archive's size, judged once more than ``ratio_from`` bytes
@@ -52,16 +53,15 @@ class Limits:
     ratio_from: int = 100_000_000
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = UnpackLimits()
 
 
 def extract_zip(
     path: Path,
     folder: Path,
     *,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: UnpackLimits = DEFAULT_LIMITS,
     md5: str | None = None,
-    progress: bool = False,
 ) -> tuple[Path, ...]:
     """Unpack the zip archive ``path`` into ``folder``, or skip it if that was done before (see above).
 
@@ -72,7 +72,6 @@ def extract_zip(
         folder: where its members go; made if need be.
         limits: beyond which it is taken for a bomb and refused.
         md5: the archive's MD5, if known; else it is computed.
-        progress: draw a progress bar where standard error is a terminal.
 
     Returns:
         The unpacked files, in the archive's order.
@@ -84,8 +83,7 @@ def extract_zip(
     """
     if not path.is_file():
         raise DataError(f"There is no archive {path}: download it first.")
-    if md5 is None:
-        md5 = digest(path, "md5")
+    md5 = (md5 or digest(path)).lower()
     state = folder / _STATE
     temporary, old = state / f"{path.name}.tmp", state / f"{path.name}.old"
     try:
@@ -95,9 +93,8 @@ def extract_zip(
                 shutil.rmtree(temporary, ignore_errors=True)
                 _put_back(old, folder)
                 try:
-                    names = _unpack(path, folder, temporary, limits, progress=progress)
-                    with _all_or_nothing(folder, old) as place:
-                        _write_marker(folder, path.name, md5, _move(names, temporary, folder, path, place))
+                    files = _unpack(path, folder, temporary, limits)
+                    _move(path, md5, files, folder)
                 finally:
                     shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -116,17 +113,14 @@ def is_unpacked(folder: Path, name: str, md5: str | None = None) -> bool:
         md5: the checksum it must have had; ``None`` takes any.
     """
     files = _marked_files(folder, name, md5)
-    return bool(files) and all(_size(folder / file) == size for file, size in files)
-
-
-def _size(path: Path) -> int | None:
     try:
-        return path.stat().st_size
+        return bool(files) and all((folder / file).stat().st_size == size for file, size in files)
     except OSError:
-        return None
+        return False
 
 
 def _marked_files(folder: Path, name: str, md5: str | None) -> list[tuple[str, int]]:
+    """The files and sizes that the marker names; none if there is no marker, or another archive's."""
     try:
         marker = json.loads((folder / _STATE / f"{name}.json").read_text(encoding="utf-8"))
         if md5 is not None and marker["md5"] != md5.lower():
@@ -136,38 +130,43 @@ def _marked_files(folder: Path, name: str, md5: str | None) -> list[tuple[str, i
         return []
 
 
-def _write_marker(folder: Path, name: str, md5: str, files: Iterable[tuple[str, int]]) -> None:
-    marker = folder / _STATE / f"{name}.json"
-    draft = marker.with_suffix(".json.tmp")
-    draft.write_text(json.dumps({"md5": md5.lower(), "files": list(files)}), encoding="utf-8")
-    draft.replace(marker)
-
-
-def _unpack(path: Path, folder: Path, temporary: Path, limits: Limits, *, progress: bool) -> tuple[PurePosixPath, ...]:
-    """Write all members below ``temporary``; their CRCs are checked on the way."""
+def _unpack(path: Path, folder: Path, temporary: Path, limits: UnpackLimits) -> dict[PurePosixPath, int]:
+    """Write all members below ``temporary``, their CRCs checked on the way; their names and sizes in order."""
+    most = min(limits.total_bytes, max(limits.ratio_from, int(limits.ratio * path.stat().st_size)))
+    files: dict[PurePosixPath, int] = {}
+    unpacked = 0
     try:
         with zipfile.ZipFile(path) as archive:
             members = _checked_members(archive, path, limits)
             declared = sum(info.file_size for info in members.values())
-            with _Meter(path, limits, declared, progress=progress) as meter:
-                require_space(folder, declared)
+            if declared > most:  # an honest bomb need not be begun
+                raise _bomb(path, most)
+            require_space(folder, declared)
+            with bytes_bar(f"unpacking {path.name}", declared) as bar:
                 for name, info in members.items():
                     target = temporary / name
                     target.parent.mkdir(parents=True, exist_ok=True)
+                    files[name] = 0
                     with archive.open(info) as source, target.open("xb") as sink:
                         while chunk := source.read(_CHUNK):
-                            meter.count(len(chunk))
-                            sink.write(chunk)
+                            if signals.interrupted():  # of a thread that unpacks, Ctrl-C reaches the main one alone
+                                raise KeyboardInterrupt
+                            if (unpacked := unpacked + len(chunk)) > most:
+                                raise _bomb(path, most)
+                            files[name] += sink.write(chunk)
+                            bar.update(len(chunk))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         # RuntimeError is what zipfile raises for a member that needs a password.
         raise DataError(
             f"Archive {path} is damaged or no zip archive that can be read ({error}); nothing was unpacked. "
             "Delete it and download it again."
         ) from error
-    return tuple(members)
+    return files
 
 
-def _checked_members(archive: zipfile.ZipFile, path: Path, limits: Limits) -> dict[PurePosixPath, zipfile.ZipInfo]:
+def _checked_members(
+    archive: zipfile.ZipFile, path: Path, limits: UnpackLimits
+) -> dict[PurePosixPath, zipfile.ZipInfo]:
     """The files of the archive by the place they go to, folders left out."""
     infos = archive.infolist()
     if len(infos) > limits.members:
@@ -193,109 +192,60 @@ def _checked_members(archive: zipfile.ZipFile, path: Path, limits: Limits) -> di
     return members
 
 
-class _Meter:
-    """Counts what is unpacked, shows it, and stops what is too much."""
-
-    def __init__(self, path: Path, limits: Limits, declared: int, *, progress: bool) -> None:
-        by_ratio = max(limits.ratio_from, int(limits.ratio * path.stat().st_size))
-        self._path = path
-        self._most = min(limits.total_bytes, by_ratio)
-        self._unpacked = 0
-        self._check(declared)  # an honest bomb need not be begun
-        self._bar = tqdm(
-            total=declared,
-            unit="B",
-            unit_scale=True,
-            desc=f"unpacking {path.name}",
-            leave=False,
-            disable=None if progress else True,  # None: drawn on a terminal only
-        )
-
-    def __enter__(self) -> _Meter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def count(self, received: int) -> None:
-        if signals.interrupted():  # of a thread that unpacks, Ctrl-C reaches the main one alone
-            raise KeyboardInterrupt
-        self._unpacked += received
-        self._check(self._unpacked)
-        self._bar.update(received)
-
-    def _check(self, unpacked: int) -> None:
-        if unpacked > self._most:
-            raise _refused(self._path, f"it unpacks to more than {human(self._most)}, as archive bombs do")
-
-
-def _move(
-    names: Iterable[PurePosixPath],
-    temporary: Path,
-    folder: Path,
-    path: Path,
-    place: Callable[[Path, PurePosixPath], object],
-) -> list[tuple[str, int]]:
-    """Move the unpacked files into ``folder`` by ``place``; the names and sizes of what was moved."""
-    names = tuple(names)
-    inside = folder.resolve()
-    for parent in {folder / name.parent for name in names}:
+def _move(path: Path, md5: str, files: dict[PurePosixPath, int], folder: Path) -> None:
+    """Move what is unpacked into ``folder`` and write the marker; if anything fails, ``folder`` is left as it was."""
+    inside, state = folder.resolve(), folder / _STATE
+    for parent in {folder / name.parent for name in files}:
         # A link that lies in the folder already, not one of the archive's: those were refused.
         if not parent.resolve().is_relative_to(inside):
             raise _refused(path, f"{parent} is a link that leads out of {folder}")
-    moved = []
-    for name in names:
-        moved.append((str(name), (temporary / name).stat().st_size))
-        place(temporary / name, name)
-    return moved
-
-
-@contextmanager
-def _all_or_nothing(folder: Path, old: Path) -> Iterator[Callable[[Path, PurePosixPath], object]]:
-    """Yield what puts a file into ``folder`` under a name; if the block fails, ``folder`` is left as it was."""
-    made: list[Path] = []
-    placed: list[Path] = []
-
-    def place(source: Path, name: PurePosixPath) -> None:
-        target = folder / name
-        for parent in reversed([*takewhile(lambda parent: not parent.exists(), target.parents)]):
-            try:
-                parent.mkdir()
-            except FileExistsError:  # another archive, unpacked beside this one, was quicker
-                if not parent.is_dir():
-                    raise
-            else:
-                made.append(parent)
-        if target.is_dir() and not target.is_symlink():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-        if os.path.lexists(target):
-            (old / name).parent.mkdir(parents=True, exist_ok=True)
-            target.replace(old / name)
-        placed.append(target)
-        source.replace(target)
-
+    temporary, old, draft = (state / f"{path.name}.{suffix}" for suffix in ("tmp", "old", "json.tmp"))
+    undo = ExitStack()
+    undo.callback(_put_back, old, folder)
     try:
-        yield place
+        for name in files:
+            _place(temporary / name, folder / name, old / name, undo)
+        content = {"md5": md5, "files": [(str(name), size) for name, size in files.items()]}
+        draft.write_text(json.dumps(content), encoding="utf-8")
+        draft.replace(state / f"{path.name}.json")
     except BaseException:
         with signals.put_off():
-            for target in placed:
-                with suppress(OSError):
-                    target.unlink()
-            _put_back(old, folder)
-            for parent in reversed(made):
-                with suppress(OSError):
-                    parent.rmdir()
+            undo.close()
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _place(source: Path, target: Path, old: Path, undo: ExitStack) -> None:
+    """Move one file to its target, and what is there to ``old``; ``undo`` learns what takes it away again."""
+    for parent in reversed([*takewhile(lambda parent: not parent.exists(), target.parents)]):
+        undo.callback(_quietly, parent.rmdir)
+        parent.mkdir(exist_ok=True)  # another archive, unpacked beside this one, may be quicker
+    if target.is_dir() and not target.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if os.path.lexists(target):
+        old.parent.mkdir(parents=True, exist_ok=True)
+        target.replace(old)
+    undo.callback(_quietly, target.unlink)
+    source.replace(target)
+
+
+def _quietly(step: Callable[[], object]) -> None:
+    with suppress(OSError):
+        step()
+
+
 def _put_back(old: Path, folder: Path) -> None:
+    """Give back to ``folder`` the files that were to be replaced."""
     for path in list(old.rglob("*")):
         if path.is_symlink() or not path.is_dir():
             target = folder / path.relative_to(old)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _bomb(path: Path, most: int) -> DataError:
+    return _refused(path, f"it unpacks to more than {human(most)}, as archive bombs do")
 
 
 def _refused(path: Path, why: str) -> DataError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from soundstack.utils.errors import DataError
 
 TEST = "test"
 Fold = TypeVar("Fold", str, int)
-_NO_TAGS: Mapping[str, str] = MappingProxyType({})
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 def fold_order(folds: Iterable[Fold]) -> list[Fold]:
@@ -55,7 +55,7 @@ class Clip:
     label: str
     fold: str
     group: str
-    tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
 
     def __post_init__(self) -> None:
         # What looks the same is the same: "é" may be one character (NFC) or two (NFD).
@@ -68,16 +68,15 @@ class DataSet:
     """Clips with what holds for all of them.
 
     ``seconds`` is the nominal clip length: shorter clips are zero-padded at the end, longer ones cropped to it.
-    ``sample_rate`` in Hz is the rate at which spectrograms are made; ``measure`` names the paper's headline
-    score, ``"accuracy"`` or ``"macro_f1"``. ``notes`` collects what the reader should be told (skipped clips,
-    drawn folds), one sentence each. ``own`` marks a table of the user's own, whose name does not say what is in it.
+    ``sample_rate`` in Hz is the rate at which spectrograms are made. ``notes`` collects what the reader should be told
+    (skipped clips, drawn folds), one sentence each. ``own`` marks a table of the user's own, whose name does not say
+    what is in it.
     """
 
     name: str
     clips: tuple[Clip, ...]
     seconds: float
     sample_rate: int
-    measure: str = "accuracy"
     licence: str = ""
     citation: str = ""
     notes: tuple[str, ...] = ()
@@ -104,11 +103,12 @@ class DataSet:
         return tuple(clip for clip in self.clips if clip.fold == TEST)
 
 
-def check_splits(clips: Iterable[Clip]) -> None:
+def check_splits(clips: Iterable[Clip], called: Callable[[Clip], str] = lambda clip: repr(clip.id)) -> None:
     """Refuse a clip table whose splits leak or cannot be learnt from.
 
     Checked: every id is unique, no group lies in two folds, there are at least two development folds and a test
     part, every class has clips in at least two development folds, and the test part names no unknown class.
+    ``called`` is how a message names a clip.
 
     Raises:
         DataError: with the first offending clip, group or class.
@@ -116,18 +116,18 @@ def check_splits(clips: Iterable[Clip]) -> None:
     clips = tuple(clips)
     if not clips:
         raise DataError("The data set has no clips.")
-    seen: dict[str, Clip] = {}
-    fold_of_group: dict[str, Clip] = {}
+    seen: set[str] = set()
+    first_of_group: dict[str, Clip] = {}
     folds_of_label: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
         if clip.id in seen:
-            raise DataError(f"Clip {clip.id!r} is listed twice: every clip may stand in the table once.")
-        seen[clip.id] = clip
-        first = fold_of_group.setdefault(clip.group, clip)
+            raise DataError(f"Clip {called(clip)} is listed twice: every clip may stand in the table once.")
+        seen.add(clip.id)
+        first = first_of_group.setdefault(clip.group, clip)
         if first.fold != clip.fold:
             raise DataError(
-                f"Group {clip.group!r} crosses folds: {first.id!r} is in fold {first.fold}, {clip.id!r} in fold "
-                f"{clip.fold}. Clips of one group (recording, session, source) must share a fold."
+                f"Group {clip.group!r} crosses folds: {called(first)} is in fold {first.fold}, {called(clip)} in "
+                f"fold {clip.fold}. Clips of one group (recording, session, source) must share a fold."
             )
         folds_of_label[clip.label].add(clip.fold)
     folds = {clip.fold for clip in clips}

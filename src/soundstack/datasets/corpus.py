@@ -1,4 +1,4 @@
-"""A data set made ready: its clips loaded, scanned and checked, with the audio spec and the fingerprint."""
+"""A data set made ready: its usable clips with what they hold, the audio spec and the fingerprint."""
 
 from __future__ import annotations
 
@@ -6,26 +6,18 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.config.base import DataConfig
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
-from soundstack.datasets.scan import Listener, Scan, scan_files
+from soundstack.datasets.clips import TEST, Clip, DataSet
+from soundstack.datasets.scan import Scan
 from soundstack.utils import slices
-from soundstack.utils.code_versions import code_version
-from soundstack.utils.errors import DataError
-from soundstack.utils.progress import bar
 from soundstack.utils.project import fingerprint
-
-#: A longest clip beyond this is cropped unless ``clip_seconds`` says otherwise.
-LONGEST_AUTO_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,152 +150,3 @@ class Corpus:
 def example_keys(scan: Scan, audio: AudioSpec) -> list[str]:
     """The keys of a clip's examples, by which their features are kept."""
     return [f"{scan.content}:{channel}" for channel in range(scan.channels if audio.channels == "each" else 1)]
-
-
-class AudioSoFar:
-    """The audio spec as the usable files suggest that are scanned so far; final when all are.
-
-    Attributes:
-        settled: Length and rate are given by the parameters or by the publishers of the data set, so that the first
-            files tell what holds for all.
-    """
-
-    def __init__(self, dataset: DataSet, config: DataConfig) -> None:
-        self._config = config
-        self._seconds = dataset.seconds if config.clip_seconds == "auto" else config.clip_seconds
-        self._longest = 0.0
-        self._rates: Counter[int] = Counter()
-        self.settled = bool(self._seconds) and bool(config.sample_rate != "auto" or dataset.sample_rate)
-
-    def add(self, scan: Scan) -> None:
-        """Count a usable file."""
-        self._longest = max(self._longest, scan.seconds)
-        self._rates[scan.sample_rate] += 1
-
-    def spec(self) -> AudioSpec | None:
-        """The spec; None where no file is counted yet."""
-        if not self._rates:
-            return None
-        given, common = self._config.sample_rate, max(self._rates, key=lambda value: (self._rates[value], value))
-        rate = common if given == "auto" else given
-        return AudioSpec(rate, self._seconds or min(LONGEST_AUTO_SECONDS, self._longest), self._config.channels)
-
-
-class Ahead(Listener, Protocol):
-    """Who makes features of the clips while they are scanned; entered before the scan and left after it."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
-
-    def start(self, so_far: AudioSoFar, *, strict: bool) -> None:
-        """Begin; ``strict``: with an unusable file, all is over."""
-
-
-def load_dataset(config: DataConfig) -> DataSet:
-    """Load the clip table of the configured data set.
-
-    Raises:
-        DataError: The data set is missing, malformed, or its splits leak.
-    """
-    if config.dataset == "demo":
-        from soundstack.datasets.demo import dataset as demo
-
-        folder = config.cache_path / f"demo-{code_version('datasets.demo.dataset')}"
-        with bar("demo", demo.CLIPS, "clips") as advance:
-            demo.write(folder, jobs=config.workers, progress=advance)
-        return demo.load(folder)
-    if config.dataset == "csv":
-        from soundstack.datasets import csv_table as custom
-
-        return replace(custom.load(config.data_path, seed=config.drawn_with), name=config.data_name)
-    if config.dataset == "dcase2017":
-        from soundstack.datasets import dcase2017
-
-        return dcase2017.load(config.data_path)
-    if config.dataset == "dcase2018":
-        from soundstack.datasets import dcase2018
-
-        return dcase2018.load(config.data_path)
-    from soundstack.datasets import esc50
-
-    return esc50.load(config.data_path, subset=config.dataset)
-
-
-def open_corpus(config: DataConfig, ahead: Ahead | None = None) -> Corpus:
-    """Load, scan and check the configured data set.
-
-    ``ahead`` gets what is decoded on the way, in corpus order.
-
-    Raises:
-        DataError: The table is wrong, a file is damaged (unless ``on_error=skip``), or a split leaks.
-    """
-    dataset = load_dataset(config)
-    # Development first: the order of every table and array.
-    dataset = replace(dataset, clips=tuple(sorted(dataset.clips, key=lambda clip: (clip.fold == TEST, clip.id))))
-    paths = [clip.path for clip in dataset.clips]
-    with bar("scan", len(paths), "clips") as advance, ahead or nullcontext():
-        if ahead:
-            ahead.start(AudioSoFar(dataset, config), strict=config.on_error == "fail")
-        scans = scan_files(paths, config.cache_path, jobs=config.workers, progress=advance, listener=ahead)
-    good, skipped = _sort_out(dataset, scans, config.on_error)
-    places = tuple(place for place, scan in enumerate(scans) if not scan.problem)
-    clips = tuple(clip for clip, _ in good)
-    if skipped:
-        check_splits(clips)
-    kept = tuple(scan for _, scan in good)
-    notes = list(dataset.notes)
-    if dataset.own:
-        _refuse_copies(good)
-    else:
-        notes += _report_copies(good)
-    so_far = AudioSoFar(dataset, config)
-    for scan in kept:
-        so_far.add(scan)
-    audio = so_far.spec()
-    assert audio is not None  # there are usable files
-    dataset = replace(dataset, clips=clips, seconds=audio.seconds, sample_rate=audio.sample_rate, notes=tuple(notes))
-    return Corpus(dataset, kept, audio, places, skipped)
-
-
-def _sort_out(
-    dataset: DataSet, scans: Sequence[Scan], on_error: str
-) -> tuple[list[tuple[Clip, Scan]], tuple[str, ...]]:
-    pairs = list(zip(dataset.clips, scans, strict=True))
-    bad = [(clip, scan) for clip, scan in pairs if scan.problem]
-    if bad and on_error == "fail":
-        clip, scan = bad[0]
-        more = f" ({len(bad) - 1} more damaged clips)" if len(bad) > 1 else ""
-        raise DataError(f"{clip.path}: {scan.problem}{more}. Mend or remove it, or go on without: on_error=skip.")
-    if len(bad) == len(pairs):
-        raise DataError(
-            f"None of the {len(pairs)} clips can be used; the first: {pairs[0][0].path} {bad[0][1].problem}"
-        )
-    good = [(clip, scan) for clip, scan in pairs if not scan.problem]
-    return good, tuple(f"{clip.id}: {scan.problem}" for clip, scan in bad)
-
-
-def _copies(pairs: Sequence[tuple[Clip, Scan]]) -> list[tuple[Clip, Clip]]:
-    first: dict[str, Clip] = {}
-    found = []
-    for clip, scan in pairs:
-        other = first.setdefault(scan.content, clip)
-        if other.fold != clip.fold and not scan.silent:
-            found.append((other, clip))
-    return found
-
-
-def _refuse_copies(pairs: Sequence[tuple[Clip, Scan]]) -> None:
-    for first, second in _copies(pairs):
-        raise DataError(
-            f"{first.id!r} (fold {first.fold}) and {second.id!r} (fold {second.fold}) are the same sound file: a copy "
-            "would cross the split. Remove one, or give both the same group."
-        )
-
-
-def _report_copies(pairs: Sequence[tuple[Clip, Scan]]) -> list[str]:
-    # A published data set is used as it is published; its reader is told.
-    return [
-        f"{first.id} (fold {first.fold}) and {second.id} (fold {second.fold}) are the same sound file."
-        for first, second in _copies(pairs)
-    ]

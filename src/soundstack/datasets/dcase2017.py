@@ -1,46 +1,59 @@
 """DCASE 2017 task 1: acoustic scenes in binaural recordings from Finland (TUT Acoustic Scenes 2017).
 
-Layout: ``TUT-acoustic-scenes-2017-development/`` and ``-evaluation/``, each with ``meta.txt``, ``audio/`` and
-``evaluation_setup/``; all lists are tab separated without a header. 10 s clips of 44.1 kHz, 24 bit, stereo,
-named ``{recording}_{start}_{end}.wav``; clips cut from one recording share a fold. As in the paper (section
-2.2), the four official folds are the development set and the evaluation set is the test set; the measure is
-accuracy.
+Layout: ``TUT-acoustic-scenes-2017-development/`` and ``-evaluation/``, each as :mod:`soundstack.datasets.dcase`
+tells. 10 s clips of 44.1 kHz, 24 bit, stereo, named ``{recording}_{start}_{end}.wav``; clips cut from one recording
+share a fold. The paper's measure (section 2.2) is accuracy.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits, ungrouped
-from soundstack.datasets.lists import (
-    AGAIN,
-    by_sound,
-    check_against_meta,
-    incomplete,
-    read_folds,
-    read_list,
-    require_folder,
-    require_sounds,
-    third_cells,
-)
+from soundstack.datasets import dcase
+from soundstack.datasets.catalogue import Source, data_set, published_archives
+from soundstack.datasets.clips import NO_TAGS, Clip, DataSet, ungrouped
+from soundstack.datasets.lists import AGAIN, labelled, optional_list, read_list, require_sounds, third_cells
 from soundstack.utils.errors import DataError
 
-URLS = {
-    "development": "https://zenodo.org/record/400515/files/{file}",
-    "evaluation": "https://zenodo.org/record/1040168/files/{file}",
-}
+if TYPE_CHECKING:
+    from soundstack.config.steps import DataConfig
+
 DEVELOPMENT = "TUT-acoustic-scenes-2017-development"
 EVALUATION = "TUT-acoustic-scenes-2017-evaluation"
-LICENCE = "EULA of Tampere University of Technology: academic, non-commercial use (EULA.pdf in the doc archive)"
-CITATION = (
-    "A. Mesaros, T. Heittola, T. Virtanen: TUT database for acoustic scene classification and sound "
-    "event detection. 24th European Signal Processing Conference (EUSIPCO), 2016, pp. 1128-1132"
+CLIPS = (4680, 1620)
+EMPTY = DataSet(
+    "dcase2017",
+    clips=(),
+    seconds=10.0,
+    sample_rate=44_100,
+    licence="EULA of Tampere University of Technology: academic, non-commercial use (EULA.pdf in the doc archive)",
+    citation="A. Mesaros, T. Heittola, T. Virtanen: TUT database for acoustic scene classification and sound "
+    "event detection. 24th European Signal Processing Conference (EUSIPCO), 2016, pp. 1128-1132",
 )
-SECONDS = 10.0
-SAMPLE_RATE = 44_100
-MEASURE = "accuracy"
-CLIPS = {"development": 4680, "evaluation": 1620}
+SOURCE = Source(
+    "dcase2017",
+    "DCASE 2017 task 1: TUT Acoustic Scenes 2017, development and evaluation",
+    EMPTY.licence,
+    EMPTY.citation,
+    published_archives(
+        "dcase2017",
+        {
+            "development": "https://zenodo.org/record/400515/files/{file}",
+            "evaluation": "https://zenodo.org/record/1040168/files/{file}",
+        },
+    ),
+    growth=1.2,  # 6300 clips of 2.65 MB
+    typical_bytes=1_100_000_000,
+)
+
+
+@data_set("dcase2017", source=SOURCE)
+def configured(config: DataConfig) -> DataSet:
+    """The data set as a run has it."""
+    return load(config.data_path)
 
 
 def load(folder: Path) -> DataSet:
@@ -58,75 +71,40 @@ def load(folder: Path) -> DataSet:
     Raises:
         DataError: a folder, list or sound file is missing, a row is malformed, or the folds leak.
     """
-    require_folder(folder, "DCASE 2017 task 1")
-    development, evaluation = folder / DEVELOPMENT, folder / EVALUATION
-    require_folder(development, "development set of DCASE 2017 task 1")
-    require_folder(evaluation, "evaluation set of DCASE 2017 task 1")
+    development, evaluation = dcase.parts_of(folder, "DCASE 2017 task 1", DEVELOPMENT, EVALUATION)
     devel, devel_notes = _devel_clips(development)
     test, test_notes = _test_clips(evaluation)
-    clips = (*devel, *test)
-    check_splits(clips)
-    notes = [
-        *devel_notes,
-        *test_notes,
-        *_shared_recordings(devel, test),
-        *incomplete(len(devel), CLIPS["development"], "development"),
-        *incomplete(len(test), CLIPS["evaluation"], "evaluation"),
-    ]
-    return DataSet(
-        "dcase2017",
-        clips,
-        seconds=SECONDS,
-        sample_rate=SAMPLE_RATE,
-        measure=MEASURE,
-        licence=LICENCE,
-        citation=CITATION,
-        notes=tuple(notes),
-    )
+    notes = (*devel_notes, *test_notes, *_shared_recordings(devel, test))
+    return dcase.joined(EMPTY, devel, test, notes, CLIPS)
 
 
 def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
-    rows, fold_of, notes = read_folds(root / "evaluation_setup")
-    meta = by_sound(read_list(root / "meta.txt", columns=2))
-    notes += check_against_meta(rows, meta)
-    audio = root / "audio"
-    require_sounds(audio, ((name, row.where) for name, row in rows.items()))
+    rows, fold_of, notes = dcase.development_rows(root)
     errors = _errors(root / "error.txt")
     in_meta = third_cells([root / "meta.txt"])
     in_folds = third_cells(sorted((root / "evaluation_setup").glob("fold*.txt")))
-    clips = []
-    unknown = []
-    for name, row in rows.items():
-        recording = in_meta.get(name) or _recording(name) or in_folds.get(name)
-        if not recording:
-            unknown.append(name)
-        tags = {"error": ",".join(sorted(errors[name]))} if name in errors else {}
-        clips.append(
-            Clip(
-                id=f"development/{name}",
-                path=audio / name,
-                label=row.cells[1],
-                fold=fold_of[name],
-                group=f"development/{recording or Path(name).stem}",
-                tags=tags,
-            )
-        )
+
+    def described(name: str) -> tuple[str, Mapping[str, str]]:
+        recording = in_meta.get(name) or _recording(name) or in_folds.get(name, "")
+        return recording, {"error": ",".join(sorted(errors[name]))} if name in errors else NO_TAGS
+
+    clips, alone = dcase.clips_of(rows, root, "development", fold_of, described)
     if errors:
         strange = sorted(errors.keys() - rows.keys())
         notes.append(
             f"error.txt names recording errors in {len(errors) - len(strange):,} development clips, "
-            "which are kept (tag "
-            "'error')" + (f", and {len(strange):,} files that are none (first: {strange[0]})." if strange else ".")
+            "which are kept (tag 'error')"
+            + (f", and {len(strange):,} files that are none (first: {strange[0]})." if strange else ".")
         )
-    return clips, [*ungrouped(unknown, len(clips), "The recording of development clips"), *notes]
+    return clips, [*ungrouped(alone, len(clips), "The recording of development clips"), *notes]
 
 
 def _test_clips(root: Path) -> tuple[list[Clip], list[str]]:
     setup = root / "evaluation_setup"
-    meta = by_sound(read_list(root / "meta.txt", columns=2)) if (root / "meta.txt").is_file() else {}
+    meta = labelled(root / "meta.txt") if (root / "meta.txt").is_file() else {}
     notes = []
     if (setup / "evaluate.txt").is_file():
-        rows = by_sound(read_list(setup / "evaluate.txt", columns=2))
+        rows = labelled(setup / "evaluate.txt")
     elif meta:
         rows = meta
         notes = ["The evaluation set has no evaluate.txt: its labels are those of meta.txt."]
@@ -135,27 +113,18 @@ def _test_clips(root: Path) -> tuple[list[Clip], list[str]]:
             f"The evaluation set has no labels: neither {setup / 'evaluate.txt'} nor {root / 'meta.txt'} "
             f"exists. {AGAIN}"
         )
-    audio = root / "audio"
-    require_sounds(audio, ((name, row.where) for name, row in rows.items()))
-    original = _original_names(setup / "map.txt")
+    require_sounds(root / "audio", ((name, row.where) for name, row in rows.items()))
+    # The names that the clips had before they were made anonymous.
+    pairs = read_list(setup / "map.txt", columns=2) if (setup / "map.txt").is_file() else []
+    original = {row.sound: row.sound_in(1) for row in pairs}
     in_meta = third_cells([root / "meta.txt"])
     in_lists = third_cells([setup / "evaluate.txt", setup / "test.txt"])
-    clips = []
-    unknown = []
-    for name, row in rows.items():
-        recording = in_meta.get(name) or _recording(original.get(name, name)) or in_lists.get(name)
-        if not recording:
-            unknown.append(name)
-        clips.append(
-            Clip(
-                id=f"evaluation/{name}",
-                path=audio / name,
-                label=row.cells[1],
-                fold=TEST,
-                group=f"evaluation/{recording or Path(name).stem}",
-            )
-        )
-    return clips, [*ungrouped(unknown, len(clips), "The recording of evaluation clips"), *notes]
+
+    def described(name: str) -> tuple[str, Mapping[str, str]]:
+        return in_meta.get(name) or _recording(original.get(name, name)) or in_lists.get(name, ""), NO_TAGS
+
+    clips, alone = dcase.clips_of(rows, root, "evaluation", {}, described)
+    return clips, [*ungrouped(alone, len(clips), "The recording of evaluation clips"), *notes]
 
 
 def _recording(name: str) -> str:
@@ -167,18 +136,9 @@ def _recording(name: str) -> str:
 def _errors(path: Path) -> dict[str, set[str]]:
     """The events that ``error.txt`` (file, onset, offset, event) names, by file."""
     events: dict[str, set[str]] = defaultdict(set)
-    if path.is_file() and path.stat().st_size:
-        for row in read_list(path, columns=1):
-            events[row.sound].add(row.cell(3) or "unnamed")
+    for row in optional_list(path):
+        events[row.sound].add(row.cell(3) or "unnamed")
     return events
-
-
-def _original_names(path: Path) -> dict[str, str]:
-    """The names the evaluation clips had before they were made anonymous, where a map is there."""
-    if not path.is_file():
-        return {}
-    rows = read_list(path, columns=2)
-    return {row.sound: row.sound_in(1) for row in rows}
 
 
 def _shared_recordings(devel: list[Clip], test: list[Clip]) -> list[str]:

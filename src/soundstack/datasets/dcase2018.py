@@ -1,52 +1,65 @@
 """DCASE 2018 task 5: domestic activities heard by several microphone arrays (from the SINS database).
 
-Layout: ``DCASE2018-task5-dev/`` and ``DCASE2018-task5-eval/``, each with ``meta.txt``, ``audio/`` and
-``evaluation_setup/``; all lists are tab separated without a header. 10 s clips of 16 kHz, four channels.
-Development clips are named ``DevNode{node}_ex{session}_{segment}.wav``: several nodes heard one session,
-and its clips share a fold. Evaluation clips are numbered; ``map.txt`` tells which node heard them. As in
-the paper (section 2.1), the four official folds are the development set and the evaluation set, known and
-unknown nodes together, is the test set; the measure is macro-averaged F1.
+Layout: ``DCASE2018-task5-dev/`` and ``DCASE2018-task5-eval/``, each as :mod:`soundstack.datasets.dcase` tells. 10 s
+clips of 16 kHz, four channels. Development clips are named ``DevNode{node}_ex{session}_{segment}.wav``: several nodes
+heard one session, and its clips share a fold. Evaluation clips are numbered; ``map.txt`` tells which node heard them.
+As in the paper (section 2.1), known and unknown nodes together are the test set; the measure is macro-averaged F1.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits, ungrouped
-from soundstack.datasets.lists import (
-    AGAIN,
-    by_sound,
-    check_against_meta,
-    incomplete,
-    read_folds,
-    read_list,
-    require_folder,
-    require_sounds,
-    third_cells,
-)
+from soundstack.datasets import dcase
+from soundstack.datasets.catalogue import Source, data_set, published_archives
+from soundstack.datasets.clips import NO_TAGS, Clip, DataSet, ungrouped
+from soundstack.datasets.lists import AGAIN, labelled, read_list, require_sounds, third_cells
 from soundstack.utils.errors import DataError
 
-URLS = {
-    "development": "https://zenodo.org/record/1247102/files/{file}",
-    "evaluation": "https://zenodo.org/record/1964758/files/{file}",
-}
+if TYPE_CHECKING:
+    from soundstack.config.steps import DataConfig
+
 DEVELOPMENT = "DCASE2018-task5-dev"
 EVALUATION = "DCASE2018-task5-eval"
-LICENCE = "EULA of KU Leuven: free for non-commercial use (EULA.pdf in the doc archive)"
-CITATION = (
-    "G. Dekkers, S. Lauwereins, B. Thoen, M. W. Adhana, H. Brouckxon, T. van Waterschoot, B. Vanrumste, "
+CLIPS = (72_984, 72_972)
+EMPTY = DataSet(
+    "dcase2018",
+    clips=(),
+    seconds=10.0,
+    sample_rate=16_000,
+    licence="EULA of KU Leuven: free for non-commercial use (EULA.pdf in the doc archive)",
+    citation="G. Dekkers, S. Lauwereins, B. Thoen, M. W. Adhana, H. Brouckxon, T. van Waterschoot, B. Vanrumste, "
     "M. Verhelst, P. Karsmakers: The SINS database for detection of daily activities in a home "
-    "environment using an acoustic sensor network. DCASE Workshop, 2017, pp. 32-36"
+    "environment using an acoustic sensor network. DCASE Workshop, 2017, pp. 32-36",
 )
-SECONDS = 10.0
-SAMPLE_RATE = 16_000
-MEASURE = "macro_f1"
-CLIPS = {"development": 72_984, "evaluation": 72_972}
+SOURCE = Source(
+    "dcase2018",
+    "DCASE 2018 task 5: domestic activities, development and evaluation",
+    EMPTY.licence,
+    EMPTY.citation,
+    published_archives(
+        "dcase2018",
+        {
+            "development": "https://zenodo.org/record/1247102/files/{file}",
+            "evaluation": "https://zenodo.org/record/1964758/files/{file}",
+        },
+    ),
+    growth=2.1,  # 145,956 clips of 1.28 MB
+    typical_bytes=2_000_000_000,
+)
 
 _NODE = re.compile(r"Node(\d+)")
 _SESSION = re.compile(r"_ex(\w+?)_")
 _LABEL_LISTS = ("evaluation_setup/evaluation.txt", "evaluation_setup/evaluate.txt", "meta.txt")
+
+
+@data_set("dcase2018", source=SOURCE)
+def configured(config: DataConfig) -> DataSet:
+    """The data set as a run has it."""
+    return load(config.data_path)
 
 
 def load(folder: Path) -> DataSet:
@@ -65,57 +78,25 @@ def load(folder: Path) -> DataSet:
     Raises:
         DataError: a folder, list or sound file is missing, a row is malformed, or the folds leak.
     """
-    require_folder(folder, "DCASE 2018 task 5")
-    development, evaluation = folder / DEVELOPMENT, folder / EVALUATION
-    require_folder(development, "development set of DCASE 2018 task 5")
-    require_folder(evaluation, "evaluation set of DCASE 2018 task 5")
+    development, evaluation = dcase.parts_of(folder, "DCASE 2018 task 5", DEVELOPMENT, EVALUATION)
     devel, devel_notes = _devel_clips(development)
-    known_nodes = {clip.tags["node"] for clip in devel}
-    test, test_notes = _test_clips(evaluation, known_nodes)
-    clips = (*devel, *test)
-    check_splits(clips)
-    notes = [
-        *devel_notes,
-        *test_notes,
-        *incomplete(len(devel), CLIPS["development"], "development"),
-        *incomplete(len(test), CLIPS["evaluation"], "evaluation"),
-    ]
-    return DataSet(
-        "dcase2018",
-        clips,
-        seconds=SECONDS,
-        sample_rate=SAMPLE_RATE,
-        measure=MEASURE,
-        licence=LICENCE,
-        citation=CITATION,
-        notes=tuple(notes),
-    )
+    test, test_notes = _test_clips(evaluation, known_nodes={clip.tags["node"] for clip in devel})
+    return dcase.joined(EMPTY, devel, test, (*devel_notes, *test_notes), CLIPS)
 
 
 def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
-    rows, fold_of, notes = read_folds(root / "evaluation_setup")
-    meta = by_sound(read_list(root / "meta.txt", columns=2))
-    notes += check_against_meta(rows, meta)
-    audio = root / "audio"
-    require_sounds(audio, ((name, row.where) for name, row in rows.items()))
-    clips = []
-    for name, row in rows.items():
+    rows, fold_of, notes = dcase.development_rows(root)
+
+    def described(name: str) -> tuple[str, Mapping[str, str]]:
         node, session = _node_and_session(name)
         if not (node and session):
             raise DataError(
-                f"{name!r} in {row.where} is not named DevNode<node>_ex<session>_<segment>.wav: its node "
+                f"{name!r} in {rows[name].where} is not named DevNode<node>_ex<session>_<segment>.wav: its node "
                 f"and session are not known. {AGAIN}"
             )
-        clips.append(
-            Clip(
-                id=f"development/{name}",
-                path=audio / name,
-                label=row.cells[1],
-                fold=fold_of[name],
-                group=f"development/{session}",
-                tags={"node": node},
-            )
-        )
+        return session, {"node": node}
+
+    clips, _ = dcase.clips_of(rows, root, "development", fold_of, described)
     return clips, notes
 
 
@@ -126,35 +107,21 @@ def _test_clips(root: Path, known_nodes: set[str]) -> tuple[list[Clip], list[str
             f"The evaluation set in {root} has no labels: none of {', '.join(_LABEL_LISTS)} exists. Its "
             "first version had none; download version 2.0.0."
         )
-    rows = by_sound(read_list(labels, columns=2))
-    audio = root / "audio"
-    require_sounds(audio, ((name, row.where) for name, row in rows.items()))
+    rows = labelled(labels)
+    require_sounds(root / "audio", ((name, row.where) for name, row in rows.items()))
     heard_by = _heard_by(root / "evaluation_setup" / "map.txt")
     in_lists = third_cells(root / name for name in ("meta.txt", *_LABEL_LISTS, "evaluation_setup/test.txt"))
-    clips = []
-    unmapped = []
-    unknown = []
-    for name, row in rows.items():
+
+    def described(name: str) -> tuple[str, Mapping[str, str]]:
         node, session = heard_by.get(name) or _node_and_session(name)
         session = session or in_lists.get(name, "")
         if session.isdecimal():  # the number alone, where names have ex<number>
             session = f"ex{session}"
-        if not session:
-            unknown.append(name)
-        if not node:
-            unmapped.append(name)
-        clips.append(
-            Clip(
-                id=f"evaluation/{name}",
-                path=audio / name,
-                label=row.cells[1],
-                fold=TEST,
-                group=f"evaluation/{session or Path(name).stem}",
-                tags={"node": node, "known": "yes" if node in known_nodes else "no"} if node else {},
-            )
-        )
-    notes = ungrouped(unknown, len(clips), "The session of evaluation clips")
-    if unmapped:
+        return session, {"node": node, "known": "yes" if node in known_nodes else "no"} if node else NO_TAGS
+
+    clips, alone = dcase.clips_of(rows, root, "evaluation", {}, described)
+    notes = ungrouped(alone, len(clips), "The session of evaluation clips")
+    if unmapped := [clip.path.name for clip in clips if not clip.tags]:
         notes.append(
             f"map.txt does not tell the node of {len(unmapped):,} evaluation clips (first: "
             f"{unmapped[0]}): scores on known and unknown nodes leave them out."
@@ -167,10 +134,8 @@ def _heard_by(path: Path) -> dict[str, tuple[str, str]]:
 
     The map's two columns, the number and the node-style name, come in an order that is not published.
     """
-    if not path.is_file():
-        return {}
     heard = {}
-    for row in read_list(path, columns=2):
+    for row in read_list(path, columns=2) if path.is_file() else []:
         told = [_node_and_session(cell) for cell in row.cells[:2]]
         for numbered, named in ((0, 1), (1, 0)):
             if told[named][0] and not told[numbered][0]:

@@ -9,33 +9,47 @@ set; the measure is accuracy.
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
+from soundstack.datasets.catalogue import Source, data_set, published_archives
 from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
-from soundstack.datasets.lists import incomplete, read_text, require_folder, require_sounds
+from soundstack.datasets.lists import incomplete, is_file_name, read_text, require_folder, require_sounds
 from soundstack.utils.errors import DataError
 
-URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
+if TYPE_CHECKING:
+    from soundstack.config.steps import DataConfig
+
 ROOT = "ESC-50-master"
 LICENCES = {"esc50": "CC BY-NC 3.0", "esc10": "CC BY 3.0"}
 CITATION = (
     "K. J. Piczak: ESC: Dataset for Environmental Sound Classification. "
     "23rd ACM International Conference on Multimedia, 2015, doi 10.1145/2733373.2806390"
 )
-SECONDS = 5.0
-SAMPLE_RATE = 44_100
-MEASURE = "accuracy"
 CLIPS = {"esc50": 2000, "esc10": 400}
+SOURCE = Source(
+    "esc50",
+    "ESC-50, with ESC-10 as a part of it",
+    f"{LICENCES['esc50']}; the ESC-10 subset {LICENCES['esc10']}",
+    CITATION,
+    published_archives("esc50", {"clips": "https://github.com/karolpiczak/ESC-50/archive/master.zip"}),
+    growth=1.5,  # 2000 clips of 441,044 bytes
+    typical_bytes=600_000_000,
+    moving=True,
+)
 
 _COLUMNS = ("filename", "fold", "category", "esc10", "src_file")
 _FOLDS = {"1": "1", "2": "2", "3": "3", "4": "4", "5": TEST}
-_YES_NO = {"true": True, "false": False}
-
-Subset = Literal["esc50", "esc10"]
 
 
-def load(folder: Path, *, subset: Subset = "esc50") -> DataSet:
+@data_set("esc10", "esc50", source=SOURCE)
+def configured(config: DataConfig) -> DataSet:
+    """The data set as a run has it."""
+    return load(config.data_path, subset=config.dataset)
+
+
+def load(folder: Path, *, subset: str = "esc50") -> DataSet:
     """Load ESC-50, or the ten classes of it that are ESC-10.
 
     Args:
@@ -56,34 +70,31 @@ def load(folder: Path, *, subset: Subset = "esc50") -> DataSet:
             f"{folder} has no meta/esc50.csv, nor has {folder / ROOT}: it is not ESC-50. Run the "
             "download with dataset=esc50, or give the folder that holds meta/ and audio/ as data_dir."
         )
-    clips = []
-    places = []
-    for line, values in _rows(root / "meta" / "esc50.csv"):
-        clip, is_esc10 = _clip(values, root, line)
-        if subset == "esc50" or is_esc10:
-            clips.append(clip)
-            places.append((clip.id, f"{root / 'meta' / 'esc50.csv'} row {line}"))
-    if not clips:
+    table = root / "meta" / "esc50.csv"
+    chosen = [(row, where) for row, where in _rows(table) if subset == "esc50" or row["esc10"].lower() == "true"]
+    if not chosen:
         raise DataError(
-            f"{root / 'meta' / 'esc50.csv'} has no clips of {subset}: column esc10 is True in no row. "
+            f"{table} has no clips of {subset}: column esc10 is True in no row. "
             "Use dataset=esc50, or download the data set again."
         )
-    require_sounds(root / "audio", places)
-    check_splits(clips)
-    return DataSet(
-        subset,
-        tuple(clips),
-        seconds=SECONDS,
-        sample_rate=SAMPLE_RATE,
-        measure=MEASURE,
-        licence=LICENCES[subset],
-        citation=CITATION,
-        notes=tuple(incomplete(len(clips), CLIPS[subset], subset)),
+    require_sounds(root / "audio", ((row["filename"], where) for row, where in chosen))
+    clips = tuple(
+        Clip(
+            id=row["filename"],
+            path=root / "audio" / row["filename"],
+            label=row["category"],
+            fold=_FOLDS[row["fold"]],
+            group=row["src_file"],
+        )
+        for row, _ in chosen
     )
+    check_splits(clips)
+    notes = tuple(incomplete(len(clips), CLIPS[subset], subset))
+    return DataSet(subset, clips, 5.0, 44_100, licence=LICENCES[subset], citation=CITATION, notes=notes)
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows of the list by column, each with its number; the header is row 1."""
+def _rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """The rows of the list by column, checked, each with the place where it stands; the header is row 1."""
     reader = csv.reader(read_text(path).splitlines())
     header = [name.strip() for name in next(reader, [])]
     if missing := [name for name in _COLUMNS if name not in header]:
@@ -91,38 +102,26 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             f"{path} lacks the column {', '.join(missing)}; it has {', '.join(header) or 'none'}. "
             "Download the data set again."
         )
-    rows = []
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
-        if len(cells) != len(header):
-            raise _malformed(path, reader.line_num, f"it has {len(cells)} values for {len(header)} columns")
-        rows.append((reader.line_num, dict(zip(header, map(str.strip, cells), strict=True))))
-    return rows
+        where = f"{path} row {reader.line_num}"
+        row = dict(zip(header, map(str.strip, cells), strict=False))
+        if (
+            fault := f"it has {len(cells)} values for {len(header)} columns"
+            if len(cells) != len(header)
+            else _fault(row)
+        ):
+            raise DataError(f"{where} is malformed: {fault}. Correct it, or download the data set again.")
+        yield row, where
 
 
-def _clip(values: dict[str, str], root: Path, line: int) -> tuple[Clip, bool]:
-    """The clip of one row, and whether it belongs to ESC-10."""
-    path = root / "meta" / "esc50.csv"
-    name = values["filename"]
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        raise _malformed(path, line, f"filename {name!r} is no file of the audio folder")
-    if values["fold"] not in _FOLDS:
-        raise _malformed(path, line, f"fold {values['fold']!r} is none of 1 to 5")
-    if values["esc10"].lower() not in _YES_NO:
-        raise _malformed(path, line, f"esc10 {values['esc10']!r} is neither True nor False")
-    for column in ("category", "src_file"):
-        if not values[column]:
-            raise _malformed(path, line, f"{column} is empty")
-    clip = Clip(
-        id=name,
-        path=root / "audio" / name,
-        label=values["category"],
-        fold=_FOLDS[values["fold"]],
-        group=values["src_file"],
-    )
-    return clip, _YES_NO[values["esc10"].lower()]
-
-
-def _malformed(path: Path, line: int, why: str) -> DataError:
-    return DataError(f"{path} row {line} is malformed: {why}. Correct it, or download the data set again.")
+def _fault(row: dict[str, str]) -> str:
+    """What is wrong with a row; ``""`` if nothing is."""
+    if not is_file_name(row["filename"]):
+        return f"filename {row['filename']!r} is no file of the audio folder"
+    if row["fold"] not in _FOLDS:
+        return f"fold {row['fold']!r} is none of 1 to 5"
+    if row["esc10"].lower() not in ("true", "false"):
+        return f"esc10 {row['esc10']!r} is neither True nor False"
+    return next((f"{column} is empty" for column in ("category", "src_file") if not row[column]), "")

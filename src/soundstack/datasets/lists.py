@@ -1,9 +1,4 @@
-"""What the loaders of published data sets share: lists read row by row, and files that must be there.
-
-The DCASE lists are tab separated without a header (:func:`read_list`); both challenges lay out folds the
-same way: ``fold{n}_train.txt`` and ``fold{n}_evaluate.txt`` in ``evaluation_setup/``. A clip's fold is the
-one that evaluates it (:func:`read_folds`).
-"""
+"""What the loaders of published data sets share: lists read row by row, and files that must be there."""
 
 from __future__ import annotations
 
@@ -15,12 +10,11 @@ from pathlib import Path
 
 from soundstack.utils.errors import DataError
 
-FOLDS = ("1", "2", "3", "4")
 AGAIN = "Run the download again, or unpack the meta archive once more."
 
 
 @dataclass(frozen=True)
-class Row:
+class ListRow:
     """One row of a list: its cells without surrounding spaces, and where it stands."""
 
     cells: tuple[str, ...]
@@ -47,9 +41,14 @@ class Row:
             DataError: it is not the name of a file in the audio folder.
         """
         name = self.cells[column].replace("\\", "/").removeprefix("audio/")
-        if not name or "/" in name or name in (".", ".."):
+        if not is_file_name(name):
             raise DataError(f"{self.cells[column]!r} in {self.where} is no file of the audio folder. {AGAIN}")
         return name
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name leads to a file of its folder, and nowhere else."""
+    return bool(name) and name not in (".", "..") and not {"/", "\\"} & set(name)
 
 
 def require_folder(folder: Path, what: str) -> None:
@@ -79,7 +78,7 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read as text ({error}). {AGAIN}") from error
 
 
-def read_list(path: Path, columns: int) -> list[Row]:
+def read_list(path: Path, columns: int) -> list[ListRow]:
     """The rows of a tab-separated list without a header.
 
     Empty lines, trailing tabs and carriage returns do not count, and further columns do no harm.
@@ -96,7 +95,7 @@ def read_list(path: Path, columns: int) -> list[Row]:
         cells = tuple(cell.strip() for cell in text.rstrip().split("\t"))
         if cells == ("",):
             continue
-        row = Row(cells, path, line)
+        row = ListRow(cells, path, line)
         if len(cells) < columns or not all(cells[:columns]):
             raise DataError(
                 f"{row.where} has {len([cell for cell in cells if cell])} of the {columns} "
@@ -108,16 +107,25 @@ def read_list(path: Path, columns: int) -> list[Row]:
     return rows
 
 
-def by_sound(rows: Iterable[Row]) -> dict[str, Row]:
+def labelled(path: Path) -> dict[str, ListRow]:
     """The rows (file, label, ...) of a list by the sound file they name.
 
     Raises:
-        DataError: two rows give one file different labels.
+        DataError: as :func:`read_list`, or two rows give one file different labels.
     """
-    table: dict[str, Row] = {}
-    for row in rows:
-        _check_label(row, table.setdefault(row.sound, row))
+    table: dict[str, ListRow] = {}
+    for row in read_list(path, columns=2):
+        require_one_label(row, table.setdefault(row.sound, row))
     return table
+
+
+def require_one_label(row: ListRow, first: ListRow) -> None:
+    """Refuse a sound file that two rows label differently."""
+    if row.cells[1] != first.cells[1]:
+        raise DataError(
+            f"Clip {row.sound!r} is {first.cells[1]!r} in {first.where} and {row.cells[1]!r} in "
+            f"{row.where}. Each clip has one label. {AGAIN}"
+        )
 
 
 def third_cells(lists: Iterable[Path]) -> dict[str, str]:
@@ -126,20 +134,15 @@ def third_cells(lists: Iterable[Path]) -> dict[str, str]:
     Lists that are not there, or are empty, tell nothing.
     """
     told: dict[str, str] = {}
-    for path in lists:
-        if path.is_file() and path.stat().st_size:
-            for row in read_list(path, columns=1):
-                if row.cell(2):
-                    told.setdefault(row.sound, row.cell(2))
+    for row in (row for path in lists for row in optional_list(path)):
+        if row.cell(2):
+            told.setdefault(row.sound, row.cell(2))
     return told
 
 
-def _check_label(row: Row, first: Row) -> None:
-    if row.cells[1] != first.cells[1]:
-        raise DataError(
-            f"Clip {row.sound!r} is {first.cells[1]!r} in {first.where} and {row.cells[1]!r} in "
-            f"{row.where}. Each clip has one label. {AGAIN}"
-        )
+def optional_list(path: Path, columns: int = 1) -> list[ListRow]:
+    """As :func:`read_list`; no rows where the list is not there, or is empty."""
+    return read_list(path, columns) if path.is_file() and path.stat().st_size else []
 
 
 def require_sounds(folder: Path, listed: Iterable[tuple[str, str]]) -> None:
@@ -162,92 +165,6 @@ def require_sounds(folder: Path, listed: Iterable[tuple[str, str]]) -> None:
             f"{name!r}, named in {where}. Run the download again, or unpack the audio archives that are "
             "not unpacked yet."
         )
-
-
-def read_folds(setup: Path) -> tuple[dict[str, Row], dict[str, str], list[str]]:
-    """The development clips of a DCASE data set, by the fold that evaluates them.
-
-    Args:
-        setup: the folder ``evaluation_setup``.
-
-    Returns:
-        The row (file, label) of each clip by its file name, the fold ``"1"`` to ``"4"`` of each clip by its
-        file name, and what the reader should be told: a train list need not be complete, since training
-        uses all clips of the other folds.
-
-    Raises:
-        DataError: a clip is evaluated in two folds, or trained on and evaluated in one, or a list is
-            malformed.
-    """
-    rows: dict[str, Row] = {}
-    fold_of: dict[str, str] = {}
-    for fold in FOLDS:
-        for row in read_list(setup / f"fold{fold}_evaluate.txt", columns=2):
-            first = rows.setdefault(row.sound, row)
-            if fold_of.setdefault(row.sound, fold) != fold:
-                raise DataError(
-                    f"Clip {row.sound!r} leaks: {row.where} evaluates it, and so does {first.where}. "
-                    f"Each clip belongs to one fold. {AGAIN}"
-                )
-            _check_label(row, first)
-    notes = []
-    for fold in FOLDS:
-        trained = set()
-        for row in read_list(setup / f"fold{fold}_train.txt", columns=1):
-            if fold_of.get(row.sound) == fold:
-                raise DataError(
-                    f"Clip {row.sound!r} leaks: {row.where} trains on it, and {rows[row.sound].where} "
-                    f"evaluates it. {AGAIN}"
-                )
-            trained.add(row.sound)
-        notes += _train_notes(fold, trained, {name for name, its_fold in fold_of.items() if its_fold != fold})
-    return rows, fold_of, notes
-
-
-def _train_notes(fold: str, trained: set[str], expected: set[str]) -> list[str]:
-    """What tells a fold's train list from the clips of the other folds."""
-    notes = []
-    if lacking := sorted(expected - trained):
-        notes.append(
-            f"The train list of fold {fold} lacks {len(lacking):,} clips of the other folds (first: "
-            f"{lacking[0]}); they are trained on all the same."
-        )
-    if unknown := sorted(trained - expected):
-        notes.append(
-            f"The train list of fold {fold} names {len(unknown):,} clips that no fold evaluates (first: "
-            f"{unknown[0]}); they are left out."
-        )
-    return notes
-
-
-def check_against_meta(rows: dict[str, Row], meta: dict[str, Row]) -> list[str]:
-    """Hold the folds' lists against ``meta.txt``.
-
-    Args:
-        rows: the rows of the evaluate lists by file name.
-        meta: the rows of ``meta.txt`` by file name.
-
-    Returns:
-        What the reader should be told: clips that ``meta.txt`` does not have, and labels it has otherwise.
-
-    Raises:
-        DataError: ``meta.txt`` has a clip that no fold evaluates.
-    """
-    if homeless := [row for name, row in meta.items() if name not in rows]:
-        raise DataError(
-            f"{len(homeless):,} development clips are in no fold's evaluate list; the first is "
-            f"{homeless[0].sound!r}, named in {homeless[0].where}. {AGAIN}"
-        )
-    notes = []
-    if unknown := sorted(rows.keys() - meta.keys()):
-        notes.append(f"{len(unknown):,} clips of the folds' lists are not in meta.txt (first: {unknown[0]}).")
-    if other := [name for name, row in meta.items() if rows[name].cells[1] != row.cells[1]]:
-        name = other[0]
-        notes.append(
-            f"{len(other):,} clips have another label in meta.txt than in the folds' lists, which are "
-            f"used (first: {name}, {meta[name].cells[1]!r} and {rows[name].cells[1]!r})."
-        )
-    return notes
 
 
 def incomplete(found: int, published: int, what: str) -> list[str]:

@@ -11,10 +11,10 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import astuple, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -78,10 +78,6 @@ class Listener(Protocol):
         """Take the files of a slice, in order, in the calling thread; thereafter they are remembered."""
 
 
-class _Damaged(sqlite3.DatabaseError):
-    """The memory of scans is not one."""
-
-
 class _Unknown(NamedTuple):
     """A file that is not remembered as it is: its place in the list, size, modification time in nanoseconds."""
 
@@ -140,18 +136,18 @@ def scan_files(
     folders = fingerprint(sorted({str(path.parent) for path in paths}))
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        results, todo = _remembered(paths, cache)
-        if todo:
-            with exclusive(cache / f"scan-{folders}.lock", "the scan of the sound files"):
-                _prepare(cache)
-                results, todo = _remembered(paths, cache)
+        with closing(_memory(cache)) as database:
+            results, todo = _recall(database, paths)
+            if not todo:
                 progress(len(results))
-                if listener:
-                    for scan in results.values():
-                        listener.remembered(scan)
-                _scan_missing(todo, cache, results, jobs, progress, listener)
-        else:
-            progress(len(results))
+            else:
+                with exclusive(cache / f"scan-{folders}.lock", "the scan of the sound files"):
+                    results, todo = _recall(database, paths)  # what another process found meanwhile is known now
+                    progress(len(results))
+                    if listener:
+                        for scan in results.values():
+                            listener.remembered(scan)
+                    _scan_missing(todo, database, results, jobs, progress, listener)
     except (sqlite3.Error, OSError) as error:
         raise StoreError(
             f"The cache {cache} cannot be used ({error}); free space, mend its rights, or choose another cache_dir."
@@ -159,41 +155,31 @@ def scan_files(
     return [results[str(path)] for path in paths]
 
 
-def _remembered(paths: Sequence[Path], cache: Path) -> tuple[dict[str, Scan], list[_Unknown]]:
+def _recall(database: sqlite3.Connection, paths: Sequence[Path]) -> tuple[dict[str, Scan], list[_Unknown]]:
     """Sort paths into those whose scan is remembered and those that are new or changed."""
     results: dict[str, Scan] = {}
     todo: dict[str, _Unknown] = {}
-    try:
-        with _opened(cache) as database:
-            for place, path in enumerate(paths):
-                _recall(database, place, path, results, todo)
-    except _Damaged:
-        for place, path in enumerate(paths):
-            _recall(None, place, path, results, todo)
+    for place, path in enumerate(paths):
+        name = str(path)
+        if name in results or name in todo:
+            continue
+        try:
+            status = path.stat()
+        except OSError:  # not the cache's fault: the scan says what is wrong with the file
+            results[name] = scan_file(path)
+            continue
+        key = (os.fsencode(path), status.st_size, status.st_mtime_ns)
+        if row := database.execute(_RECALL, key).fetchone():
+            content, sample_rate, frames, channels, silent, problem = row
+            results[name] = Scan(content, sample_rate, frames, channels, bool(silent), problem)
+        else:
+            todo[name] = _Unknown(place, path, status.st_size, status.st_mtime_ns)
     return results, list(todo.values())
-
-
-def _recall(
-    database: sqlite3.Connection | None, place: int, path: Path, results: dict[str, Scan], todo: dict[str, _Unknown]
-) -> None:
-    name = str(path)
-    if name in results or name in todo:
-        return
-    try:
-        status = path.stat()
-    except OSError:  # not the cache's fault: the scan says what is wrong with the file
-        results[name] = scan_file(path)
-        return
-    row = database and database.execute(_RECALL, (os.fsencode(path), status.st_size, status.st_mtime_ns)).fetchone()
-    if row:
-        results[name] = Scan(row[0], row[1], row[2], row[3], bool(row[4]), row[5])
-    else:
-        todo[name] = _Unknown(place, path, status.st_size, status.st_mtime_ns)
 
 
 def _scan_missing(
     todo: Sequence[_Unknown],
-    cache: Path,
+    database: sqlite3.Connection,
     results: dict[str, Scan],
     jobs: int,
     progress: Callable[[int], object],
@@ -209,59 +195,53 @@ def _scan_missing(
         return Look(scan, kept[0] if kept else None, time.perf_counter() - started)
 
     parts = (list(part) for _, part in groupby(todo, key=lambda item: item.place // slices.SLICE))
-    with _opened(cache) as database, ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         for part, looks in slices.in_slices(pool, parts, look):
             if listener:  # before it is remembered: what is remembered is not handed on again
                 listener.slice(looks)
-            rows = []
-            for item, (scan, _, _) in zip(part, looks, strict=True):
-                results[str(item.path)] = scan
-                described = (scan.content, scan.sample_rate, scan.frames, scan.channels, int(scan.silent), scan.problem)
-                rows.append((os.fsencode(item.path), item.size, item.modified, *described))
-            database.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?)", rows)
+            results |= {str(item.path): scan for item, (scan, _, _) in zip(part, looks, strict=True)}
+            database.executemany(
+                f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?)",
+                [
+                    (os.fsencode(item.path), item.size, item.modified, *astuple(scan))
+                    for item, (scan, _, _) in zip(part, looks, strict=True)
+                ],
+            )
             database.commit()
             progress(len(part))
 
 
-def _prepare(cache: Path) -> None:
-    """Lay out the memory, or a new one in the place of a damaged one."""
-    with exclusive(cache / "scan.lock", "the memory of scans"):
-        try:
-            _lay_out(cache)
-        except _Damaged:
-            for name in ("scan.sqlite", "scan.sqlite-wal", "scan.sqlite-shm"):
-                (cache / name).unlink(missing_ok=True)
-            _lay_out(cache)
-
-
-def _lay_out(cache: Path) -> None:
-    with _opened(cache) as database:
-        database.execute("PRAGMA journal_mode=WAL")
-        for (name,) in database.execute(
-            "SELECT name FROM sqlite_master WHERE name LIKE 'scan!_%' ESCAPE '!'"
-        ).fetchall():
-            if name != _TABLE:
-                database.execute(f"DROP TABLE {name}")
-        database.execute(_SCHEMA)
-        if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise _Damaged("quick_check")
-
-
-@contextmanager
-def _opened(cache: Path) -> Iterator[sqlite3.Connection]:
-    """Open the memory.
+def _memory(cache: Path) -> sqlite3.Connection:
+    """Open the memory of scans, or a new one in the place of a damaged one.
 
     Raises:
-        _Damaged: It is no database, or lacks its table.
         sqlite3.Error: It cannot be read or written.
     """
+    with exclusive(cache / "scan.lock", "the memory of scans"):
+        try:
+            return _laid_out(cache / "scan.sqlite")
+        except sqlite3.DatabaseError as error:
+            # Operational ones (locked, full, read-only) say nothing against what is remembered.
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            for name in ("scan.sqlite", "scan.sqlite-wal", "scan.sqlite-shm"):
+                (cache / name).unlink(missing_ok=True)
+            return _laid_out(cache / "scan.sqlite")
+
+
+def _laid_out(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=60)
     try:
-        with closing(sqlite3.connect(cache / "scan.sqlite", timeout=60)) as database:
-            # Not after every commit to the disk itself: a lost power supply may cost the newest rows, a kill none.
-            database.execute("PRAGMA synchronous=NORMAL")
-            yield database
-    except sqlite3.DatabaseError as error:
-        # Others (locked, full, read-only) are operational too, and say nothing against what is remembered.
-        if "no such table" in str(error) or not isinstance(error, sqlite3.OperationalError):
-            raise _Damaged(str(error)) from error
+        database.execute("PRAGMA journal_mode=WAL")
+        # Not after every commit to the disk itself: a lost power supply may cost the newest rows, a kill none.
+        database.execute("PRAGMA synchronous=NORMAL")
+        if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("it is damaged")
+        earlier = "SELECT name FROM sqlite_master WHERE name LIKE 'scan!_%' ESCAPE '!' AND name != ?"
+        for (name,) in database.execute(earlier, (_TABLE,)).fetchall():
+            database.execute(f"DROP TABLE {name}")
+        database.execute(_SCHEMA)
+    except BaseException:
+        database.close()
         raise
+    return database

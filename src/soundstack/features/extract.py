@@ -19,18 +19,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.audio import decode as audio
 from soundstack.audio.decode import AudioSpec, Samples
-from soundstack.datasets.corpus import AudioSoFar, Corpus, example_keys
+from soundstack.datasets.corpus import Corpus, example_keys
 from soundstack.datasets.scan import Look, Scan
 from soundstack.features.store import FeatureStore
 from soundstack.utils import slices
 from soundstack.utils.errors import AudioError, DataError
+
+if TYPE_CHECKING:
+    from soundstack.datasets.open_corpus import AudioSoFar
 
 #: So much decoded sound is held back at most until length and rate of the clips are known.
 HELD_BYTES = 1 << 27

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from soundstack.networks.registry import NetworkSpec
 from soundstack.utils import download as remote
 from soundstack.utils.errors import DownloadError, WeightsError
+from soundstack.utils.remote_file import RemoteFile, digest
 
 _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
 
@@ -40,7 +41,7 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     Raises:
         WeightsError: the file is not there and cannot be fetched, or it is not the published one.
     """
-    file = remote.RemoteFile(url=spec.url, name=spec.file, size=spec.size, md5=spec.md5, sha256=spec.sha256)
+    file = RemoteFile(url=spec.url, name=spec.file, size=spec.size, md5=spec.md5, sha256=spec.sha256)
     place = urlsplit(spec.url)
     if place.scheme == "package":
         return _packaged(spec.name, file, place.netloc, place.path)
@@ -59,7 +60,7 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
             f"fetch {file.url} by other means and save it as {target}, or set pretraining=none."
         )
     try:
-        return remote.fetch(file.url, target, sha256=file.sha256, md5=file.md5, size=file.size)
+        return remote.fetch([file], folders[0])[0]
     except DownloadError as error:
         raise WeightsError(
             f"The weights of {spec.name} cannot be had: {error} Random weights need none: pretraining=none."
@@ -83,7 +84,7 @@ def identity(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_downlo
 
 @cache
 def _digest(path: Path, size: int, modified: int) -> str:
-    return remote.digest(path, "sha256")
+    return digest(path, "sha256")
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -175,7 +176,7 @@ def check_shape(key: str, tensor: Tensor, shape: tuple[int, ...], source: str) -
         )
 
 
-def _packaged(name: str, published: remote.RemoteFile, package: str, inside: str) -> Path:
+def _packaged(name: str, published: RemoteFile, package: str, inside: str) -> Path:
     """The file of weights in an installed package."""
     module = importlib.util.find_spec(package)
     if module is None or module.origin is None:
@@ -190,7 +191,7 @@ def _packaged(name: str, published: remote.RemoteFile, package: str, inside: str
     return path
 
 
-def _verify(path: Path, published: remote.RemoteFile, remedy: str) -> None:
+def _verify(path: Path, published: RemoteFile, remedy: str) -> None:
     try:
         fault = published.fault(path)
     except OSError as error:

@@ -11,7 +11,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from soundstack.config.base import Config
+from soundstack.config import data_set_names
+from soundstack.config.base import Config, DataConfig
 from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.evaluation.evaluation import SCORES, Trained
 from soundstack.evaluation.statistics import Interval
@@ -34,6 +35,8 @@ def row_key(config: Config, data_fingerprint: str) -> str:
     """Identify a model run by its name, configuration, data and code: equal keys mean equal results."""
     name = getattr(config, "model_name", "")
     roots, weights = [config.made_by], ""
+    if isinstance(config, DataConfig):
+        roots.append(data_set_names.modules()[config.dataset])
     if isinstance(config, DeepSpectrumConfig):
         network = network_spec(config.network)
         roots.append(network.module)

@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).parents[1]
 #: is verified) or keeps what passes through it unchanged.
 _WITHOUT_EFFECT = {
     "tracking", "utils.code_versions", "utils.download", "utils.errors", "utils.files", "utils.locks", "utils.markdown",
-    "utils.progress", "utils.provenance", "utils.signals",
+    "utils.progress", "utils.provenance", "utils.remote_file", "utils.signals",
     "filelock", "jinja2", "mlflow", "psutil", "pydantic", "requests", "sqlalchemy", "tqdm",
     "urllib3", "yaml",
 }  # fmt: skip

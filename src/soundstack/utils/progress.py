@@ -38,3 +38,13 @@ def bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], Any]]:
         total=total, desc=what, unit=f" {unit}", mininterval=wait, delay=wait, dynamic_ncols=True, leave=False
     ) as shown:
         yield shown.update
+
+
+def human(count: int) -> str:
+    """A number of bytes for people: ``1.07GB``."""
+    return tqdm.format_sizeof(count, suffix="B")
+
+
+def bytes_bar(what: str, total: int | None, initial: int = 0) -> tqdm:
+    """A bar that counts bytes; drawn on a terminal only."""
+    return tqdm(desc=what, total=total, initial=initial, unit="B", unit_scale=True, leave=False, disable=None)
