@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from soundstack import data_set_names
 from soundstack.audio.limits import Limits
-from soundstack.config import naming
+from soundstack.config import data_set_names, naming
 from soundstack.config import suite as suites
 from soundstack.networks.spec import NETWORKS
 

@@ -12,7 +12,8 @@ from functools import cache
 from importlib import import_module, resources
 from typing import TYPE_CHECKING
 
-from soundstack import data_set_names, datasets
+from soundstack import datasets
+from soundstack.config import data_set_names
 from soundstack.datasets.clips import DataSet
 from soundstack.utils.remote_file import RemoteFile
 
