@@ -44,7 +44,7 @@ def row_key(config: Config, data_fingerprint: str) -> str:
         if config.chosen_pretraining != "none":
             with suppress(WeightsError):  # not there yet: then no row was made of them
                 weights = identity(network, folder, allow_download=False)
-    code = code_version(*filter(None, roots))
+    code = code_version(*roots) if config.made_by else code_version()
     return fingerprint([name, config.fingerprint(), data_fingerprint, code, weights])
 
 
