@@ -67,7 +67,7 @@ def before(given: dict[str, Any]) -> Step:
     import torch
 
     import _plain
-    from soundstack.crnn.system import clip_targets, training_spec
+    from soundstack.crnn.system import training_spec
     from soundstack.networks.build import build
     from soundstack.spectrograms.extract import spectrogram_spec
     from soundstack.spectrograms.picture import DeepSpectrumPicture
@@ -77,7 +77,7 @@ def before(given: dict[str, Any]) -> Step:
         with tempfile.TemporaryDirectory() as cache:
             corpus, config, networks = settings(given, cache, seed)
             paths, spec = [clip.path for clip in corpus.clips], spectrogram_spec(config, corpus.audio)
-            folds, y = np.array([clip.fold for clip in corpus.clips]), clip_targets(corpus)
+            folds, y = np.array([clip.fold for clip in corpus.clips]), corpus.clip_targets
             with clock("spectrograms"):
                 mels = np.stack([_plain.log_mel(path, spec, corpus.audio) for path in paths])
             with clock("CRNN"):

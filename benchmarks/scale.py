@@ -112,7 +112,6 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
     import torch
 
     from soundstack.config.steps import ExtractConfig
-    from soundstack.crnn.system import example_folds, example_targets
     from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
     from soundstack.datasets.open_corpus import open_corpus
     from soundstack.features import store as stores
@@ -134,7 +133,7 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
     mapped = stage("rest, read", lambda: begun.finish(corpus)).values
     if training == "none":
         return found
-    folds, targets = example_folds(corpus), torch.from_numpy(example_targets(corpus))
+    folds, targets = corpus.example_folds, torch.from_numpy(corpus.example_targets)
     rows = [torch.from_numpy(np.flatnonzero(part)) for part in ((folds != "1") & (folds != "test"), folds == "1")]
     spec = TrainingSpec("three_blocks", 0.001, 64, epochs=1)
 

@@ -11,11 +11,12 @@ import soundfile
 
 from soundstack.config.base import DataConfig
 from soundstack.datasets import scan
-from soundstack.datasets.clips import TEST, Clip, check_splits
+from soundstack.datasets.clips import Clip, check_splits
 from soundstack.datasets.open_corpus import open_corpus
 from soundstack.datasets.scan import scan_files
 from soundstack.utils import slices
 from soundstack.utils.errors import DataError, StoreError
+from soundstack.utils.folds import TEST
 
 
 def open_csv(table, cache=None, **options):

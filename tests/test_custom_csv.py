@@ -8,8 +8,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from soundstack.datasets import csv_table as custom
-from soundstack.datasets.clips import TEST, check_splits
+from soundstack.datasets.clips import check_splits
 from soundstack.utils.errors import DataError
+from soundstack.utils.folds import TEST
 
 NAMES = [f"{label}{number}.wav" for label in "ab" for number in range(10)]
 

@@ -16,7 +16,7 @@ from soundstack.audio import decode as audio
 from soundstack.config.base import DataConfig
 from soundstack.datasets.open_corpus import open_corpus
 from soundstack.features import extract as features
-from soundstack.features.extract import Extraction, Recipe, Stages, clip_means
+from soundstack.features.extract import Extraction, Recipe, Stages
 from soundstack.features.store import FeatureStore
 from soundstack.utils import slices
 from soundstack.utils.errors import DataError
@@ -327,7 +327,7 @@ def test_with_each_channel_an_example_clips_may_have_different_numbers_of_channe
         path = corpus.clips[example.clip].path
         wave = soundfile.read(path, dtype="float32", always_2d=True)[0][:, example.channel]
         np.testing.assert_allclose(row, spectrum(wave[None])[0], rtol=1e-6)
-    means = clip_means(corpus, read)
+    means = corpus.clip_means(read)
     assert means.shape == (15, BINS)
     for number in range(15):
         own = [row for example, row in zip(corpus.examples, read, strict=True) if example.clip == number]
@@ -337,7 +337,7 @@ def test_with_each_channel_an_example_clips_may_have_different_numbers_of_channe
 def test_clip_means_of_one_example_a_clip_are_the_scores_themselves(table, tmp_path):
     corpus = corpus_of(table, tmp_path / "cache")
     scores = np.random.default_rng(0).random((15, 3))
-    np.testing.assert_array_equal(clip_means(corpus, scores), scores)
+    np.testing.assert_array_equal(corpus.clip_means(scores), scores)
 
 
 def test_a_file_damaged_after_the_scan_is_named(table, tmp_path):

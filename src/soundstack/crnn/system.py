@@ -17,16 +17,15 @@ from soundstack.config.steps import CrnnConfig
 from soundstack.crnn.fold_workers import train_side_by_side
 from soundstack.crnn.recogniser import CrnnRecogniser
 from soundstack.crnn.training import FoldJob, FoldModel, Progress, TrainingSpec, train_fold
-from soundstack.datasets.clips import TEST
 from soundstack.datasets.corpus import Corpus
 from soundstack.evaluation.calibration import fit_sharpness, gain_of_mean
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import confusion_matrix, macro_f1
-from soundstack.features.extract import clip_means
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.spectrograms.extract import Spectrograms
 from soundstack.svm.cost_search import nestable
 from soundstack.utils.code_versions import code_version
+from soundstack.utils.folds import TEST
 from soundstack.utils.project import cores, fingerprint
 
 #: Examples to be trained on, epochs counted, from which on starting processes (some seconds) pays.
@@ -88,7 +87,7 @@ def train_folds(
     ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
     """
     mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
-    folds, targets = example_folds(corpus), torch.from_numpy(example_targets(corpus))
+    folds, targets = corpus.example_folds, torch.from_numpy(corpus.example_targets)
     key = fingerprint(
         {
             "training": spec.to_json(),
@@ -148,7 +147,7 @@ def finish(
     pairs = {part: scores[:devel] for part, scores in held_out.items() if part not in folds}
     of_test = _test_scores(corpus, spectrograms, recogniser)
     clip_scores = np.sum([*(held_out[fold] for fold in folds), of_test], axis=0)  # each is zero where another is not
-    truth, clip_folds = clip_targets(corpus)[:devel], np.array([clip.fold for clip in corpus.dataset.devel])
+    truth, clip_folds = corpus.clip_targets[:devel], np.array([clip.fold for clip in corpus.dataset.devel])
     recogniser.sharpness = _sharpness(clip_scores[:devel], truth, clip_folds, pairs)
     nested = _nested(clip_folds, pairs) if len(pairs) > 1 else {}
     return TrainedCrnn(recogniser, evaluate(corpus, clip_scores, recogniser, nested), folds)
@@ -158,7 +157,7 @@ def held_out_macro_f1(corpus: Corpus, fold: str, model: FoldModel) -> float:
     """Macro-F1 of a fold model on its held-out clips."""
     clips = [number for number, clip in enumerate(corpus.clips) if clip.fold == fold]
     chosen = _clip_scores(corpus, fold, model)[clips].argmax(axis=1)
-    return float(macro_f1(confusion_matrix(clip_targets(corpus)[clips], chosen, len(corpus.dataset.labels))))
+    return float(macro_f1(confusion_matrix(corpus.clip_targets[clips], chosen, len(corpus.dataset.labels))))
 
 
 def _in_part(folds: NDArray[np.str_], part: str) -> NDArray[np.bool_]:
@@ -170,18 +169,18 @@ def _clip_scores(corpus: Corpus, part: str, model: FoldModel) -> NDArray[np.floa
     """A model's scores of its held-out clips, in corpus order (clips, K); zero elsewhere."""
     assert model.scores is not None
     scores = np.zeros((len(corpus.examples), len(corpus.dataset.labels)))
-    scores[_in_part(example_folds(corpus), part)] = model.scores
-    return clip_means(corpus, scores)
+    scores[_in_part(corpus.example_folds, part)] = model.scores
+    return corpus.clip_means(scores)
 
 
 def _test_scores(corpus: Corpus, spectrograms: Spectrograms, recogniser: CrnnRecogniser) -> NDArray[np.float64]:
     """The scores of the test clips, in corpus order (clips, K); zero elsewhere."""
     scores = np.zeros((len(corpus.examples), len(corpus.dataset.labels)))
-    test = np.flatnonzero(example_folds(corpus) == TEST)
+    test = np.flatnonzero(corpus.example_folds == TEST)
     for start in range(0, len(test), _PART):  # in parts: the spectrograms may be larger than the memory
         rows = test[start : start + _PART]
         scores[rows] = recogniser.score_features(spectrograms.values[rows])
-    return clip_means(corpus, scores)
+    return corpus.clip_means(scores)
 
 
 def _sharpness(
@@ -217,22 +216,6 @@ def _nested(folds: NDArray[np.str_], pairs: Mapping[str, NDArray[np.float64]]) -
     for fold, found in nested.items():
         found[folds == fold] /= len(nested) - 1
     return nested
-
-
-def clip_targets(corpus: Corpus) -> NDArray[np.intp]:
-    """Class index of each clip (N,)."""
-    index = {label: number for number, label in enumerate(corpus.dataset.labels)}
-    return np.array([index[clip.label] for clip in corpus.clips], dtype=np.intp)
-
-
-def example_targets(corpus: Corpus) -> NDArray[np.int64]:
-    """Class index of each example (E,)."""
-    return clip_targets(corpus)[[example.clip for example in corpus.examples]].astype(np.int64)
-
-
-def example_folds(corpus: Corpus) -> NDArray[np.str_]:
-    """Fold of each example (E,)."""
-    return np.array([corpus.clips[example.clip].fold for example in corpus.examples])
 
 
 def histories(folds: dict[str, FoldModel]) -> list[dict[str, Any]]:

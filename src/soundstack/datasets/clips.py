@@ -14,22 +14,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
 from soundstack.utils.errors import DataError
+from soundstack.utils.folds import TEST, fold_order
 
-TEST = "test"
-Fold = TypeVar("Fold", str, int)
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
-
-
-def fold_order(folds: Iterable[Fold]) -> list[Fold]:
-    """Each fold once, by number, ``"test"`` last.
-
-    >>> fold_order(["10", "test", "2", "1", "2"])
-    ['1', '2', '10', 'test']
-    """
-    return sorted(set(folds), key=lambda fold: (fold == TEST, len(str(fold)), str(fold)))
 
 
 def ungrouped(clips: Sequence[str], of: int, what: str) -> list[str]:

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.datasets.clips import TEST, Clip, DataSet
+from soundstack.datasets.clips import Clip, DataSet
 from soundstack.datasets.scan import Scan
 from soundstack.utils import slices
+from soundstack.utils.folds import TEST
 from soundstack.utils.project import fingerprint
 
 
@@ -87,6 +91,31 @@ class Corpus:
             for index, scan in enumerate(self.scans)
             for channel, key in enumerate(example_keys(scan, self.audio))
         )
+
+    @cached_property
+    def clip_targets(self) -> NDArray[np.intp]:
+        """Class index of each clip (N,)."""
+        index = {label: number for number, label in enumerate(self.dataset.labels)}
+        return np.array([index[clip.label] for clip in self.clips], dtype=np.intp)
+
+    @cached_property
+    def example_targets(self) -> NDArray[np.int64]:
+        """Class index of each example (E,)."""
+        return self.clip_targets[[example.clip for example in self.examples]].astype(np.int64)
+
+    @cached_property
+    def example_folds(self) -> NDArray[np.str_]:
+        """Fold of each example (E,)."""
+        return np.array([self.clips[example.clip].fold for example in self.examples])
+
+    def clip_means(self, scores: NDArray[Any]) -> NDArray[Any]:
+        """Average the scores of a clip's examples: (E, K) -> (N, K)."""
+        owner = np.array([example.clip for example in self.examples])
+        if len(owner) == len(self.clips):
+            return scores
+        sums = np.zeros((len(self.clips), scores.shape[1]), dtype=np.float64)
+        np.add.at(sums, owner, scores)
+        return sums / np.bincount(owner, minlength=len(self.clips))[:, None]
 
     def slices(self) -> list[list[Example]]:
         """The examples of each fixed slice of clips."""

@@ -24,8 +24,9 @@ import pandas as pd
 
 from soundstack.audio.find import on_disk
 from soundstack.datasets.catalogue import data_set
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits, ungrouped
+from soundstack.datasets.clips import Clip, DataSet, check_splits, ungrouped
 from soundstack.utils.errors import DataError
+from soundstack.utils.folds import TEST
 
 if TYPE_CHECKING:
     from soundstack.config.steps import DataConfig

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
+from soundstack.datasets.clips import Clip, DataSet, check_splits
 from soundstack.datasets.lists import (
     AGAIN,
     ListRow,
@@ -24,6 +24,7 @@ from soundstack.datasets.lists import (
     require_sounds,
 )
 from soundstack.utils.errors import DataError
+from soundstack.utils.folds import TEST
 
 FOLDS = ("1", "2", "3", "4")
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soundstack.datasets.catalogue import Source, data_set, published_archives
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
+from soundstack.datasets.clips import Clip, DataSet, check_splits
 from soundstack.datasets.lists import incomplete, is_file_name, read_text, require_folder, require_sounds
 from soundstack.utils.errors import DataError
+from soundstack.utils.folds import TEST
 
 if TYPE_CHECKING:
     from soundstack.config.steps import DataConfig

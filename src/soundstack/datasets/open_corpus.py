@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from soundstack.audio.decode import AudioSpec
 from soundstack.datasets.catalogue import data_sets
-from soundstack.datasets.clips import TEST, Clip, DataSet, check_splits
+from soundstack.datasets.clips import Clip, DataSet, check_splits
 from soundstack.datasets.corpus import Corpus
 from soundstack.datasets.scan import Listener, Scan, scan_files
 from soundstack.utils.errors import DataError
+from soundstack.utils.folds import TEST
 from soundstack.utils.progress import bar
 
 if TYPE_CHECKING:

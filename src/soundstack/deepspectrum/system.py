@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import DeepSpectrumConfig
-from soundstack.crnn.system import clip_targets, example_folds, example_targets
 from soundstack.datasets.corpus import Corpus
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.calibration import fit_sharpness
 from soundstack.evaluation.evaluation import Evaluation
-from soundstack.features.extract import Extracted, Extraction, Recipe, Stages, clip_means
+from soundstack.features.extract import Extracted, Extraction, Recipe, Stages
 from soundstack.features.store import FeatureStore
 from soundstack.networks.registry import NETWORKS
 from soundstack.networks.weights import identity
@@ -99,19 +98,19 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
 
 def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device: torch.device) -> TrainedSvm:
     """Search C over the development folds, refit, calibrate on out-of-fold scores, and score the test clips."""
-    folds, classes = example_folds(corpus), len(corpus.dataset.labels)
+    folds, classes = corpus.example_folds, len(corpus.dataset.labels)
     devel, devel_clips = folds != "test", len(corpus.dataset.devel)
     spec = SearchSpec.of(config)
-    x, y = features.values[devel], example_targets(corpus)[devel]
+    x, y = features.values[devel], corpus.example_targets[devel]
     problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, device=device)
 
     def by_clip(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
         # Several examples of a clip (channels=each) are averaged before they are judged.
         scores = np.zeros((len(folds), classes))
         scores[devel] = decisions
-        return clip_means(corpus, scores)[:devel_clips]
+        return corpus.clip_means(scores)[:devel_clips]
 
-    truth = clip_targets(corpus)[:devel_clips]
+    truth = corpus.clip_targets[:devel_clips]
     search = search_cost(
         lambda costs: np.stack([by_clip(decisions) for decisions in problem.decide(costs)]),
         truth,
@@ -126,7 +125,7 @@ def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device
     recogniser.sharpness = fit_sharpness(search.decisions, truth, recogniser.kind)
     scores = np.zeros((len(folds), classes))
     scores[~devel] = recogniser.score_features(features.values[~devel])
-    clip_scores = clip_means(corpus, scores)
+    clip_scores = corpus.clip_means(scores)
     clip_scores[:devel_clips] = search.decisions
     nested = {}
     if config.nested:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from soundstack.datasets.clips import TEST
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.utils.errors import DataError
+from soundstack.utils.folds import TEST
 
 Floats = NDArray[np.float64]
 

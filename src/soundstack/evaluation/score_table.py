@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from soundstack.datasets.clips import fold_order
 from soundstack.utils.errors import DataError, MemberError
 from soundstack.utils.files import replaced
+from soundstack.utils.folds import fold_order
 
 Kind = Literal["probability", "decision"]
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -297,13 +297,3 @@ class Extraction(Generic[AnyRecipe]):
         usable = [look for look in looks if not look.scan.problem]
         if all(look.kept is not None for look in usable):
             maker.slice(list(self._pool.map(first_stage, usable)))
-
-
-def clip_means(corpus: Corpus, scores: NDArray[Any]) -> NDArray[Any]:
-    """Average the scores of a clip's examples: (examples, K) -> (clips, K)."""
-    owner = np.array([example.clip for example in corpus.examples])
-    if len(owner) == len(corpus.clips):
-        return scores
-    sums = np.zeros((len(corpus.clips), scores.shape[1]), dtype=np.float64)
-    np.add.at(sums, owner, scores)
-    return sums / np.bincount(owner, minlength=len(corpus.clips))[:, None]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from soundstack.audio.decode import AudioSpec
 from soundstack.evaluation.score_table import Kind
 from soundstack.fusion.stacking import stack
 from soundstack.recognisers.base import Examples, Recogniser, Scores, load
@@ -33,6 +34,12 @@ class FusionRecogniser(Recogniser):
     def seconds(self) -> float:
         """Length of the clips its members were trained on."""
         return max(member.seconds for member in self.members.values())
+
+    @property
+    def shared_audio(self) -> AudioSpec | None:
+        """The form of examples that all members are fed, or None where they differ."""
+        specs = {member.shared_audio for member in self.members.values()}
+        return specs.pop() if len(specs) == 1 else None
 
     def score_examples(self, examples: Examples) -> Scores:
         """Return the stacked SVM's decision values (N, K)."""

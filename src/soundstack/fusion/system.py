@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.config.steps import FuseConfig
-from soundstack.datasets.clips import TEST
 from soundstack.evaluation.calibration import fit_sharpness, probabilities
 from soundstack.evaluation.evaluation import Evaluation, nested_file
 from soundstack.evaluation.metrics import mean_scores
@@ -25,6 +24,7 @@ from soundstack.recognisers.evaluate import known_and_unknown
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nestable, nested_decisions, search_cost
 from soundstack.svm.linear_svm import LinearSvm, PathProblem
 from soundstack.utils.errors import MemberError
+from soundstack.utils.folds import TEST
 
 _KIND = FusionRecogniser.kind
 

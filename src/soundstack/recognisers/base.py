@@ -74,6 +74,15 @@ class Recogniser(ABC):
     def seconds(self) -> float:
         """Length of the clips it was trained on."""
 
+    @property
+    @abstractmethod
+    def shared_audio(self) -> AudioSpec | None:
+        """The form of examples that all of it is fed, or None where its members' differ.
+
+        A clip that :func:`soundstack.audio.decode.prepare` brought into this form is left as it is when it does so
+        again.
+        """
+
     def scores(self, clips: Sequence[Decoded]) -> Scores:
         """Return class scores (N, K) of decoded clips, in the order of ``labels``."""
         return self.score_examples(Examples(clips))
@@ -112,6 +121,11 @@ class SingleRecogniser(Recogniser):
     def seconds(self) -> float:
         """Length of the clips it was trained on."""
         return self.audio.seconds
+
+    @property
+    def shared_audio(self) -> AudioSpec:
+        """The form of its examples."""
+        return self.audio
 
     @abstractmethod
     def features(self, examples: Samples) -> NDArray[np.float32]:

@@ -16,12 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from soundstack.audio.decode import AudioSpec, prepare
+from soundstack.audio.decode import prepare
 from soundstack.audio.decoder import SoundReader
 from soundstack.audio.limits import UNLIMITED, RequestLimits
 from soundstack.audio.windows import windows
-from soundstack.fusion.recogniser import FusionRecogniser
-from soundstack.recognisers.base import Decoded, Recogniser, SingleRecogniser
+from soundstack.recognisers.base import Decoded, Recogniser
 from soundstack.utils.errors import AudioError
 
 Floats = NDArray[np.float64]
@@ -91,7 +90,7 @@ def read(
     if isinstance(source, AudioError):
         yield End(clip, problem=source)
         return
-    audio = shared_audio(recogniser)
+    audio = recogniser.shared_audio
     try:
         with SoundReader(source, limits) as sound:
             for start, stop, samples in windows(sound.blocks(), sound.rate, recogniser.seconds):
@@ -103,19 +102,6 @@ def read(
             yield End(clip, sound.frames / sound.rate)
     except AudioError as error:
         yield End(clip, problem=error)
-
-
-def shared_audio(recogniser: Recogniser) -> AudioSpec | None:
-    """What all members of a recogniser are fed, or None where they differ.
-
-    A clip that :func:`soundstack.audio.decode.prepare` brought into this form is left as it is when it does so again.
-    """
-    if isinstance(recogniser, SingleRecogniser):
-        return recogniser.audio
-    if isinstance(recogniser, FusionRecogniser):
-        specs = {shared_audio(member) for member in recogniser.members.values()}
-        return specs.pop() if len(specs) == 1 else None
-    return None
 
 
 def timelines(

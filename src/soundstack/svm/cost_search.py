@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.config.steps import PAPER_COSTS, DeepSpectrumConfig, FuseConfig
-from soundstack.datasets.clips import fold_order
 from soundstack.evaluation import plots
 from soundstack.evaluation.evaluation import save_figure, write_json
 from soundstack.evaluation.metrics import accuracy, confusion_matrix, macro_f1
 from soundstack.svm.linear_svm import CLIP, PathProblem
 from soundstack.utils.errors import ConfigError
+from soundstack.utils.folds import fold_order
 
 if TYPE_CHECKING:
     import torch

@@ -24,9 +24,9 @@ from safetensors.numpy import load_file, save_file
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
-from soundstack.datasets.clips import fold_order
 from soundstack.svm.newton import NewtonPath
 from soundstack.utils.errors import ConfigError, DataError
+from soundstack.utils.folds import fold_order
 
 if TYPE_CHECKING:
     import torch

@@ -25,11 +25,12 @@ import soundfile
 
 from soundstack.datasets import csv_table as custom
 from soundstack.datasets.catalogue import data_set
-from soundstack.datasets.clips import TEST, DataSet
+from soundstack.datasets.clips import DataSet
 from soundstack.datasets.demo.synthesis import SOUNDS, synthesise
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import DataError
 from soundstack.utils.files import remove_unfinished, write_atomically
+from soundstack.utils.folds import TEST
 from soundstack.utils.locks import exclusive
 from soundstack.utils.progress import bar
 
