@@ -52,14 +52,14 @@ class Clock:
 
 
 def settings(given: dict[str, Any], cache: str, seed: int) -> tuple[Any, Any, list[Any]]:
-    """The corpus, and the configurations of CRNN and networks."""
+    """The data set, and the configurations of CRNN and networks."""
     from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig
-    from soundstack.datasets.open_corpus import open_corpus
+    from soundstack.datasets.open_data_set import open_data_set
 
     shared = {"dataset": given["dataset"], "data_dir": given["data_dir"], "cache_dir": cache, "seed": seed}
     crnn = CrnnConfig(**shared, epochs=given["epochs"] or "auto")
     networks = [DeepSpectrumConfig(**shared, network=name, pretraining=weights) for name, weights in NETWORKS]
-    return open_corpus(crnn), crnn, networks
+    return open_data_set(crnn), crnn, networks
 
 
 def before(given: dict[str, Any]) -> Step:
@@ -75,17 +75,17 @@ def before(given: dict[str, Any]) -> Step:
     def work(seed: int) -> Found:
         clock = Clock("before", seed)
         with tempfile.TemporaryDirectory() as cache:
-            corpus, config, networks = settings(given, cache, seed)
-            paths, spec = [clip.path for clip in corpus.clips], spectrogram_spec(config, corpus.audio)
-            folds, y = np.array([clip.fold for clip in corpus.clips]), corpus.clip_targets
+            data_set, config, networks = settings(given, cache, seed)
+            paths, spec = [clip.path for clip in data_set.clips], spectrogram_spec(config, data_set.audio)
+            folds, y = np.array([clip.fold for clip in data_set.clips]), data_set.clip_targets
             with clock("spectrograms"):
-                mels = np.stack([_plain.log_mel(path, spec, corpus.audio) for path in paths])
+                mels = np.stack([_plain.log_mel(path, spec, data_set.audio) for path in paths])
             with clock("CRNN"):
-                members = {"CRNN": _crnn(mels, y, folds, len(corpus.dataset.labels), training_spec(config))}
+                members = {"CRNN": _crnn(mels, y, folds, len(data_set.clip_table.labels), training_spec(config))}
             with clock("pictures"):
-                draw = DeepSpectrumPicture(corpus.audio.sample_rate)
-                spectra = (draw.decibel(_plain.waveform(path, corpus.audio)) for path in paths)
-                drawn = np.stack([_plain.picture(db, corpus.audio.sample_rate, draw.hop)[1] for db in spectra])
+                draw = DeepSpectrumPicture(data_set.audio.sample_rate)
+                spectra = (draw.decibel(_plain.waveform(path, data_set.audio)) for path in paths)
+                drawn = np.stack([_plain.picture(db, data_set.audio.sample_rate, draw.hop)[1] for db in spectra])
                 pictures = torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous()
             for network in networks:
                 with clock("networks"):
@@ -184,24 +184,24 @@ def after(given: dict[str, Any]) -> Step:
     def work(seed: int) -> Found:
         clock = Clock("after", seed)
         with tempfile.TemporaryDirectory() as cache:
-            corpus, config, networks = settings(given, cache, seed)
+            data_set, config, networks = settings(given, cache, seed)
             with clock("spectrograms"):
-                spectrograms = extraction(config).finish(corpus)
+                spectrograms = extraction(config).finish(data_set)
             with clock("CRNN"):
                 spec = crnn.training_spec(config)
-                folds = crnn.train_folds(corpus, spectrograms, spec, config, device)
-                evaluations = {"CRNN": crnn.finish(corpus, spectrograms, spec, folds, device).evaluation}
+                folds = crnn.train_folds(data_set, spectrograms, spec, config, device)
+                evaluations = {"CRNN": crnn.finish(data_set, spectrograms, spec, folds, device).evaluation}
             for network in networks:
                 before = clock.seconds["networks"]
                 with clock("networks"):
-                    features = deepspectrum.extraction(network, device).finish(corpus)
+                    features = deepspectrum.extraction(network, device).finish(data_set)
                 parts = features.report.seconds  # the rest is for pictures, drawn beside the network's work
                 waited = clock.seconds["networks"] - before - parts["forward"] - parts["store"]
                 clock.seconds["networks"] -= waited
                 clock.seconds["pictures"] += waited
                 with clock("SVMs"):
                     name = f"{network.network}-{network.pretraining}"
-                    evaluations[name] = deepspectrum.train(corpus, features, network, device).evaluation
+                    evaluations[name] = deepspectrum.train(data_set, features, network, device).evaluation
             with clock("fusion"):
                 members = [Member(name, "", found.devel, found.test) for name, found in evaluations.items()]
                 fetched = stacking.Fetched(aligned(members), "", dict(evaluations["CRNN"].groups), {})

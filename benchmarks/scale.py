@@ -54,7 +54,7 @@ def write_clip(path: Path, number: int, frames: int, channels: int) -> None:
 
 
 def write_clips(folder: Path, count: int, seconds: float, channels: int) -> Path:
-    """Write clips and their table; clips of a smaller size are taken over."""
+    """Write clips and their table; clips of a smaller size are reused."""
     shape = f"{seconds:g}s-{channels}ch"
     (folder / shape).mkdir(parents=True, exist_ok=True)
     paths = [folder / shape / f"{number:06}.flac" for number in range(count)]
@@ -113,7 +113,7 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
 
     from soundstack.config.steps import ExtractConfig
     from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
-    from soundstack.datasets.open_corpus import open_corpus
+    from soundstack.datasets.open_data_set import open_data_set
     from soundstack.features import store as stores
     from soundstack.spectrograms.extract import extraction
 
@@ -128,12 +128,12 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
         return result
 
     begun = extraction(config)
-    corpus = stage("scan, log-mel", lambda: open_corpus(config, begun))
+    data_set = stage("scan, log-mel", lambda: open_data_set(config, begun))
     stores.MEMORY_SHARE = 0  # the store is read from a mapped file first: memory never sinks again
-    mapped = stage("rest, read", lambda: begun.finish(corpus)).values
+    mapped = stage("rest, read", lambda: begun.finish(data_set)).values
     if training == "none":
         return found
-    folds, targets = corpus.example_folds, torch.from_numpy(corpus.example_targets)
+    folds, targets = data_set.example_folds, torch.from_numpy(data_set.example_targets)
     rows = [torch.from_numpy(np.flatnonzero(part)) for part in ((folds != "1") & (folds != "test"), folds == "1")]
     spec = TrainingSpec("three_blocks", 0.001, 64, epochs=1)
 

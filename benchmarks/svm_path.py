@@ -105,7 +105,7 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
     def newton() -> Array:
         problem = PathProblem(x, y, fold, n_classes=size.classes)
         problem.folds = problem.folds[:folds]
-        return problem.decide(COSTS)
+        return problem.out_of_fold_decisions(COSTS)
 
     models: dict[tuple[int, float], LinearSVC] = {}
 

@@ -9,10 +9,10 @@ from soundstack.config import cli
 from soundstack.config.steps import CrnnConfig
 
 if TYPE_CHECKING:
-    from soundstack.evaluation.evaluation import Trained
+    from soundstack.evaluation.evaluation import RegisteredModel
 
 
-def run(config: CrnnConfig) -> Trained:
+def run(config: CrnnConfig) -> RegisteredModel:
     """Train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
     from _steps import scan_and_extract
     from soundstack.audio.limits import RequestLimits
@@ -29,17 +29,17 @@ def run(config: CrnnConfig) -> Trained:
 
     device = devices.choose(config.device)
     with tracking.run(config.model_name, config) as opened:
-        corpus, spectrograms = scan_and_extract(opened, config, extraction(config), "log-mel")
+        data_set, spectrograms = scan_and_extract(opened, config, extraction(config), "log-mel")
         with opened.stage("train"):
             if config.trials > 1:
-                spec = crnn_tuning.tune(corpus, spectrograms, config, device, opened)
+                spec = crnn_tuning.tune(data_set, spectrograms, config, device, opened)
             else:
                 spec = crnn.training_spec(config)
-            parts = crnn.parts_of(corpus, nested=config.nested)
+            parts = crnn.parts_of(data_set, nested=config.nested)
             with bar("training", spec.epochs * len(parts), "epochs") as advance:
-                models = crnn.train_folds(corpus, spectrograms, spec, config, device, parts=parts, progress=advance)
+                models = crnn.train_folds(data_set, spectrograms, spec, config, device, parts=parts, progress=advance)
         with opened.stage("evaluate"):
-            trained = crnn.finish(corpus, spectrograms, spec, models, device)
+            trained = crnn.finish(data_set, spectrograms, spec, models, device)
             folds = trained.folds
         opened.settings(
             config, spec.to_json() | {"spectrogram": spectrograms.recipe.spec.to_json(), "device": device.type}
@@ -51,7 +51,7 @@ def run(config: CrnnConfig) -> Trained:
             figure = plots.learning_curves_figure(crnn.histories(folds))
             save_figure(figure, opened.folder / "curves" / "learning_curves.png")
             opened.evaluation(trained.evaluation)
-            tags, limits = corpus.tags | {"family": "crnn"}, RequestLimits.parse(config.served_limits)
+            tags, limits = data_set.tags | {"family": "crnn"}, RequestLimits.parse(config.served_limits)
             registered = registry.register(opened, config, trained.recogniser, trained.evaluation, tags, limits)
     return summary.after_model(registered)
 

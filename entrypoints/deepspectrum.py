@@ -10,10 +10,10 @@ from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.networks.registry import NETWORKS
 
 if TYPE_CHECKING:
-    from soundstack.evaluation.evaluation import Trained
+    from soundstack.evaluation.evaluation import RegisteredModel
 
 
-def run(config: DeepSpectrumConfig) -> Trained:
+def run(config: DeepSpectrumConfig) -> RegisteredModel:
     """Extract features, search C, evaluate and register as one MLflow run."""
     from _steps import scan_and_extract
     from soundstack.audio.limits import RequestLimits
@@ -26,15 +26,15 @@ def run(config: DeepSpectrumConfig) -> Trained:
     device = devices.choose(config.device)
     with tracking.run(config.model_name, config) as opened:
         begun = deepspectrum.extraction(config, device)
-        corpus, features = scan_and_extract(opened, config, begun, config.network)
+        data_set, features = scan_and_extract(opened, config, begun, config.network)
         with opened.stage("fit"):
-            trained = deepspectrum.train(corpus, features, config, device)
+            trained = deepspectrum.train(data_set, features, config, device)
         opened.settings(config, features.recipe.spec.to_json() | {"C": trained.search.chosen, "device": device.type})
         with opened.stage("track"):
             opened.metrics({"examples_made": features.report.made, "examples_reused": features.report.reused})
             trained.search.log(opened)
             opened.evaluation(trained.evaluation)
-            tags = corpus.tags | {"family": NETWORKS[config.network].family}
+            tags = data_set.tags | {"family": NETWORKS[config.network].family}
             limits = RequestLimits.parse(config.served_limits)
             registered = registry.register(opened, config, trained.recogniser, trained.evaluation, tags, limits)
     return summary.after_model(registered)

@@ -9,10 +9,10 @@ from soundstack.config import cli
 from soundstack.config.steps import ExtractConfig
 
 if TYPE_CHECKING:
-    from soundstack.datasets.corpus import Corpus
+    from soundstack.datasets.data_set import DataSet
 
 
-def run(config: ExtractConfig) -> Corpus:
+def run(config: ExtractConfig) -> DataSet:
     """Extract, and log previews, statistics and the data fingerprint as one MLflow run."""
     from _steps import scan_and_extract
     from soundstack.evaluation import sound_plots
@@ -22,24 +22,24 @@ def run(config: ExtractConfig) -> Corpus:
     from soundstack.utils.files import save_figure, write_json
 
     with tracking.run(f"{config.data_name}-extract", config) as opened:
-        corpus, made = scan_and_extract(opened, config, extraction(config), "log-mel")
+        data_set, made = scan_and_extract(opened, config, extraction(config), "log-mel")
         spec = made.recipe.spec
-        opened.settings(config, {"spectrogram": spec.to_json(), "audio": corpus.audio.to_json()})
+        opened.settings(config, {"spectrogram": spec.to_json(), "audio": data_set.audio.to_json()})
         opened.metrics({"examples_made": made.report.made, "examples_reused": made.report.reused})
         described = statistics(made.values)
         opened.metrics(described)
         with opened.stage("preview"):
             figure = sound_plots.spectrogram_grid_figure(
-                preview(corpus, made.values),
-                corpus.audio.sample_rate,
-                corpus.audio.seconds,
+                preview(data_set, made.values),
+                data_set.audio.sample_rate,
+                data_set.audio.seconds,
                 unit="dB" if spec.front_end == "paper" else "",
                 htk=spec.front_end == "audeep",
             )
             save_figure(figure, opened.folder / "preview.png")
             write_json(opened.folder / "statistics.json", described)
-    summary.after_extract(corpus, made)
-    return corpus
+    summary.after_extract(data_set, made)
+    return data_set
 
 
 if __name__ == "__main__":

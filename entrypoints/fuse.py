@@ -9,10 +9,10 @@ from soundstack.config import cli
 from soundstack.config.steps import FuseConfig
 
 if TYPE_CHECKING:
-    from soundstack.evaluation.evaluation import Trained
+    from soundstack.evaluation.evaluation import RegisteredModel
 
 
-def run(config: FuseConfig) -> Trained:
+def run(config: FuseConfig) -> RegisteredModel:
     """Fetch the members' predictions, stack them, evaluate and register as one MLflow run."""
     from soundstack.audio.limits import RequestLimits
     from soundstack.evaluation import plots

@@ -22,10 +22,10 @@ def run(config: MainConfig) -> None:
     with tracking.run(f"{config.data_name}-main", config) as opened:
         opened.settings(config, {"suite": config.chosen_suite.model_dump_json()})
         with opened.stage("extract"):
-            corpus = extract.run(ExtractConfig(**shared))
+            data_set = extract.run(ExtractConfig(**shared))
         opened.tags({"dataset": config.data_name})  # no fingerprint: that marks the runs of models
         steps: Steps = {"crnn": crnn.run, "deepspectrum": deepspectrum.run, "fuse": fuse.run}
-        outcomes = run_suite(config, steps, corpus.fingerprint)
+        outcomes = run_suite(config, steps, data_set.fingerprint)
         for outcome in outcomes:
             opened.stages[outcome.name] = opened.stages.get(outcome.name, 0.0) + outcome.seconds
         summary.log(opened, outcomes)

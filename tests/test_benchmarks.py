@@ -90,7 +90,7 @@ def test_the_pipeline_s_plain_svm_finds_what_the_project_s_finds() -> None:
     plain = load("pipeline")._svm(x, y, folds)
     devel, spec = folds != "test", SearchSpec.of(FuseConfig())
     problem = PathProblem(x[devel], y[devel], folds[devel], n_classes=5)
-    found = search_cost(problem.decide, y[devel], folds[devel], 5, spec)
+    found = search_cost(problem.out_of_fold_decisions, y[devel], folds[devel], 5, spec)
     np.testing.assert_allclose(plain[devel], found.decisions, atol=2e-3)
     np.testing.assert_allclose(plain[~devel], problem.refit(found.chosen).decision(x[~devel]), atol=2e-3)
 

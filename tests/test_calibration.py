@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from soundstack.evaluation.calibration import fit_sharpness, gain_of_mean, logits, probabilities
+from soundstack.evaluation.calibration import fit_inverse_temperature, gain_of_mean, logits, probabilities
 
 
 def log_loss(values, truth):
@@ -26,8 +26,8 @@ SCORES = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(2, 6)), ele
 
 
 @given(SCORES, st.floats(1e-3, 1e3))
-def test_decision_values_become_rows_that_sum_to_one_and_rank_as_before(scores, sharpness):
-    found = probabilities(scores, "decision", sharpness)
+def test_decision_values_become_rows_that_sum_to_one_and_rank_as_before(scores, inverse_temperature):
+    found = probabilities(scores, "decision", inverse_temperature)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-9)
     assert (found >= 0).all()
     top = scores.argmax(axis=1)
@@ -35,10 +35,10 @@ def test_decision_values_become_rows_that_sum_to_one_and_rank_as_before(scores, 
 
 
 @given(SCORES, st.floats(1e-3, 1e3))
-def test_probabilities_keep_their_ranking_too(scores, sharpness):
+def test_probabilities_keep_their_ranking_too(scores, inverse_temperature):
     raw = np.exp(scores - scores.max(axis=1, keepdims=True))
     raw /= raw.sum(axis=1, keepdims=True)
-    found = probabilities(raw, "probability", sharpness)
+    found = probabilities(raw, "probability", inverse_temperature)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-9)
     top = raw.argmax(axis=1)
     assert (found[np.arange(len(raw)), top] == found.max(axis=1)).all()
@@ -58,12 +58,12 @@ def test_a_probability_of_zero_has_a_finite_logit():
 @pytest.mark.parametrize("stretch", [1e-9, 1e-4, 0.05, 0.3, 1.0, 4.0, 50.0, 1e6])
 def test_the_fit_undoes_over_and_underconfidence_and_lowers_the_log_loss(stretch):
     values, truth = decisions()
-    sharpness = fit_sharpness(stretch * values, truth, "decision")
-    ideal = fit_sharpness(values, truth, "decision")
+    inverse_temperature = fit_inverse_temperature(stretch * values, truth, "decision")
+    ideal = fit_inverse_temperature(values, truth, "decision")
     assert ideal == pytest.approx(1, rel=0.15)
-    assert sharpness == pytest.approx(ideal / stretch, rel=1e-3)
+    assert inverse_temperature == pytest.approx(ideal / stretch, rel=1e-3)
     before = log_loss(probabilities(stretch * values, "decision", 1.0), truth)
-    after = log_loss(probabilities(stretch * values, "decision", sharpness), truth)
+    after = log_loss(probabilities(stretch * values, "decision", inverse_temperature), truth)
     assert after <= before + 1e-12
     if stretch > 1:
         assert after < before - 0.1
@@ -72,9 +72,9 @@ def test_the_fit_undoes_over_and_underconfidence_and_lowers_the_log_loss(stretch
 def test_overconfident_probabilities_are_softened():
     values, truth = decisions()
     raw = probabilities(values, "decision", 5.0)
-    sharpness = fit_sharpness(raw, truth, "probability")
-    assert 0 < sharpness < 0.5
-    assert log_loss(probabilities(raw, "probability", sharpness), truth) < log_loss(raw, truth) - 0.1
+    inverse_temperature = fit_inverse_temperature(raw, truth, "probability")
+    assert 0 < inverse_temperature < 0.5
+    assert log_loss(probabilities(raw, "probability", inverse_temperature), truth) < log_loss(raw, truth) - 0.1
 
 
 @pytest.mark.parametrize("skill", [0.0, 100.0])
@@ -82,20 +82,20 @@ def test_hopeless_and_perfect_scores_still_give_a_bounded_sharpness(skill):
     generator = np.random.default_rng(0)
     truth = np.arange(60) % 3
     values = skill * np.eye(3)[truth] + 1e-3 * generator.standard_normal((60, 3))
-    sharpness = fit_sharpness(values, truth, "decision")
-    assert 1e-3 <= sharpness * np.std(values) <= 2e3
-    assert np.isfinite(probabilities(values, "decision", sharpness)).all()
+    inverse_temperature = fit_inverse_temperature(values, truth, "decision")
+    assert 1e-3 <= inverse_temperature * np.std(values) <= 2e3
+    assert np.isfinite(probabilities(values, "decision", inverse_temperature)).all()
 
 
 def test_scores_that_tell_nothing_apart_give_equal_probabilities():
     values = np.full((6, 3), -1.0)
-    sharpness = fit_sharpness(values, np.arange(6) % 3, "decision")
-    np.testing.assert_allclose(probabilities(values, "decision", sharpness), 1 / 3)
+    inverse_temperature = fit_inverse_temperature(values, np.arange(6) % 3, "decision")
+    np.testing.assert_allclose(probabilities(values, "decision", inverse_temperature), 1 / 3)
 
 
 def test_an_svm_of_the_smallest_cost_is_as_sure_as_its_ranking_deserves():
     values, truth = decisions(skill=4.0)
-    shares = probabilities(1e-9 * values - 1, "decision", fit_sharpness(1e-9 * values - 1, truth, "decision"))
+    shares = probabilities(1e-9 * values - 1, "decision", fit_inverse_temperature(1e-9 * values - 1, truth, "decision"))
     assert shares.max(axis=1).mean() > 0.8
 
 
@@ -114,8 +114,8 @@ def models(count=4, n=6000, classes=5, shared=1.0, own=1.0, seed=0):
 @pytest.mark.parametrize("own", [0.3, 0.6, 1.0])
 def test_a_mean_of_models_is_nearly_as_certain_as_right_though_only_two_were_known(own):
     each, truth = models(own=own)
-    of_one = fit_sharpness(each[0], truth, "probability")
-    gain = fit_sharpness(each[:2].mean(axis=0), truth, "probability") / of_one
+    of_one = fit_inverse_temperature(each[0], truth, "probability")
+    gain = fit_inverse_temperature(each[:2].mean(axis=0), truth, "probability") / of_one
     mean = each.mean(axis=0)
     right = np.mean(mean.argmax(axis=1) == truth)
     gap = probabilities(mean, "probability", of_one * gain_of_mean(gain, 4)).max(axis=1).mean() - right

@@ -41,10 +41,10 @@ def configured(config):
 OPENED = """
 import sys
 from soundstack.config.steps import DataConfig
-from soundstack.datasets.open_corpus import open_corpus
+from soundstack.datasets.open_data_set import open_corpus
 
-corpus = open_corpus(DataConfig(dataset="two_tones", data_dir=sys.argv[1], cache_dir=sys.argv[2]))
-print(corpus.dataset.name, *corpus.dataset.labels, *corpus.dataset.folds, len(corpus.dataset.test))
+data set = open_corpus(DataConfig(dataset="two_tones", data_dir=sys.argv[1], cache_dir=sys.argv[2]))
+print(data set.dataset.name, *data set.dataset.labels, *data set.dataset.folds, len(data set.dataset.test))
 """
 
 

@@ -16,7 +16,7 @@ from soundstack.audio.decode import AudioSpec
 from soundstack.config.base import DataConfig
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.crnn import system as crnn
-from soundstack.datasets.open_corpus import open_corpus
+from soundstack.datasets.open_data_set import open_data_set
 from soundstack.deepspectrum import system as deepspectrum
 from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES
@@ -184,11 +184,11 @@ def test_another_code_of_the_spectrograms_makes_folds_anew(tmp_path, tiny_csv, m
     folders = []
     monkeypatch.setattr(crnn, "train_fold", lambda job, progress: folders.append(job.checkpoint.parent))
     config = CrnnConfig(dataset="csv", data_dir=str(tiny_csv(tmp_path / "data")), cache_dir=str(tmp_path / "cache"))
-    corpus = open_corpus(config)
+    data_set = open_data_set(config)
 
     def train():
-        made = spectrograms.extraction(config).finish(corpus)
-        crnn.train_folds(corpus, made, crnn.training_spec(config), config, torch.device("cpu"), parts=["1"])
+        made = spectrograms.extraction(config).finish(data_set)
+        crnn.train_folds(data_set, made, crnn.training_spec(config), config, torch.device("cpu"), parts=["1"])
 
     train()
     train()
@@ -234,14 +234,14 @@ def test_published_weights_are_known_by_their_checksum_wherever_they_lie(tmp_pat
 def test_what_an_earlier_decoder_said_of_a_file_is_forgotten(tmp_path, tiny_csv):
     table, cache = tiny_csv(tmp_path / "data"), tmp_path / "cache"
     config = DataConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache))
-    whole = open_corpus(config)
+    whole = open_data_set(config)
     with closing(sqlite3.connect(cache / "scan.sqlite")) as database:
         ((name,),) = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         database.execute(f"UPDATE {name} SET frames = 17")
         database.commit()
-        assert {scan.frames for scan in open_corpus(config).scans} == {17}, "it is remembered"
+        assert {scan.frames for scan in open_data_set(config).scans} == {17}, "it is remembered"
         database.execute(f"ALTER TABLE {name} RENAME TO scan_earlier")
         database.commit()
-    assert open_corpus(config).scans == whole.scans
+    assert open_data_set(config).scans == whole.scans
     with closing(sqlite3.connect(cache / "scan.sqlite")) as database:
         assert database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [(name,)]

@@ -29,12 +29,12 @@ def tune(monkeypatch, tmp_path):
     """Tune for so many trials: the best spec, the table of trials, the trials' runs and how they ended, and the run."""
     folds = ("1", "2", "3")
 
-    def train_folds(corpus, spectrograms, spec, config, device, *, progress, on_fold):
+    def train_folds(data_set, spectrograms, spec, config, device, *, progress, on_fold):
         for fold in folds:
             progress(spec.epochs)
             on_fold(fold, spec)
 
-    def macro_f1(corpus, fold, spec):
+    def macro_f1(data_set, fold, spec):
         return max(0.0, 1 - abs(np.log10(spec.learning_rate) + 3.1)) - 0.01 * int(fold)
 
     def run(trials, seed=0):
@@ -52,9 +52,9 @@ def tune(monkeypatch, tmp_path):
                 raise
 
         main.trial = open_trial
-        corpus = SimpleNamespace(dataset=SimpleNamespace(folds=folds))
+        data_set = SimpleNamespace(clip_table=SimpleNamespace(folds=folds))
         config = CrnnConfig(dataset="demo", trials=trials, seed=seed)
-        best = crnn_tuning.tune(corpus, None, config, torch.device("cpu"), main)
+        best = crnn_tuning.tune(data_set, None, config, torch.device("cpu"), main)
         return best, pd.read_csv(tmp_path / "tuning" / "trials.csv"), opened, main
 
     monkeypatch.setattr(crnn, "train_folds", train_folds)

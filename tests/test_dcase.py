@@ -18,7 +18,7 @@ from local_http import LocalServer, Served
 from soundstack.datasets import dcase2017, dcase2018, esc50
 from soundstack.datasets import download as sources
 from soundstack.datasets.catalogue import Source, data_sets
-from soundstack.datasets.clips import DataSet
+from soundstack.datasets.clips import ClipTable
 from soundstack.utils import download as remote
 from soundstack.utils.errors import ConfigError, DataError, DownloadError
 from soundstack.utils.progress import human
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, year: str) -> Path:
     return tmp_path
 
 
-def load(year: str, folder: Path) -> DataSet:
+def load(year: str, folder: Path) -> ClipTable:
     return LOADERS[year].load(folder)
 
 

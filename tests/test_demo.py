@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from soundstack.datasets.clips import DataSet
+from soundstack.datasets.clips import ClipTable
 from soundstack.datasets.demo import dataset as demo
 from soundstack.datasets.demo.synthesis import SOUNDS, synthesise
 from soundstack.utils.errors import DataError, StoreError
@@ -61,12 +61,12 @@ def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(folder: Path) -> DataSet:
+def data(folder: Path) -> ClipTable:
     return demo.load(folder)
 
 
 @pytest.fixture(scope="module")
-def waves(data: DataSet) -> NDArray[np.float32]:
+def waves(data: ClipTable) -> NDArray[np.float32]:
     """(clips, samples)"""
     return np.stack([soundfile.read(clip.path, dtype="float32")[0] for clip in data.clips])
 
@@ -80,7 +80,7 @@ def sound(kind: str, source: int, take: int, seconds: float = 1.0) -> NDArray[np
     return synthesise(kind, np.random.default_rng(source), np.random.default_rng(take), seconds, 16_000)
 
 
-def devel_accuracy(data: DataSet, features: NDArray[np.floating], classifier: Callable) -> float:
+def devel_accuracy(data: ClipTable, features: NDArray[np.floating], classifier: Callable) -> float:
     """Leave-one-fold-out accuracy over all five folds: 100 clips are few enough."""
     labels = np.array([clip.label for clip in data.clips])
     folds = np.array([clip.fold for clip in data.clips])
@@ -194,7 +194,7 @@ def test_sirens_birds_and_bells_are_tonal_and_weather_is_not() -> None:
 # --- The data set -------------------------------------------------------------------------------------------
 
 
-def test_every_class_has_its_clips_in_every_fold(data: DataSet) -> None:
+def test_every_class_has_its_clips_in_every_fold(data: ClipTable) -> None:
     assert data.labels == demo.LABELS
     assert len(data.labels) == 10
     assert data.folds == ("1", "2", "3", "4")
@@ -210,20 +210,20 @@ def test_the_default_is_400_clips_in_200_sources() -> None:
     assert set(Counter(row.group for row in rows).values()) == {2}
 
 
-def test_both_takes_of_a_source_lie_in_one_fold(data: DataSet) -> None:
+def test_both_takes_of_a_source_lie_in_one_fold(data: ClipTable) -> None:
     for group in {clip.group for clip in data.clips}:
         takes = [clip for clip in data.clips if clip.group == group]
         assert len(takes) == 2
         assert len({(clip.fold, clip.label) for clip in takes}) == 1
 
 
-def test_all_clips_have_the_same_length_rate_and_format(data: DataSet) -> None:
+def test_all_clips_have_the_same_length_rate_and_format(data: ClipTable) -> None:
     infos = [soundfile.info(str(clip.path)) for clip in data.clips]
     assert {(i.frames, i.samplerate, i.channels, i.subtype) for i in infos} == {(64_000, 16_000, 1, "PCM_16")}
     assert (data.seconds, data.sample_rate) == (4.0, 16_000)
 
 
-def test_level_offset_and_quiet_do_not_tell_the_class(data: DataSet, waves: NDArray[np.float32]) -> None:
+def test_level_offset_and_quiet_do_not_tell_the_class(data: ClipTable, waves: NDArray[np.float32]) -> None:
     frames = (waves.reshape(len(waves), -1, 800) ** 2).mean(axis=2)
     level = decibels((waves**2).mean(axis=1))
     hints = {
@@ -240,7 +240,7 @@ def test_level_offset_and_quiet_do_not_tell_the_class(data: DataSet, waves: NDAr
         assert accuracy <= 0.21, f"{name} alone is right in {accuracy:.0%}"
 
 
-def test_the_sound_does_tell_the_class(data: DataSet, waves: NDArray[np.float32]) -> None:
+def test_the_sound_does_tell_the_class(data: ClipTable, waves: NDArray[np.float32]) -> None:
     accuracy = devel_accuracy(data, spectra(waves), lambda: LinearSVC(C=0.01))
     assert 0.3 < accuracy < 0.95, "the demo should be learnable from a few clips, but not solved by them"
 

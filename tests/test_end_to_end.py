@@ -136,7 +136,7 @@ def test_a_second_run_takes_everything_over(workplace: Workplace) -> None:
     before = workplace.runs()
     done = workplace.main()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 rows run, 3 taken over" in done.stdout
+    assert "0 rows run, 3 reused" in done.stdout
     runs = workplace.runs()
     assert runs["tiny-extract"][0].data.metrics["examples_made"] == 0
     assert len(runs["tiny-crnn"]) == len(before["tiny-crnn"])

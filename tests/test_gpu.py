@@ -58,6 +58,8 @@ def test_the_svm_path_is_that_of_the_processor(n, d, gpu):
     x = rng.normal(size=(n, d)) + rng.normal(size=(5, d))[y]
     folds = np.arange(n) % 3
     there, here = (PathProblem(x, y, folds, n_classes=5, device=device) for device in (gpu, None))
-    np.testing.assert_allclose(there.decide([1e-6, 1e-3, 1.0]), here.decide([1e-6, 1e-3, 1.0]), atol=5e-4)
-    np.testing.assert_array_equal(there.decide([1e-3]), there.decide([1e-3]))
+    np.testing.assert_allclose(
+        there.out_of_fold_decisions([1e-6, 1e-3, 1.0]), here.out_of_fold_decisions([1e-6, 1e-3, 1.0]), atol=5e-4
+    )
+    np.testing.assert_array_equal(there.out_of_fold_decisions([1e-3]), there.out_of_fold_decisions([1e-3]))
     assert torch.cuda.memory_allocated(gpu) > 0

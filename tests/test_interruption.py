@@ -103,7 +103,7 @@ def test_a_model_that_is_found_has_its_predictions_even_if_its_run_was_killed_at
         register("csv-crnn", right=1.0)
     (member,) = registered_models.find_members("csv", "all")
     assert member.artifact("predictions/devel.parquet").is_file()
-    assert reuse.find_done(ExtractConfig(), "data1") is None, "a run that did not finish is not taken over"
+    assert reuse.find_done(ExtractConfig(), "data1") is None, "a run that did not finish is not reused"
 
 
 def test_artifacts_are_sent_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,10 +369,10 @@ def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
         return finished[0]
 
     def register_like() -> Any:
-        from soundstack.evaluation.evaluation import Trained
+        from soundstack.evaluation.evaluation import RegisteredModel
         from soundstack.evaluation.tables import SystemScores
 
-        return Trained("demo-crnn", str(len(finished) + 1), True, SystemScores("demo-crnn"))
+        return RegisteredModel("demo-crnn", str(len(finished) + 1), True, SystemScores("demo-crnn"))
 
     outcomes: list[Any] = []
 
@@ -385,7 +385,7 @@ def test_of_two_that_want_the_same_row_one_does_it_and_the_other_takes_it_over(
     second.start()
     first.join()
     second.join()
-    assert sorted(outcome.note for outcome in outcomes) == ["", "taken over"]
+    assert sorted(outcome.note for outcome in outcomes) == ["", "reused"]
     assert len(finished) == 1
 
 

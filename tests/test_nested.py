@@ -39,7 +39,7 @@ def table(scores: NDArray[Any], truth: NDArray[Any], folds: NDArray[Any] = FOLDS
 def member(name: str, x: NDArray[Any], truth: NDArray[Any]) -> Member:
     """An SVM on the features x, cross-validated as a member of a fusion is."""
     problem = PathProblem(x, truth, FOLDS, n_classes=CLASSES)
-    search = search_cost(problem.decide, truth, FOLDS, CLASSES, SearchSpec())
+    search = search_cost(problem.out_of_fold_decisions, truth, FOLDS, CLASSES, SearchSpec())
     nested = nested_decisions(lambda fold: x, truth, FOLDS, CLASSES, SearchSpec())
     test = table(problem.refit(search.chosen).decision(x), truth, np.repeat("test", CLIPS))
     tables = {fold: table(scores, truth) for fold, scores in nested.items()}

@@ -39,7 +39,7 @@ def test_the_first_table_s_model_answers_for_it_after_another_table_was_trained(
     assert served(run(birds)) == "models:/birds-fusion/1"
     assert served(run(frogs)) == "models:/frogs-fusion/1"
     again = run(birds)
-    assert "0 rows run, 3 taken over" in again
+    assert "0 rows run, 3 reused" in again
     assert served(again) == "models:/birds-fusion/1"
 
     asked = {"input": str(tmp_path / "birds"), "device": "cpu"}

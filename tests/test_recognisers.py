@@ -43,7 +43,12 @@ def crnn(channels: str = "mean") -> CrnnRecogniser:
         folds.append(FoldModel(torch.tensor(-40.0), torch.tensor(15.0), weights))
     audio = AudioSpec(RATE, 1.0, channels)  # type: ignore[arg-type]
     return CrnnRecogniser(
-        labels=LABELS, sharpness=1.7, audio=audio, spectrogram=SpectrogramSpec(RATE), layout="four_blocks", folds=folds
+        labels=LABELS,
+        inverse_temperature=1.7,
+        audio=audio,
+        spectrogram=SpectrogramSpec(RATE),
+        layout="four_blocks",
+        folds=folds,
     )
 
 
@@ -55,7 +60,7 @@ def svm() -> SvmRecogniser:
     x = rng.standard_normal((12, 1280)).astype(np.float32)
     return SvmRecogniser(
         labels=LABELS,
-        sharpness=0.4,
+        inverse_temperature=0.4,
         audio=spec.audio,
         embedder=embedder,
         svms=[LinearSvm.fit(x, np.arange(12) % 3, 1e-3, n_classes=3)],
@@ -67,7 +72,11 @@ def fusion(svm: SvmRecogniser) -> FusionRecogniser:
     x = np.random.default_rng(1).standard_normal((12, 6))
     stacked = LinearSvm.fit(x, np.arange(12) % 3, 1e-2, n_classes=3)
     return FusionRecogniser(
-        labels=LABELS, sharpness=2.0, members={"crnn": crnn(), "svm": svm}, svm=stacked, log_probabilities=True
+        labels=LABELS,
+        inverse_temperature=2.0,
+        members={"crnn": crnn(), "svm": svm},
+        svm=stacked,
+        log_probabilities=True,
     )
 
 
@@ -76,7 +85,11 @@ def test_a_saved_recogniser_scores_as_before(kind: str, request: pytest.FixtureR
     before: Recogniser = crnn() if kind == "crnn" else request.getfixturevalue(kind)
     before.save(tmp_path / "model")
     after = recognisers.load(tmp_path / "model")
-    assert (after.labels, after.sharpness, after.kind) == (before.labels, before.sharpness, before.kind)
+    assert (after.labels, after.inverse_temperature, after.kind) == (
+        before.labels,
+        before.inverse_temperature,
+        before.kind,
+    )
     np.testing.assert_array_equal(after.scores(clips()), before.scores(clips()))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from soundstack.evaluation.evaluation import Trained
+from soundstack.evaluation.evaluation import RegisteredModel
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
 from soundstack.suites import summary
@@ -41,7 +41,7 @@ def of_a_card(capsys: pytest.CaptureFixture) -> str:
 
 def of_a_run(capsys: pytest.CaptureFixture) -> str:
     score = Interval(0.5, 0.4, 0.6)
-    trained = Trained("demo-fusion", "1", True, SystemScores("demo-fusion", score, score, score, score))
+    trained = RegisteredModel("demo-fusion", "1", True, SystemScores("demo-fusion", score, score, score, score))
     summary.after_main([Outcome("demo-fusion", 0, trained, 1.0)])
     return str(capsys.readouterr().out)
 

@@ -51,8 +51,8 @@ def test_all_costs_and_classes_of_a_fold_share_one_eigendecomposition(monkeypatc
     monkeypatch.setattr(NewtonPath, "_newton_step", lambda self, *given: step(self, *given))
     x, y = features(160, 320, 5, spread=2.0)
     problem = PathProblem(x, y, np.arange(160) % 4, n_classes=5)
-    problem.decide(PAPER_COSTS)
-    problem.decide([0.02])
+    problem.out_of_fold_decisions(PAPER_COSTS)
+    problem.out_of_fold_decisions([0.02])
     assert decompose.call_count == 4
     assert step.call_count < 4 * 11 * 4  # folds, costs, steps of all classes together: half of it is usual
 

@@ -9,7 +9,7 @@ import pytest
 
 from soundstack.config import suite as suites
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig
-from soundstack.evaluation.evaluation import Trained
+from soundstack.evaluation.evaluation import RegisteredModel
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
 from soundstack.suites import runner, summary
@@ -118,13 +118,13 @@ def test_a_users_suite_may_use_a_former_name(tmp_path: Path) -> None:
     assert (settings.feature_bound, settings.nested) == ("none", True)  # type: ignore[union-attr]
 
 
-def trained(name: str, version: str = "1") -> Trained:
+def trained(name: str, version: str = "1") -> RegisteredModel:
     score = Interval(0.5, 0.4, 0.6)
-    return Trained(name, version, True, SystemScores(name, score, score, score, score))
+    return RegisteredModel(name, version, True, SystemScores(name, score, score, score, score))
 
 
 def fake_steps(log: list[Any], unreachable: tuple[str, ...] = ()) -> runner.Steps:
-    def step(config: Any) -> Trained:
+    def step(config: Any) -> RegisteredModel:
         log.append(config)
         if config.model_name in unreachable:
             raise WeightsError("weights.pth is not there; fetch it.")
@@ -222,7 +222,7 @@ def test_what_is_done_is_taken_over_unless_a_rerun_is_asked_for(monkeypatch: pyt
     log: list[Any] = []
     outcomes = runner.run_suite(MainConfig(), fake_steps(log), "data")
     assert log == []
-    assert {outcome.note for outcome in outcomes} == {"taken over"}
+    assert {outcome.note for outcome in outcomes} == {"reused"}
     runner.run_suite(MainConfig(rerun=True), fake_steps(log), "data")
     assert len(log) == 4
 
@@ -238,7 +238,7 @@ def test_the_next_commands_are_those_that_work_in_the_users_shell(
     prefix: str, serve: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     score = Interval(0.5, 0.4, 0.6)
-    trained = Trained("demo-fusion", "1", True, SystemScores("demo-fusion", score, score, score, score))
+    trained = RegisteredModel("demo-fusion", "1", True, SystemScores("demo-fusion", score, score, score, score))
     monkeypatch.setattr("sys.prefix", prefix)
     summary.after_main([Outcome("demo-fusion", 0, trained, 1.0)])
     lines = [line for line in capsys.readouterr().out.splitlines() if "models serve" in line]

@@ -226,7 +226,9 @@ def test_cross_validation_goes_to_the_device_and_comes_back(monkeypatch: pytest.
     solver = Mock(wraps=NewtonPath)
     monkeypatch.setattr(svm, "NewtonPath", solver)
     there = PathProblem(x, y, folds, n_classes=4, device=torch.device("cpu"))
-    np.testing.assert_allclose(there.decide([1e-5, 1e-1]), plain.decide([1e-5, 1e-1]), atol=5e-4)
+    np.testing.assert_allclose(
+        there.out_of_fold_decisions([1e-5, 1e-1]), plain.out_of_fold_decisions([1e-5, 1e-1]), atol=5e-4
+    )
     np.testing.assert_allclose(there.refit(1e-3).coef, plain.refit(1e-3).coef, atol=1e-6)
     assert sum(isinstance(call.args[0], torch.Tensor) for call in solver.call_args_list) == 4  # three folds, the refit
     assert there.refit(1e-3).to_arrays()["coef"].flags.c_contiguous
@@ -355,7 +357,7 @@ def test_every_row_is_scored_by_the_model_that_did_not_see_its_fold() -> None:
     x, y = features(60, 80, 3)
     folds = np.arange(60) // 20
     problem = PathProblem(x, y, folds, n_classes=3)
-    (decisions,) = problem.decide([1e-3])
+    (decisions,) = problem.out_of_fold_decisions([1e-3])
     for fold in range(3):
         held_out = folds == fold
         alone = LinearSvm.fit(x[~held_out], y[~held_out], 1e-3, n_classes=3)
@@ -368,12 +370,12 @@ def test_costs_come_back_in_the_order_asked_and_may_be_asked_later(monkeypatch: 
     folds = np.arange(60) % 3
     problem = PathProblem(x, y, folds, n_classes=3)
     done: list[int] = []
-    both = problem.decide([1e-1, 1e-6], progress=done.append)
+    both = problem.out_of_fold_decisions([1e-1, 1e-6], progress=done.append)
     assert both.shape == (2, 60, 3)
     assert sum(done) == 6
     monkeypatch.setattr(Standardiser, "fit", None)  # a later cost must not prepare anything again
-    np.testing.assert_array_equal(problem.decide([1e-6])[0], both[1])
-    assert not np.allclose(problem.decide([1e-3])[0], both[0])
+    np.testing.assert_array_equal(problem.out_of_fold_decisions([1e-6])[0], both[1])
+    assert not np.allclose(problem.out_of_fold_decisions([1e-3])[0], both[0])
 
 
 def test_refit_is_the_model_of_all_development_clips() -> None:

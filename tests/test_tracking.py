@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from soundstack.audio.limits import RequestLimits
 from soundstack.config.steps import ExtractConfig, FuseConfig
-from soundstack.evaluation.evaluation import Evaluation, Trained
+from soundstack.evaluation.evaluation import Evaluation, RegisteredModel
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.suites import summary
 from soundstack.svm.cost_search import SearchSpec, search_cost
@@ -46,7 +46,7 @@ def evaluation(right: float) -> Evaluation:
     return Evaluation(devel, test, groups, devel.scores, test.scores)
 
 
-def register(name: str, right: float, fingerprint: str = "data1") -> Trained:
+def register(name: str, right: float, fingerprint: str = "data1") -> RegisteredModel:
     with tracking.run(name, ExtractConfig()) as run:
         result = evaluation(right)
         run.evaluation(result)

@@ -154,6 +154,3 @@ def explained(error: ValidationError) -> str:
 
 def _plain(value: float) -> str:
     return f"{value:,}".removesuffix(".0")
-
-
-Limits = RequestLimits  # as it was called; who still does is renamed when the modules move

@@ -234,7 +234,7 @@ class MainConfig(DataConfig):
     """Run a suite on one data set: spectrograms, CRNN, deep features with SVMs, fusions, and a table of all.
 
     With no parameter: the suite quick on the demo data set, which needs no download. Rows that were done with the same
-    configuration, data and code are taken over.
+    configuration, data and code are reused.
     Examples: mlflow run . -P dataset=esc10 -P data_dir=path/to/ESC-50
               mlflow run . -P suite=table3 -P dataset=esc50 -P seeds=3
     """

@@ -77,7 +77,7 @@ class CrnnRecogniser(SingleRecogniser):
             folds.append(FoldModel(tensors[f"{number}.mean"], tensors[f"{number}.deviation"], weights))
         return cls(
             labels=tuple(content["labels"]),
-            sharpness=content["sharpness"],
+            inverse_temperature=content["sharpness"],
             audio=AudioSpec(**content["audio"]),
             spectrogram=SpectrogramSpec(**content["spectrogram"]),
             layout=content["layout"],

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from soundstack.config.steps import CrnnConfig
 from soundstack.crnn import system as crnn
 from soundstack.crnn.training import FoldModel, TrainingSpec, derived_seed
-from soundstack.datasets.corpus import Corpus
+from soundstack.datasets.data_set import DataSet
 from soundstack.evaluation import plots
 from soundstack.spectrograms.extract import Spectrograms
 from soundstack.utils.files import save_figure
@@ -48,7 +48,7 @@ class Log(Protocol):
 
 
 def tune(
-    corpus: Corpus, spectrograms: Spectrograms, config: CrnnConfig, device: torch.device, log: Log
+    data_set: DataSet, spectrograms: Spectrograms, config: CrnnConfig, device: torch.device, log: Log
 ) -> TrainingSpec:
     """Search for ``config.trials`` trials, log what they found, and return the best configuration.
 
@@ -66,13 +66,13 @@ def tune(
             learning_rate=trial.suggest_float("learning_rate", *LEARNING_RATES, log=True),
             batch_size=trial.suggest_categorical("batch_size", BATCH_SIZES),
         )
-        total = spec.epochs * len(corpus.dataset.folds)
+        total = spec.epochs * len(data_set.clip_table.folds)
         with (
             log.trial(f"{log.name}-trial-{trial.number}", trial.params, optuna.TrialPruned) as opened,
             bar(f"trial {trial.number}", total, "epochs") as advance,
         ):
-            judge = _Judge(trial, corpus, opened)
-            crnn.train_folds(corpus, spectrograms, spec, config, device, progress=advance, on_fold=judge)
+            judge = _Judge(trial, data_set, opened)
+            crnn.train_folds(data_set, spectrograms, spec, config, device, progress=advance, on_fold=judge)
             opened.metrics({"devel_macro_f1": judge.mean})
         return judge.mean
 
@@ -89,8 +89,8 @@ def tune(
 class _Judge:
     """Takes the folds of a trial as they end, and prunes it after one where it falls behind."""
 
-    def __init__(self, trial: optuna.Trial, corpus: Corpus, log: Log) -> None:
-        self._trial, self._corpus, self._log = trial, corpus, log
+    def __init__(self, trial: optuna.Trial, data_set: DataSet, log: Log) -> None:
+        self._trial, self._data_set, self._log = trial, data_set, log
         self._scores: list[float] = []
 
     @property
@@ -99,10 +99,10 @@ class _Judge:
         return float(np.mean(self._scores))
 
     def __call__(self, fold: str, model: FoldModel) -> None:
-        self._scores.append(crnn.held_out_macro_f1(self._corpus, fold, model))
+        self._scores.append(crnn.held_out_macro_f1(self._data_set, fold, model))
         self._log.metrics({"fold_macro_f1": self._scores[-1]}, step=int(fold))
         self._trial.report(self.mean, step=len(self._scores))
-        if len(self._scores) < len(self._corpus.dataset.folds) and self._trial.should_prune():
+        if len(self._scores) < len(self._data_set.clip_table.folds) and self._trial.should_prune():
             raise optuna.TrialPruned(f"after fold {fold}: {self.mean:.3f}")
 
 

@@ -17,8 +17,8 @@ from soundstack.config.steps import CrnnConfig
 from soundstack.crnn.fold_workers import train_side_by_side
 from soundstack.crnn.recogniser import CrnnRecogniser
 from soundstack.crnn.training import FoldJob, FoldModel, Progress, TrainingSpec, train_fold
-from soundstack.datasets.corpus import Corpus
-from soundstack.evaluation.calibration import fit_sharpness, gain_of_mean
+from soundstack.datasets.data_set import DataSet
+from soundstack.evaluation.calibration import fit_inverse_temperature, gain_of_mean
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import confusion_matrix, macro_f1
 from soundstack.recognisers.evaluate import evaluate
@@ -58,7 +58,7 @@ def training_spec(config: CrnnConfig) -> TrainingSpec:
     )
 
 
-def parts_of(corpus: Corpus, *, nested: bool) -> list[str]:
+def parts_of(data_set: DataSet, *, nested: bool) -> list[str]:
     """What models are trained without: each development fold, and pairs of them, as in ``1+2``.
 
     The first pair tells how a mean of models is calibrated; all pairs are for nested cross-validation.
@@ -66,13 +66,13 @@ def parts_of(corpus: Corpus, *, nested: bool) -> list[str]:
     Raises:
         ConfigError: Nested, with fewer than three folds.
     """
-    folds = nestable(corpus.dataset.folds) if nested else corpus.dataset.folds
+    folds = nestable(data_set.clip_table.folds) if nested else data_set.clip_table.folds
     pairs = [_JOINT.join(pair) for pair in combinations(folds, 2)] if len(folds) > 2 else []
     return [*folds, *(pairs if nested else pairs[:1])]
 
 
 def train_folds(
-    corpus: Corpus,
+    data_set: DataSet,
     spectrograms: Spectrograms,
     spec: TrainingSpec,
     config: CrnnConfig,
@@ -87,12 +87,12 @@ def train_folds(
     ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
     """
     mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
-    folds, targets = corpus.example_folds, torch.from_numpy(corpus.example_targets)
+    folds, targets = data_set.example_folds, torch.from_numpy(data_set.example_targets)
     key = fingerprint(
         {
             "training": spec.to_json(),
             "spectrograms": spectrograms.recipe.store.folder.name,
-            "data": corpus.fingerprint,
+            "data": data_set.fingerprint,
             "device": device.type,
             "code": code_version(FoldJob.__module__),
         }
@@ -104,12 +104,12 @@ def train_folds(
             train=torch.from_numpy(np.flatnonzero(~_in_part(folds, part) & (folds != TEST))),
             held_out=torch.from_numpy(np.flatnonzero(_in_part(folds, part))),
             spec=spec,
-            classes=len(corpus.dataset.labels),
+            classes=len(data_set.clip_table.labels),
             fold=part,
             device=device,
             checkpoint=config.cache_path / "training" / key / f"fold-{part}.pt",
         )
-        for part in parts or corpus.dataset.folds
+        for part in parts or data_set.clip_table.folds
     ]
     work = sum(len(job.train) for job in jobs if not job.finished()) * spec.epochs
     if device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
@@ -122,7 +122,7 @@ def train_folds(
 
 
 def finish(
-    corpus: Corpus,
+    data_set: DataSet,
     spectrograms: Spectrograms,
     spec: TrainingSpec,
     models: dict[str, FoldModel],
@@ -133,31 +133,31 @@ def finish(
     Args:
         models: By part; see :func:`parts_of`.
     """
-    folds = {part: model for part, model in models.items() if part in corpus.dataset.folds}
+    folds = {part: model for part, model in models.items() if part in data_set.clip_table.folds}
     recogniser = CrnnRecogniser(
-        labels=corpus.dataset.labels,
-        audio=corpus.audio,
+        labels=data_set.clip_table.labels,
+        audio=data_set.audio,
         spectrogram=spectrograms.recipe.spec,
         layout=spec.layout,
         folds=list(folds.values()),
         device=device,
     )
-    held_out = {part: _clip_scores(corpus, part, model) for part, model in models.items()}
-    devel = len(corpus.dataset.devel)
+    held_out = {part: _clip_scores(data_set, part, model) for part, model in models.items()}
+    devel = len(data_set.clip_table.devel)
     pairs = {part: scores[:devel] for part, scores in held_out.items() if part not in folds}
-    of_test = _test_scores(corpus, spectrograms, recogniser)
+    of_test = _test_scores(data_set, spectrograms, recogniser)
     clip_scores = np.sum([*(held_out[fold] for fold in folds), of_test], axis=0)  # each is zero where another is not
-    truth, clip_folds = corpus.clip_targets[:devel], np.array([clip.fold for clip in corpus.dataset.devel])
-    recogniser.sharpness = _sharpness(clip_scores[:devel], truth, clip_folds, pairs)
+    truth, clip_folds = data_set.clip_targets[:devel], np.array([clip.fold for clip in data_set.clip_table.devel])
+    recogniser.inverse_temperature = _inverse_temperature(clip_scores[:devel], truth, clip_folds, pairs)
     nested = _nested(clip_folds, pairs) if len(pairs) > 1 else {}
-    return TrainedCrnn(recogniser, evaluate(corpus, clip_scores, recogniser, nested), folds)
+    return TrainedCrnn(recogniser, evaluate(data_set, clip_scores, recogniser, nested), folds)
 
 
-def held_out_macro_f1(corpus: Corpus, fold: str, model: FoldModel) -> float:
+def held_out_macro_f1(data_set: DataSet, fold: str, model: FoldModel) -> float:
     """Macro-F1 of a fold model on its held-out clips."""
-    clips = [number for number, clip in enumerate(corpus.clips) if clip.fold == fold]
-    chosen = _clip_scores(corpus, fold, model)[clips].argmax(axis=1)
-    return float(macro_f1(confusion_matrix(corpus.clip_targets[clips], chosen, len(corpus.dataset.labels))))
+    clips = [number for number, clip in enumerate(data_set.clips) if clip.fold == fold]
+    chosen = _clip_scores(data_set, fold, model)[clips].argmax(axis=1)
+    return float(macro_f1(confusion_matrix(data_set.clip_targets[clips], chosen, len(data_set.clip_table.labels))))
 
 
 def _in_part(folds: NDArray[np.str_], part: str) -> NDArray[np.bool_]:
@@ -165,44 +165,46 @@ def _in_part(folds: NDArray[np.str_], part: str) -> NDArray[np.bool_]:
     return np.isin(folds, part.split(_JOINT))
 
 
-def _clip_scores(corpus: Corpus, part: str, model: FoldModel) -> NDArray[np.float64]:
-    """A model's scores of its held-out clips, in corpus order (clips, K); zero elsewhere."""
+def _clip_scores(data_set: DataSet, part: str, model: FoldModel) -> NDArray[np.float64]:
+    """A model's scores of its held-out clips, in data set order (clips, K); zero elsewhere."""
     assert model.scores is not None
-    scores = np.zeros((len(corpus.examples), len(corpus.dataset.labels)))
-    scores[_in_part(corpus.example_folds, part)] = model.scores
-    return corpus.clip_means(scores)
+    scores = np.zeros((len(data_set.examples), len(data_set.clip_table.labels)))
+    scores[_in_part(data_set.example_folds, part)] = model.scores
+    return data_set.clip_means(scores)
 
 
-def _test_scores(corpus: Corpus, spectrograms: Spectrograms, recogniser: CrnnRecogniser) -> NDArray[np.float64]:
-    """The scores of the test clips, in corpus order (clips, K); zero elsewhere."""
-    scores = np.zeros((len(corpus.examples), len(corpus.dataset.labels)))
-    test = np.flatnonzero(corpus.example_folds == TEST)
+def _test_scores(data_set: DataSet, spectrograms: Spectrograms, recogniser: CrnnRecogniser) -> NDArray[np.float64]:
+    """The scores of the test clips, in data set order (clips, K); zero elsewhere."""
+    scores = np.zeros((len(data_set.examples), len(data_set.clip_table.labels)))
+    test = np.flatnonzero(data_set.example_folds == TEST)
     for start in range(0, len(test), _PART):  # in parts: the spectrograms may be larger than the memory
         rows = test[start : start + _PART]
         scores[rows] = recogniser.score_features(spectrograms.values[rows])
-    return corpus.clip_means(scores)
+    return data_set.clip_means(scores)
 
 
-def _sharpness(
+def _inverse_temperature(
     scores: NDArray[np.float64],
     truth: NDArray[np.intp],
     folds: NDArray[np.str_],
     pairs: Mapping[str, NDArray[np.float64]],
 ) -> float:
-    """The sharpness of the mean of all fold models, where out-of-fold scores (N, K) are of one model a clip.
+    """The inverse temperature of the mean of all fold models, where out-of-fold scores (N, K) are of one model a clip.
 
     On the folds of a pair there are two that never saw the clip: how their mean differs from one tells of the mean of
     all. Without pairs (two folds), that of one.
     """
-    of_one = fit_sharpness(scores, truth, CrnnRecogniser.kind)
+    of_one = fit_inverse_temperature(scores, truth, CrnnRecogniser.kind)
     if not pairs:
         return of_one
     rows = [_in_part(folds, part) for part in pairs]
     one = np.concatenate([scores[held_out] for held_out in rows])
     other = np.concatenate([part[held_out] for part, held_out in zip(pairs.values(), rows, strict=True)])
     known = np.concatenate([truth[held_out] for held_out in rows])
-    of_two = fit_sharpness((one + other) / 2, known, CrnnRecogniser.kind)
-    return of_one * gain_of_mean(of_two / fit_sharpness(one, known, CrnnRecogniser.kind), len(set(folds.tolist())))
+    of_two = fit_inverse_temperature((one + other) / 2, known, CrnnRecogniser.kind)
+    return of_one * gain_of_mean(
+        of_two / fit_inverse_temperature(one, known, CrnnRecogniser.kind), len(set(folds.tolist()))
+    )
 
 
 def _nested(folds: NDArray[np.str_], pairs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:

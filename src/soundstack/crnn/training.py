@@ -7,7 +7,7 @@ Every epoch draws its shuffling and dropout from a seed of its own, (seed, fold,
 continues after its last finished epoch and ends where an uninterrupted one would have ended, to the last bit. On disk,
 one file a fold, ``<cache>/training/<fingerprint>/fold-<fold>.pt``, written to a temporary name and renamed: the state
 after the last epoch, and for a finished fold its weights, history and held-out scores. A lock a fold keeps two
-processes from training the same: the second waits and takes over.
+processes from training the same: the second waits and reuses.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class FoldJob:
 
 
 def train_fold(job: FoldJob, progress: Progress = lambda count: None) -> FoldModel:
-    """Train on the training folds' rows and score the held-out fold's, or take over what its checkpoint has.
+    """Train on the training folds' rows and score the held-out fold's, or reuse what its checkpoint has.
 
     Returns:
         The trained fold with held-out probabilities (len(held_out), classes).

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from soundstack import datasets
 from soundstack.config import data_set_names
-from soundstack.datasets.clips import DataSet
+from soundstack.datasets.clips import ClipTable
 from soundstack.utils.remote_file import RemoteFile
 
 if TYPE_CHECKING:
     from soundstack.config.steps import DataConfig
 
-Loader = Callable[["DataConfig"], DataSet]
+Loader = Callable[["DataConfig"], ClipTable]
 
 
 @dataclass(frozen=True)

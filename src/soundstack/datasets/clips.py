@@ -53,7 +53,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class DataSet:
+class ClipTable:
     """Clips with what holds for all of them.
 
     ``seconds`` is the nominal clip length: shorter clips are zero-padded at the end, longer ones cropped to it.

@@ -24,7 +24,7 @@ import pandas as pd
 
 from soundstack.audio.find import on_disk
 from soundstack.datasets.catalogue import data_set
-from soundstack.datasets.clips import Clip, DataSet, check_splits, ungrouped
+from soundstack.datasets.clips import Clip, ClipTable, check_splits, ungrouped
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
 
@@ -41,12 +41,12 @@ UNKNOWN = 0
 
 
 @data_set("csv")
-def configured(config: DataConfig) -> DataSet:
+def configured(config: DataConfig) -> ClipTable:
     """The user's data set as a run has it, under its own name."""
     return replace(load(config.data_path, seed=config.drawn_with), name=config.data_name)
 
 
-def load(table: Path, *, seed: int) -> DataSet:
+def load(table: Path, *, seed: int) -> ClipTable:
     """Read a table of clips and complete its splits.
 
     Raises:
@@ -67,7 +67,7 @@ def load(table: Path, *, seed: int) -> DataSet:
                 "a model cannot know it. Add development clips of it, or mend the spelling."
             )
     check_splits(clips, called=lambda clip: f"{clip.id!r} ({place[clip.id]})")
-    return DataSet("csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, notes=tuple(notes), own=True)
+    return ClipTable("csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, notes=tuple(notes), own=True)
 
 
 def _read(table: Path) -> pd.DataFrame:

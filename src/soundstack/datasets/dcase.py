@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from soundstack.datasets.clips import Clip, DataSet, check_splits
+from soundstack.datasets.clips import Clip, ClipTable, check_splits
 from soundstack.datasets.lists import (
     AGAIN,
     ListRow,
@@ -42,8 +42,8 @@ def parts_of(folder: Path, task: str, development: str, evaluation: str) -> tupl
 
 
 def joined(
-    empty: DataSet, devel: Sequence[Clip], test: Sequence[Clip], notes: Iterable[str], published: tuple[int, int]
-) -> DataSet:
+    empty: ClipTable, devel: Sequence[Clip], test: Sequence[Clip], notes: Iterable[str], published: tuple[int, int]
+) -> ClipTable:
     """The data set of both parts, with a note on each that has fewer clips than were ``published``.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from soundstack.datasets import dcase
 from soundstack.datasets.catalogue import Source, data_set, published_archives
-from soundstack.datasets.clips import NO_TAGS, Clip, DataSet, ungrouped
+from soundstack.datasets.clips import NO_TAGS, Clip, ClipTable, ungrouped
 from soundstack.datasets.lists import AGAIN, labelled, optional_list, read_list, require_sounds, third_cells
 from soundstack.utils.errors import DataError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEVELOPMENT = "TUT-acoustic-scenes-2017-development"
 EVALUATION = "TUT-acoustic-scenes-2017-evaluation"
 CLIPS = (4680, 1620)
-EMPTY = DataSet(
+EMPTY = ClipTable(
     "dcase2017",
     clips=(),
     seconds=10.0,
@@ -51,12 +51,12 @@ SOURCE = Source(
 
 
 @data_set("dcase2017", source=SOURCE)
-def configured(config: DataConfig) -> DataSet:
+def configured(config: DataConfig) -> ClipTable:
     """The data set as a run has it."""
     return load(config.data_path)
 
 
-def load(folder: Path) -> DataSet:
+def load(folder: Path) -> ClipTable:
     """Load the development set with its official folds, and the evaluation set as the test set.
 
     Clips that ``error.txt`` names are kept, as in the official baseline, and carry the tag ``error`` with

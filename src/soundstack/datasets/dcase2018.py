@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from soundstack.datasets import dcase
 from soundstack.datasets.catalogue import Source, data_set, published_archives
-from soundstack.datasets.clips import NO_TAGS, Clip, DataSet, ungrouped
+from soundstack.datasets.clips import NO_TAGS, Clip, ClipTable, ungrouped
 from soundstack.datasets.lists import AGAIN, labelled, read_list, require_sounds, third_cells
 from soundstack.utils.errors import DataError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEVELOPMENT = "DCASE2018-task5-dev"
 EVALUATION = "DCASE2018-task5-eval"
 CLIPS = (72_984, 72_972)
-EMPTY = DataSet(
+EMPTY = ClipTable(
     "dcase2018",
     clips=(),
     seconds=10.0,
@@ -57,12 +57,12 @@ _LABEL_LISTS = ("evaluation_setup/evaluation.txt", "evaluation_setup/evaluate.tx
 
 
 @data_set("dcase2018", source=SOURCE)
-def configured(config: DataConfig) -> DataSet:
+def configured(config: DataConfig) -> ClipTable:
     """The data set as a run has it."""
     return load(config.data_path)
 
 
-def load(folder: Path) -> DataSet:
+def load(folder: Path) -> ClipTable:
     """Load the development set with its official folds, and the evaluation set as the test set.
 
     Clips carry the tag ``node`` (``"1"``, ``"2"``, ...); test clips also ``known``: ``"yes"`` if that node

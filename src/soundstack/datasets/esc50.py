@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soundstack.datasets.catalogue import Source, data_set, published_archives
-from soundstack.datasets.clips import Clip, DataSet, check_splits
+from soundstack.datasets.clips import Clip, ClipTable, check_splits
 from soundstack.datasets.lists import incomplete, is_file_name, read_text, require_folder, require_sounds
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
@@ -45,12 +45,12 @@ _FOLDS = {"1": "1", "2": "2", "3": "3", "4": "4", "5": TEST}
 
 
 @data_set("esc10", "esc50", source=SOURCE)
-def configured(config: DataConfig) -> DataSet:
+def configured(config: DataConfig) -> ClipTable:
     """The data set as a run has it."""
     return load(config.data_path, subset=config.dataset)
 
 
-def load(folder: Path, *, subset: str = "esc50") -> DataSet:
+def load(folder: Path, *, subset: str = "esc50") -> ClipTable:
     """Load ESC-50, or the ten classes of it that are ESC-10.
 
     Args:
@@ -91,7 +91,7 @@ def load(folder: Path, *, subset: str = "esc50") -> DataSet:
     )
     check_splits(clips)
     notes = tuple(incomplete(len(clips), CLIPS[subset], subset))
-    return DataSet(subset, clips, 5.0, 44_100, licence=LICENCES[subset], citation=CITATION, notes=notes)
+    return ClipTable(subset, clips, 5.0, 44_100, licence=LICENCES[subset], citation=CITATION, notes=notes)
 
 
 def _rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:

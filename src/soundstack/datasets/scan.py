@@ -28,7 +28,7 @@ from soundstack.utils.errors import AudioError, StoreError
 from soundstack.utils.locks import exclusive
 from soundstack.utils.project import fingerprint
 
-#: What an earlier decoder said is not taken over.
+#: What an earlier decoder said is not reused.
 _TABLE = f"scan_{code_version('audio.decode')}"
 _SCHEMA = f"""CREATE TABLE IF NOT EXISTS {_TABLE} (
     path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, content TEXT, sample_rate INTEGER,
@@ -117,7 +117,7 @@ def scan_files(
 ) -> list[Scan]:
     """Scan files in parallel, taking over what is remembered of unchanged ones.
 
-    Of two processes that scan files of the same folders, the second waits for the first and takes over what it found.
+    Of two processes that scan files of the same folders, the second waits for the first and reuses what it found.
     A damaged memory is forgotten.
 
     Args:

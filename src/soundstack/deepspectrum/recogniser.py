@@ -59,7 +59,7 @@ class SvmRecogniser(SingleRecogniser):
         spec = EmbeddingSpec.from_json(content["embedding"])
         return cls(
             labels=tuple(content["labels"]),
-            sharpness=content["sharpness"],
+            inverse_temperature=content["sharpness"],
             audio=AudioSpec(**content["audio"]),
             embedder=Embedder.restore(spec, load_file(folder / "network.safetensors"), device),
             svms=load_svms(folder / "svm.safetensors", content["svms"]),

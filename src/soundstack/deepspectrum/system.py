@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import DeepSpectrumConfig
-from soundstack.datasets.corpus import Corpus
+from soundstack.datasets.data_set import DataSet
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.deepspectrum.recogniser import SvmRecogniser
-from soundstack.evaluation.calibration import fit_sharpness
+from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation
-from soundstack.features.extract import Extracted, Extraction, Recipe, Stages
+from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
 from soundstack.features.store import FeatureStore
 from soundstack.networks.registry import NETWORKS
 from soundstack.networks.weights import identity
@@ -66,7 +66,7 @@ Features = Extracted[EmbeddingRecipe]
 
 
 def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
-    """The extraction of a corpus's deep features; the network is built only where they are missing.
+    """The extraction of a data set's deep features; the network is built only where they are missing.
 
     Its methods raise :class:`WeightsError` where published weights are missing and cannot be fetched.
     """
@@ -80,9 +80,9 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
         def embedder() -> Embedder:
             return Embedder.build(spec, device, weights_dir)
 
-        def make_transform() -> Stages:
+        def make_transform() -> TwoStageTransform:
             prepares = "picture" if network.input == "picture" else ""
-            return Stages(embedder().inputs, embedder().features, names=(prepares, "forward"))
+            return TwoStageTransform(embedder().inputs, embedder().features, names=(prepares, "forward"))
 
         description = {
             "embedding": spec.to_json(),
@@ -96,40 +96,40 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
     return Extraction(plan, config.workers)
 
 
-def train(corpus: Corpus, features: Features, config: DeepSpectrumConfig, device: torch.device) -> TrainedSvm:
+def train(data_set: DataSet, features: Features, config: DeepSpectrumConfig, device: torch.device) -> TrainedSvm:
     """Search C over the development folds, refit, calibrate on out-of-fold scores, and score the test clips."""
-    folds, classes = corpus.example_folds, len(corpus.dataset.labels)
-    devel, devel_clips = folds != "test", len(corpus.dataset.devel)
+    folds, classes = data_set.example_folds, len(data_set.clip_table.labels)
+    devel, devel_clips = folds != "test", len(data_set.clip_table.devel)
     spec = SearchSpec.of(config)
-    x, y = features.values[devel], corpus.example_targets[devel]
+    x, y = features.values[devel], data_set.example_targets[devel]
     problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, device=device)
 
     def by_clip(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
         # Several examples of a clip (channels=each) are averaged before they are judged.
         scores = np.zeros((len(folds), classes))
         scores[devel] = decisions
-        return corpus.clip_means(scores)[:devel_clips]
+        return data_set.clip_means(scores)[:devel_clips]
 
-    truth = corpus.clip_targets[:devel_clips]
+    truth = data_set.clip_targets[:devel_clips]
     search = search_cost(
-        lambda costs: np.stack([by_clip(decisions) for decisions in problem.decide(costs)]),
+        lambda costs: np.stack([by_clip(decisions) for decisions in problem.out_of_fold_decisions(costs)]),
         truth,
-        np.array([clip.fold for clip in corpus.dataset.devel]),
+        np.array([clip.fold for clip in data_set.clip_table.devel]),
         classes,
         spec,
     )
     svms = problem.fold_models(search.chosen) if config.test_model == "folds" else [problem.refit(search.chosen)]
     recogniser = SvmRecogniser(
-        labels=corpus.dataset.labels, audio=features.recipe.audio, embedder=features.recipe.embedder(), svms=svms
+        labels=data_set.clip_table.labels, audio=features.recipe.audio, embedder=features.recipe.embedder(), svms=svms
     )
-    recogniser.sharpness = fit_sharpness(search.decisions, truth, recogniser.kind)
+    recogniser.inverse_temperature = fit_inverse_temperature(search.decisions, truth, recogniser.kind)
     scores = np.zeros((len(folds), classes))
     scores[~devel] = recogniser.score_features(features.values[~devel])
-    clip_scores = corpus.clip_means(scores)
+    clip_scores = data_set.clip_means(scores)
     clip_scores[:devel_clips] = search.decisions
     nested = {}
     if config.nested:
         refit = config.test_model == "refit"
         by_fold = nested_decisions(lambda fold: x, y, folds[devel], classes, spec, refit=refit, device=device)
         nested = {fold: by_clip(decisions) for fold, decisions in by_fold.items()}
-    return TrainedSvm(recogniser, evaluate(corpus, clip_scores, recogniser, nested), search)
+    return TrainedSvm(recogniser, evaluate(data_set, clip_scores, recogniser, nested), search)

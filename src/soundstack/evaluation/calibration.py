@@ -20,7 +20,7 @@ def logits(scores: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
     return np.log(np.maximum(scores, _TINY)) if kind == "probability" else scores
 
 
-def fit_sharpness(scores: NDArray[np.float64], truth: NDArray[np.intp], kind: str) -> float:
+def fit_inverse_temperature(scores: NDArray[np.float64], truth: NDArray[np.intp], kind: str) -> float:
     """Fit the factor on the logits (1 / temperature) that minimises the log loss.
 
     Args:
@@ -59,6 +59,6 @@ def gain_of_mean(gain_of_two: float, models: int) -> float:
     return min(max(gain_of_two, 1.0), 2.0) ** math.log2(models)
 
 
-def probabilities(scores: NDArray[np.float64], kind: str, sharpness: float) -> NDArray[np.float64]:
+def probabilities(scores: NDArray[np.float64], kind: str, inverse_temperature: float) -> NDArray[np.float64]:
     """Calibrated class probabilities (N, K); every row sums to one."""
-    return np.asarray(softmax(sharpness * logits(scores, kind), axis=1))
+    return np.asarray(softmax(inverse_temperature * logits(scores, kind), axis=1))

@@ -21,7 +21,7 @@ SCORES = ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1")
 
 
 @dataclass(frozen=True)
-class Trained:
+class RegisteredModel:
     """A registered model: name, version, whether it holds the champion alias, and its row in the table.
 
     ``note`` says which version holds the alias where this one does not, and why.

@@ -1,6 +1,6 @@
-"""From the clips of a corpus to features in the cache: decode in parallel, transform in batches, store in shards.
+"""From the clips of a data set to features in the cache: decode in parallel, transform in batches, store in shards.
 
-Clips are taken in fixed slices of the corpus, one shard a slice. A killed run therefore continues with the next whole
+Clips are taken in fixed slices of the data set, one shard a slice. A killed run therefore continues with the next whole
 slice, in the same batches as an uninterrupted one would have used, and its features are equal to the last bit.
 
 Files that are scanned for the first time are decoded once: :class:`Extraction` takes them over from the scan. It needs
@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 
 from soundstack.audio import decode as audio
 from soundstack.audio.decode import AudioSpec, Samples
-from soundstack.datasets.corpus import Corpus, example_keys
+from soundstack.datasets.data_set import DataSet, example_keys
 from soundstack.datasets.scan import Look, Scan
 from soundstack.features.store import FeatureStore
 from soundstack.utils import slices
 from soundstack.utils.errors import AudioError, DataError
 
 if TYPE_CHECKING:
-    from soundstack.datasets.open_corpus import AudioSoFar
+    from soundstack.datasets.open_data_set import AudioSoFar
 
 #: So much decoded sound is held back at most until length and rate of the clips are known.
 HELD_BYTES = 1 << 27
@@ -44,7 +44,7 @@ def _unchanged(values: NDArray[Any]) -> NDArray[Any]:
 
 
 @dataclass(frozen=True)
-class Stages:
+class TwoStageTransform:
     """A transform in two parts.
 
     Attributes:
@@ -70,7 +70,7 @@ class Recipe:
     """
 
     store: FeatureStore
-    make_transform: Callable[[], Stages]
+    make_transform: Callable[[], TwoStageTransform]
     audio: AudioSpec
 
 
@@ -80,7 +80,7 @@ class ExtractionReport:
 
     Attributes:
         made: Examples made.
-        reused: Examples taken over from the cache.
+        reused: Examples reused from the cache.
         seconds: By part, of all threads together: decoding, the two parts of the transform, the store.
     """
 
@@ -109,9 +109,9 @@ class _Maker:
     def __init__(self, recipe: Recipe, report: ExtractionReport) -> None:
         self._recipe, self._report = recipe, report
         self._building = threading.Lock()
-        self._built: Stages | None = None
+        self._built: TwoStageTransform | None = None
 
-    def _stages(self) -> Stages:
+    def _stages(self) -> TwoStageTransform:
         with self._building:
             self._built = self._built or self._recipe.make_transform()
             return self._built
@@ -152,7 +152,7 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 @dataclass(frozen=True)
 class Extracted(Generic[AnyRecipe]):
-    """The features of all examples of a corpus (E, ...), how they are made, and what was done for it."""
+    """The features of all examples of a data set (E, ...), how they are made, and what was done for it."""
 
     values: NDArray[np.float32]
     recipe: AnyRecipe
@@ -164,14 +164,14 @@ class Extraction(Generic[AnyRecipe]):
 
     Attributes:
         report: What was made of clips as the scan decoded them.
-        recipe: Gives the recipe for the audio spec of a corpus; asked again, the same one.
+        recipe: Gives the recipe for the audio spec of a data set; asked again, the same one.
     """
 
     def __init__(self, plan: Callable[[AudioSpec], AnyRecipe], jobs: int) -> None:
         """Prepare.
 
         Args:
-            plan: Gives the recipe for the audio spec of a corpus.
+            plan: Gives the recipe for the audio spec of a data set.
             jobs: Decoding threads.
         """
         self.report = ExtractionReport()
@@ -180,7 +180,7 @@ class Extraction(Generic[AnyRecipe]):
         self._begun: AudioSpec | None = None
         self._over = True
 
-    def finish(self, corpus: Corpus, progress: Callable[[int], object] = lambda count: None) -> Extracted[AnyRecipe]:
+    def finish(self, data_set: DataSet, progress: Callable[[int], object] = lambda count: None) -> Extracted[AnyRecipe]:
         """Make what is still missing, and read all; what was made with the scan counts as made.
 
         ``progress`` is called with the number of clips done since the last call.
@@ -189,30 +189,30 @@ class Extraction(Generic[AnyRecipe]):
             DataError: A file changed or vanished since it was scanned.
             StoreError: The cache cannot be written.
         """
-        recipe, report = self.recipe(corpus.audio), ExtractionReport()
+        recipe, report = self.recipe(data_set.audio), ExtractionReport()
         store, maker = recipe.store, _Maker(recipe, report)
 
         def decode(number: int) -> _Made:
-            path, started = corpus.clips[number].path, time.perf_counter()
+            path, started = data_set.clips[number].path, time.perf_counter()
             try:
                 samples, rate = audio.decode(path)
             except AudioError as error:
                 raise DataError(f"{path}: {error} (it was sound when it was scanned; run again)") from None
-            return maker.clip(corpus.scans[number], samples, rate, time.perf_counter() - started)
+            return maker.clip(data_set.scans[number], samples, rate, time.perf_counter() - started)
 
-        keys = [example.key for example in corpus.examples]
+        keys = [example.key for example in data_set.examples]
         parts: list[list[int]] = []
         with ExitStack() as stack:
             if store.missing(keys):  # else no lock, no network: the usual second run
                 stack.enter_context(store.lock())
-                missing = ([e.clip for e in part if store.missing([e.key])] for part in corpus.slices())
+                missing = ([e.clip for e in part if store.missing([e.key])] for part in data_set.slices())
                 parts = [list(dict.fromkeys(clips)) for clips in missing if clips]
-            progress(len(corpus.clips) - sum(map(len, parts)))
+            progress(len(data_set.clips) - sum(map(len, parts)))
             pool = stack.enter_context(ThreadPoolExecutor(self._jobs))
             for part, clips in slices.in_slices(pool, parts, decode):
                 maker.slice(clips)
                 progress(len(part))
-        if self._begun == corpus.audio:
+        if self._begun == data_set.audio:
             report.made += self.report.made
         report.reused = len(keys) - report.made
         return Extracted(store.read(keys), recipe, report)

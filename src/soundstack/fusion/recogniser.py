@@ -59,7 +59,7 @@ class FusionRecogniser(Recogniser):
         }
         return cls(
             labels=tuple(content["labels"]),
-            sharpness=content["sharpness"],
+            inverse_temperature=content["sharpness"],
             members=members,
             svm=load_svms(folder / "svm.safetensors", 1)[0],
             log_probabilities=content["log_probabilities"],

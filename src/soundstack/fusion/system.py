@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.config.steps import FuseConfig
-from soundstack.evaluation.calibration import fit_sharpness, probabilities
+from soundstack.evaluation.calibration import fit_inverse_temperature, probabilities
 from soundstack.evaluation.evaluation import Evaluation, nested_file
 from soundstack.evaluation.metrics import mean_scores
 from soundstack.evaluation.score_table import ScoreTable
@@ -64,7 +64,7 @@ class TrainedFusion:
     """
 
     svm: LinearSvm
-    sharpness: float
+    inverse_temperature: float
     evaluation: Evaluation
     search: CostSearch
     shares: dict[str, float]
@@ -105,13 +105,13 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
     search, problem = _search(members, config)
     svm = problem.refit(search.chosen)
     test_scores = svm.decision(stack_tables([member.test for member in members], log_probabilities=log))
-    sharpness = fit_sharpness(search.decisions, first.devel.truth, _KIND)
+    inverse_temperature = fit_inverse_temperature(search.decisions, first.devel.truth, _KIND)
     evaluation = Evaluation(
         _table(first.devel, search.decisions),
         _table(first.test, test_scores),
         fetched.groups,
-        probabilities(search.decisions, _KIND, sharpness),
-        probabilities(test_scores, _KIND, sharpness),
+        probabilities(search.decisions, _KIND, inverse_temperature),
+        probabilities(test_scores, _KIND, inverse_temperature),
         fetched.subsets,
         _nested(members, config) if config.nested else {},
     )
@@ -122,7 +122,7 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
         without[left_out.name] = mean_scores(_table(first.devel, rest.decisions))[1]
     return TrainedFusion(
         svm=svm,
-        sharpness=sharpness,
+        inverse_temperature=inverse_temperature,
         evaluation=evaluation,
         search=search,
         shares={member.name: float(share) for member, share in zip(members, shares, strict=True)},
@@ -143,7 +143,7 @@ def recogniser(trained: TrainedFusion, members: Mapping[str, Recogniser], config
             raise MemberError(f"{name}: its model and its predictions name different classes; train it again.")
     return FusionRecogniser(
         labels=labels,
-        sharpness=trained.sharpness,
+        inverse_temperature=trained.inverse_temperature,
         members=dict(members),
         svm=trained.svm,
         log_probabilities=config.crnn_scores == "log",
@@ -155,7 +155,7 @@ def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, 
     truth, folds, classes = tables[0].truth, np.array(tables[0].folds), len(tables[0].classes)
     x = stack_tables(tables, log_probabilities=config.crnn_scores == "log")
     problem = PathProblem(x, truth, folds, n_classes=classes, clip=spec.clip)
-    return search_cost(problem.decide, truth, folds, classes, spec), problem
+    return search_cost(problem.out_of_fold_decisions, truth, folds, classes, spec), problem
 
 
 def _nested(members: Sequence[Member], config: FuseConfig) -> dict[str, ScoreTable]:

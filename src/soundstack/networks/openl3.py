@@ -84,7 +84,7 @@ class OpenL3Family(Network):
         return 256 if "mel256" in self.spec.name else 128
 
 
-class LogMel(nn.Module):
+class OpenL3LogMel(nn.Module):
     """Windows (N, 48000) at 48 kHz -> log-mel spectrograms (N, 1, bands, 199) in dB, 0 at each one's maximum.
 
     Zeros on both sides, frames of 2048 samples every 242, not centred, periodic Hann,
@@ -136,7 +136,7 @@ class OpenL3(nn.Module):
         super().__init__()
         # The last pool, (bands, frames), of the (bands / 8, 24) that are left by then.
         self.pool = (bands // 8, 24) if size == 512 else (bands // 32, 8)
-        self.log_mel = LogMel(bands)
+        self.log_mel = OpenL3LogMel(bands)
         self.batch_normalization_1 = _batch_norm(1)
         inputs = 1
         for number, outputs in enumerate((64, 64, 128, 128, 256, 256, 512), start=1):

@@ -77,7 +77,7 @@ class PannsFamily(Network):
         return without_front_end(state, _FRONT_END, source)
 
 
-class LogMel(nn.Module):
+class PannsLogMel(nn.Module):
     """Waveforms (N, samples) at 32 kHz -> log-mel spectrograms (N, frames, 64) in dB.
 
     Centred frames of 1024 samples every 320, reflect padding, periodic Hann, power; 64 bands 50..14000 Hz
@@ -169,7 +169,7 @@ class Panns(nn.Module):
             self.pre_block2 = WaveBlock(64, 128)
             self.pre_block3 = WaveBlock(128, 128)
             self.pre_block4 = ConvBlock(4, widths[0], pool=(2, 1))
-        self.log_mel = LogMel()
+        self.log_mel = PannsLogMel()
         self.bn0 = nn.BatchNorm2d(_BANDS)
         inputs = 1
         for number, outputs in enumerate(widths, start=1):

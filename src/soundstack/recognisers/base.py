@@ -58,7 +58,7 @@ class Recogniser(ABC):
     type: ClassVar[str]
     kind: ClassVar[Kind]
     labels: tuple[str, ...]
-    sharpness: float = 1.0
+    inverse_temperature: float = 1.0
 
     def __init_subclass__(cls) -> None:
         if "type" in vars(cls):
@@ -102,12 +102,12 @@ class Recogniser(ABC):
 
     def probabilities(self, scores: Scores) -> Scores:
         """Calibrated probabilities (N, K) of scores (N, K)."""
-        return probabilities(scores, self.kind, self.sharpness)
+        return probabilities(scores, self.kind, self.inverse_temperature)
 
     def save(self, folder: Path) -> None:
         """Write the recogniser into a new folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"format": FORMAT, "type": self.type, "labels": self.labels, "sharpness": self.sharpness}
+        content = {"format": FORMAT, "type": self.type, "labels": self.labels, "sharpness": self.inverse_temperature}
         (folder / FILE).write_text(json.dumps(content | self._save(folder), indent=1), encoding="utf-8")
 
 

@@ -9,24 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.datasets.clips import Clip
-from soundstack.datasets.corpus import Corpus
+from soundstack.datasets.data_set import DataSet
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.recognisers.base import Recogniser
 
 
 def evaluate(
-    corpus: Corpus,
+    data_set: DataSet,
     scores: NDArray[np.float64],
     recogniser: Recogniser,
     nested: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
 ) -> Evaluation:
-    """Evaluate clip scores (N, K) in corpus order: out-of-fold for development clips, the final model's for test.
+    """Evaluate clip scores (N, K) in data set order: out-of-fold for development clips, the final model's for test.
 
     ``nested`` has such scores (development clips, K) by fold, of models that never saw it; see :class:`Evaluation`.
     """
     probabilities = recogniser.probabilities(scores)
-    devel = len(corpus.dataset.devel)
+    devel = len(data_set.clip_table.devel)
 
     def table(clips: Sequence[Clip], part: NDArray[np.float64]) -> ScoreTable:
         return ScoreTable(
@@ -34,18 +34,18 @@ def evaluate(
             labels=tuple(clip.label for clip in clips),
             folds=tuple(clip.fold for clip in clips),
             scores=part,
-            classes=corpus.dataset.labels,
+            classes=data_set.clip_table.labels,
             kind=recogniser.kind,
         )
 
     return Evaluation(
-        table(corpus.clips[:devel], scores[:devel]),
-        table(corpus.clips[devel:], scores[devel:]),
-        {clip.id: clip.group for clip in corpus.clips},
+        table(data_set.clips[:devel], scores[:devel]),
+        table(data_set.clips[devel:], scores[devel:]),
+        {clip.id: clip.group for clip in data_set.clips},
         probabilities[:devel],
         probabilities[devel:],
-        known_and_unknown((clip.id, clip.tags.get("known", "")) for clip in corpus.clips[devel:]),
-        {fold: table(corpus.clips[:devel], part) for fold, part in nested.items()},
+        known_and_unknown((clip.id, clip.tags.get("known", "")) for clip in data_set.clips[devel:]),
+        {fold: table(data_set.clips[:devel], part) for fold, part in nested.items()},
     )
 
 

@@ -1,4 +1,4 @@
-"""The log-mel spectrograms of a corpus, by way of the cache (paper section 3.1)."""
+"""The log-mel spectrograms of a data set, by way of the cache (paper section 3.1)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.presets import PRESETS
 from soundstack.config.steps import SpectrogramConfig
-from soundstack.datasets.corpus import Corpus
-from soundstack.features.extract import Extracted, Extraction, Recipe, Stages
+from soundstack.datasets.data_set import DataSet
+from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
 from soundstack.features.store import FeatureStore
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
 from soundstack.utils.code_versions import code_version
@@ -37,23 +37,23 @@ def spectrogram_spec(config: SpectrogramConfig, audio: AudioSpec) -> Spectrogram
 
 
 def extraction(config: SpectrogramConfig) -> Extraction[LogMelRecipe]:
-    """The extraction of a corpus's log-mel spectrograms."""
+    """The extraction of a data set's log-mel spectrograms."""
 
     def plan(audio: AudioSpec) -> LogMelRecipe:
         spec = spectrogram_spec(config, audio)
         code = code_version(LogMel.__module__)
         description = {"spectrogram": spec.to_json(), "audio": audio.to_json(), "code": code}
         store = FeatureStore(config.cache_path, "logmel", description)
-        return LogMelRecipe(store, lambda: Stages(clip=LogMel(spec), names=("mel", "")), audio, spec)
+        return LogMelRecipe(store, lambda: TwoStageTransform(clip=LogMel(spec), names=("mel", "")), audio, spec)
 
     return Extraction(plan, config.workers)
 
 
-def preview(corpus: Corpus, values: NDArray[np.float32], each: int = 4) -> dict[str, list[NDArray[np.float32]]]:
+def preview(data_set: DataSet, values: NDArray[np.float32], each: int = 4) -> dict[str, list[NDArray[np.float32]]]:
     """The first spectrograms of every class, (bands, frames), one a group where there are several."""
-    chosen: dict[str, dict[str, NDArray[np.float32]]] = {label: {} for label in corpus.dataset.labels}
-    for row, example in enumerate(corpus.examples):
-        clip = corpus.clips[example.clip]
+    chosen: dict[str, dict[str, NDArray[np.float32]]] = {label: {} for label in data_set.clip_table.labels}
+    for row, example in enumerate(data_set.examples):
+        clip = data_set.clips[example.clip]
         if len(chosen[clip.label]) < each:
             chosen[clip.label].setdefault(clip.group, values[row].T)
     return {label: list(of_group.values()) for label, of_group in chosen.items()}

@@ -1,8 +1,8 @@
 """Run a suite: every row that is not done yet, then the fusions of what is there.
 
 A row is done when the store holds a finished run of the same model name, configuration, data fingerprint and code; it
-is then taken over. So a killed suite, started again, continues at its first unfinished row; a row that another process
-has under way is waited for, and taken over too. A row whose weights cannot be had is reported, and the rest goes on; a
+is then reused. So a killed suite, started again, continues at its first unfinished row; a row that another process
+has under way is waited for, and reused too. A row whose weights cannot be had is reported, and the rest goes on; a
 fusion uses the members that are there and says which are missing.
 """
 
@@ -20,7 +20,7 @@ from soundstack.config.base import DataConfig
 from soundstack.config.cli import explain
 from soundstack.config.steps import MODEL_STEPS, DeepSpectrumConfig, MainConfig, ModelConfig
 from soundstack.config.suite import Fusion, Row
-from soundstack.evaluation.evaluation import Trained
+from soundstack.evaluation.evaluation import RegisteredModel
 from soundstack.networks import weights
 from soundstack.networks.registry import network_spec
 from soundstack.tracking import reuse
@@ -28,8 +28,8 @@ from soundstack.utils.errors import ConfigError, MemberError, WeightsError
 from soundstack.utils.locks import exclusive
 
 #: The entry points by name: configuration in, registered model out.
-Steps = dict[str, Callable[[Any], Trained]]
-#: What the steps of a suite take over from its own parameters, unless a row says otherwise.
+Steps = dict[str, Callable[[Any], RegisteredModel]]
+#: What the steps of a suite reuse from its own parameters, unless a row says otherwise.
 _SHARED: Mapping[str, Sequence[str]] = {
     "crnn": (*DataConfig.model_fields, "epochs", "trials", "nested"),
     "deepspectrum": (*DataConfig.model_fields, "nested", "weights_dir"),
@@ -43,7 +43,7 @@ class Outcome:
 
     name: str
     seed: int
-    trained: Trained | None
+    trained: RegisteredModel | None
     seconds: float
     note: str = ""
 
@@ -92,8 +92,8 @@ def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *,
         if not rerun:
             trained = reuse.find_done(settings, data_fingerprint)
         if trained is not None:
-            note = "taken over"
-            print(f"{name}: done already, taken over (models:/{trained.name}/{trained.version}).")
+            note = "reused"
+            print(f"{name}: done already, reused (models:/{trained.name}/{trained.version}).")
         else:
             try:
                 if isinstance(settings, DeepSpectrumConfig):

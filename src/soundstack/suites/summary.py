@@ -13,12 +13,12 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from soundstack.evaluation.evaluation import SCORES, Trained
+from soundstack.evaluation.evaluation import SCORES, RegisteredModel
 from soundstack.evaluation.tables import summary_table
 from soundstack.utils.progress import duration
 
 if TYPE_CHECKING:
-    from soundstack.datasets.corpus import Corpus
+    from soundstack.datasets.data_set import DataSet
     from soundstack.prediction.tables import Totals
     from soundstack.spectrograms.extract import Spectrograms
     from soundstack.suites.runner import Outcome
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
 UI = '--no-serve-artifacts --default-artifact-root "$PWD/mlruns" --workers 1'
 
 
-def after_extract(corpus: Corpus, made: Spectrograms) -> None:
+def after_extract(data_set: DataSet, made: Spectrograms) -> None:
     """Say what was extracted."""
-    dataset = corpus.dataset
+    table = data_set.clip_table
     print(
-        f"\n{dataset.name}: {len(dataset.devel)} development clips in {len(dataset.folds)} folds, "
-        f"{len(dataset.test)} test clips, {len(dataset.labels)} classes; {corpus.audio.seconds:g} s at "
-        f"{corpus.audio.sample_rate} Hz.\nLog-mel: {made.report.made} made, {made.report.reused} taken from the "
+        f"\n{table.name}: {len(table.devel)} development clips in {len(table.folds)} folds, "
+        f"{len(table.test)} test clips, {len(table.labels)} classes; {data_set.audio.seconds:g} s at "
+        f"{data_set.audio.sample_rate} Hz.\nLog-mel: {made.report.made} made, {made.report.reused} taken from the "
         f"cache, each {made.values.shape[1]} frames x {made.values.shape[2]} bands. Data fingerprint "
-        f"{corpus.fingerprint}."
+        f"{data_set.fingerprint}."
     )
-    for note in dataset.notes:
+    for note in table.notes:
         print(f"Note: {note}")
-    if corpus.silent:
-        print(f"Note: {_several(corpus.silent)} digital silence.")
-    for problem in corpus.skipped:
+    if data_set.silent:
+        print(f"Note: {_several(data_set.silent)} digital silence.")
+    for problem in data_set.skipped:
         print(f"Skipped: {problem}")
 
 
-def after_model(trained: Trained) -> Trained:
+def after_model(trained: RegisteredModel) -> RegisteredModel:
     """Say how a model scored and where it is."""
     print(f"\n{summary_table([trained.scores])}Registered: models:/{trained.name}/{trained.version}")
     print(_champion_line(trained), end="")
     return trained
 
 
-def _champion_line(trained: Trained) -> str:
+def _champion_line(trained: RegisteredModel) -> str:
     """Which version the alias is at, if it is another one, and the command that moves it."""
     if not trained.note:
         return ""
@@ -75,7 +75,7 @@ def after_prediction(
     done = f"{totals.files} files, {totals.seconds / 3600:.2f} h of sound, {totals.windows} windows"
     print(f"\n{model}: {done}.")
     if taken:
-        print(f"{taken} files were done by an earlier run and taken over.")
+        print(f"{taken} files were done by an earlier run and reused.")
     if scored_seconds:
         times = scored_seconds / spent
         print(f"Scored {duration(scored_seconds)} of sound in {duration(spent)} ({times:.0f} x real time).")
@@ -128,13 +128,13 @@ def after_main(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.trained is None:
             print(f"Not run: {outcome.name}: {outcome.note}")
-        elif outcome.note and outcome.note != "taken over":
+        elif outcome.note and outcome.note != "reused":
             print(f"Note: {outcome.name}: {outcome.note}")
-    taken = sum(outcome.note.startswith("taken over") for outcome in outcomes)
+    taken = sum(outcome.note.startswith("reused") for outcome in outcomes)
     absent = sum(outcome.trained is None for outcome in outcomes)
     spent = duration(sum(outcome.seconds for outcome in outcomes))
     not_run = f", {absent} not run" if absent else ""
-    print(f"{len(outcomes) - taken - absent} rows run, {taken} taken over{not_run}, in {spent}.")
+    print(f"{len(outcomes) - taken - absent} rows run, {taken} reused{not_run}, in {spent}.")
     best = _best(outcomes)
     if best is None:
         return
@@ -170,11 +170,11 @@ def _commands_of_the_user() -> tuple[str, str, str]:
     return "mlflow", "local", "python"
 
 
-def _of_first_seed(outcomes: Sequence[Outcome]) -> list[Trained]:
+def _of_first_seed(outcomes: Sequence[Outcome]) -> list[RegisteredModel]:
     return [outcome.trained for outcome in outcomes if outcome.trained and outcome.seed == outcomes[0].seed]
 
 
-def _best(outcomes: Sequence[Outcome]) -> Trained | None:
+def _best(outcomes: Sequence[Outcome]) -> RegisteredModel | None:
     """The suite's main result: its last fusion that ran, else its best row on devel."""
     done = _of_first_seed(outcomes)
     if fusions := [trained for trained in done if "-fusion" in trained.name]:

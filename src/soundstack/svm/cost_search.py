@@ -183,7 +183,7 @@ def nested_decisions(
         x, held_out = features(name), folds == name
         rest = ~held_out
         inner = PathProblem(x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, device=device)
-        found = search_cost(inner.decide, truth[rest], folds[rest], n_classes, spec)
+        found = search_cost(inner.out_of_fold_decisions, truth[rest], folds[rest], n_classes, spec)
         svms = [inner.refit(found.chosen)] if refit else inner.fold_models(found.chosen)
         decisions = np.empty((len(x), n_classes))
         decisions[rest] = found.decisions

@@ -251,7 +251,7 @@ class PathProblem:
         self._n_classes, self._clip, self._device = n_classes, clip, device
         self._prepared: dict[Any, tuple[Standardiser, SvmPath]] = {}
 
-    def decide(self, costs: Iterable[float], progress: Callable[[int], Any] | None = None) -> Floats:
+    def out_of_fold_decisions(self, costs: Iterable[float], progress: Callable[[int], Any] | None = None) -> Floats:
         """Out-of-fold decision values (len(costs), N, K): every row is scored by the SVM that did not see its fold.
 
         ``progress`` is called with 1 for each fold and cost done, by one thread at a time.
@@ -282,7 +282,7 @@ class PathProblem:
         return decisions
 
     def fold_models(self, cost: float) -> list[LinearSvm]:
-        """The SVMs behind ``decide``, one a fold."""
+        """The SVMs behind ``out_of_fold_decisions``, one a fold."""
         return [self._model(fold, cost) for fold in self.folds]
 
     def refit(self, cost: float) -> LinearSvm:

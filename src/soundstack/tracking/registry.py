@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from soundstack.audio.limits import RequestLimits
 from soundstack.config.base import Config
-from soundstack.evaluation.evaluation import Evaluation, Trained
+from soundstack.evaluation.evaluation import Evaluation, RegisteredModel
 from soundstack.recognisers.base import Recogniser
 from soundstack.tracking import card as cards
 from soundstack.tracking import champion, ownership
@@ -38,7 +38,7 @@ def register(
     evaluation: Evaluation,
     tags: Mapping[str, str],
     limits: RequestLimits | None = None,
-) -> Trained:
+) -> RegisteredModel:
     """Log the recogniser as the run's model, register it under the run's name, and move the alias if it is as good.
 
     ``limits`` are what the served model takes at most; without them, the defaults. The card says what the run's folder
@@ -58,7 +58,7 @@ def register(
         run.tags({"registered_model": f"{run.name}/{version.version}", ROW_TAG: key})
         # Last: the alias never points to a version that lacks something.
         note = champion.make_way(MlflowClient().get_model_version(run.name, version.version))
-    return Trained(run.name, str(version.version), not note, evaluation.row(run.name), note)
+    return RegisteredModel(run.name, str(version.version), not note, evaluation.row(run.name), note)
 
 
 def _log_and_register(run: Run, recogniser: Recogniser, tags: Mapping[str, str], limits: RequestLimits) -> ModelVersion:

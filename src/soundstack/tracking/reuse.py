@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from soundstack.config import data_set_names
 from soundstack.config.base import Config, DataConfig
 from soundstack.config.steps import DeepSpectrumConfig
-from soundstack.evaluation.evaluation import SCORES, Trained
+from soundstack.evaluation.evaluation import SCORES, RegisteredModel
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
 from soundstack.networks.registry import network_spec
@@ -49,7 +49,7 @@ def row_key(config: Config, data_fingerprint: str) -> str:
 
 
 @whole
-def find_done(config: Config, data_fingerprint: str) -> Trained | None:
+def find_done(config: Config, data_fingerprint: str) -> RegisteredModel | None:
     """Return the newest finished, registered run of the same key, wherever in the store it is."""
     connect()
     query = f"attributes.status = 'FINISHED' and tags.`{ROW_TAG}` = '{row_key(config, data_fingerprint)}'"
@@ -65,7 +65,7 @@ def find_done(config: Config, data_fingerprint: str) -> Trained | None:
             present = champion.of(stored.name)
             holds = present is not None and present.version == stored.version
             note = f"champion is {champion.beside(present, stored)}" if present is not None and not holds else ""
-            return Trained(stored.name, str(stored.version), holds, _scores(run, stored.name), note)
+            return RegisteredModel(stored.name, str(stored.version), holds, _scores(run, stored.name), note)
     return None
 
 

@@ -25,7 +25,7 @@ import soundfile
 
 from soundstack.datasets import csv_table as custom
 from soundstack.datasets.catalogue import data_set
-from soundstack.datasets.clips import DataSet
+from soundstack.datasets.clips import ClipTable
 from soundstack.datasets.demo.synthesis import SOUNDS, synthesise
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import DataError
@@ -58,7 +58,7 @@ class _Recording(NamedTuple):
 
 
 @data_set("demo")
-def configured(config: DataConfig) -> DataSet:
+def configured(config: DataConfig) -> ClipTable:
     """The data set as a run has it: in the cache, by the code that makes it, written if need be."""
     folder = config.cache_path / f"demo-{code_version(__name__.partition('.')[2])}"
     with bar("demo", len(LABELS) * FOLDS * CLIPS_PER_CLASS_AND_FOLD, "clips") as advance:
@@ -95,7 +95,7 @@ def write(
         write_atomically(folder / TABLE, "".join(f"{','.join(line)}\n" for line in lines), instead="cache_dir")
 
 
-def load(folder: Path) -> DataSet:
+def load(folder: Path) -> ClipTable:
     """The data set in ``folder``, as `write` left it; a clip's group is its source.
 
     Raises:

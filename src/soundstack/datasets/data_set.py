@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.datasets.clips import Clip, DataSet
+from soundstack.datasets.clips import Clip, ClipTable
 from soundstack.datasets.scan import Scan
 from soundstack.utils import slices
 from soundstack.utils.folds import TEST
@@ -34,7 +34,7 @@ class Example:
 
 
 class OpenRun(Protocol):
-    """The run that a corpus is logged to; see :class:`soundstack.tracking.run.Run`."""
+    """The run that a data set is logged to; see :class:`soundstack.tracking.run.Run`."""
 
     @property
     def folder(self) -> Path: ...
@@ -45,13 +45,13 @@ class OpenRun(Protocol):
 
 
 @dataclass(frozen=True)
-class Corpus:
+class DataSet:
     """The usable clips of a data set, what they hold, and how they are brought to equal length and rate.
 
     ``places`` are the clips' places among all clips of the data set, the unusable ones too, by which slices are cut.
     """
 
-    dataset: DataSet
+    clip_table: ClipTable
     scans: tuple[Scan, ...]
     audio: AudioSpec
     places: tuple[int, ...]
@@ -60,7 +60,7 @@ class Corpus:
     @property
     def clips(self) -> tuple[Clip, ...]:
         """The usable clips, development first."""
-        return self.dataset.clips
+        return self.clip_table.clips
 
     @cached_property
     def fingerprint(self) -> str:
@@ -80,8 +80,8 @@ class Corpus:
     @property
     def tags(self) -> dict[str, str]:
         """What a registered model says of its data; ``table`` and ``clips`` only where the name belongs to a table."""
-        tags = {"dataset": self.dataset.name, "data_fingerprint": self.fingerprint}
-        return tags | ({"table": self.table, "clips": str(len(self.clips))} if self.dataset.own else {})
+        tags = {"dataset": self.clip_table.name, "data_fingerprint": self.fingerprint}
+        return tags | ({"table": self.table, "clips": str(len(self.clips))} if self.clip_table.own else {})
 
     @cached_property
     def examples(self) -> tuple[Example, ...]:
@@ -95,7 +95,7 @@ class Corpus:
     @cached_property
     def clip_targets(self) -> NDArray[np.intp]:
         """Class index of each clip (N,)."""
-        index = {label: number for number, label in enumerate(self.dataset.labels)}
+        index = {label: number for number, label in enumerate(self.clip_table.labels)}
         return np.array([index[clip.label] for clip in self.clips], dtype=np.intp)
 
     @cached_property
@@ -132,8 +132,8 @@ class Corpus:
     def counts(self) -> dict[str, dict[str, int]]:
         """Clips per class and fold: ``{label: {fold: count}}``."""
         table = Counter((clip.label, clip.fold) for clip in self.clips)
-        folds = (*self.dataset.folds, TEST)
-        return {label: {fold: table[label, fold] for fold in folds} for label in self.dataset.labels}
+        folds = (*self.clip_table.folds, TEST)
+        return {label: {fold: table[label, fold] for fold in folds} for label in self.clip_table.labels}
 
     def manifest(self) -> str:
         """The clip table as CSV: what the run was trained and scored on, with the folds as they were used."""
@@ -148,27 +148,27 @@ class Corpus:
 
     def log(self, run: OpenRun) -> None:
         """Log what data goes into a run: fingerprint, clip table, counts, notes."""
-        dataset = self.dataset
+        table = self.clip_table
         counts = {
-            "clips_devel": len(dataset.devel),
-            "clips_test": len(dataset.test),
+            "clips_devel": len(table.devel),
+            "clips_test": len(table.test),
             "clips_skipped": len(self.skipped),
             "clips_silent": len(self.silent),
-            "classes": len(dataset.labels),
+            "classes": len(table.labels),
         }
-        run.dataset(dataset.name, self.fingerprint, counts)
+        run.dataset(table.name, self.fingerprint, counts)
         run.metrics(counts)
         content = {
-            "dataset": dataset.name,
+            "dataset": table.name,
             "fingerprint": self.fingerprint,
             "audio": self.audio.to_json(),
-            "folds": dataset.folds,
+            "folds": table.folds,
             "counts": self.counts(),
-            "notes": dataset.notes,
+            "notes": table.notes,
             "skipped": self.skipped,
             "silent": self.silent,
-            "licence": dataset.licence,
-            "citation": dataset.citation,
+            "licence": table.licence,
+            "citation": table.citation,
         }
         folder = run.folder / "data"
         folder.mkdir(exist_ok=True)

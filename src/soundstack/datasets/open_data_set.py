@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from soundstack.audio.decode import AudioSpec
 from soundstack.datasets.catalogue import data_sets
-from soundstack.datasets.clips import Clip, DataSet, check_splits
-from soundstack.datasets.corpus import Corpus
+from soundstack.datasets.clips import Clip, ClipTable, check_splits
+from soundstack.datasets.data_set import DataSet
 from soundstack.datasets.scan import Listener, Scan, scan_files
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
@@ -32,12 +32,12 @@ class AudioSoFar:
             files tell what holds for all.
     """
 
-    def __init__(self, dataset: DataSet, config: DataConfig) -> None:
+    def __init__(self, table: ClipTable, config: DataConfig) -> None:
         self._config = config
-        self._seconds = dataset.seconds if config.clip_seconds == "auto" else config.clip_seconds
+        self._seconds = table.seconds if config.clip_seconds == "auto" else config.clip_seconds
         self._longest = 0.0
         self._rates: Counter[int] = Counter()
-        self.settled = bool(self._seconds) and bool(config.sample_rate != "auto" or dataset.sample_rate)
+        self.settled = bool(self._seconds) and bool(config.sample_rate != "auto" or table.sample_rate)
 
     def add(self, scan: Scan) -> None:
         """Count a usable file."""
@@ -64,7 +64,7 @@ class Ahead(Listener, Protocol):
         """Begin; ``strict``: with an unusable file, all is over."""
 
 
-def load_dataset(config: DataConfig) -> DataSet:
+def load_clip_table(config: DataConfig) -> ClipTable:
     """Load the clip table of the configured data set.
 
     Raises:
@@ -73,20 +73,20 @@ def load_dataset(config: DataConfig) -> DataSet:
     return data_sets()[config.dataset].load(config)
 
 
-def open_corpus(config: DataConfig, ahead: Ahead | None = None) -> Corpus:
+def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     """Load, scan and check the configured data set.
 
-    ``ahead`` gets what is decoded on the way, in corpus order.
+    ``ahead`` gets what is decoded on the way, in data set order.
 
     Raises:
         DataError: The table is wrong, a file is damaged (unless ``on_error=skip``), or a split leaks.
     """
-    dataset = load_dataset(config)
+    table = load_clip_table(config)
     # Development first: the order of every table and array.
-    listed = sorted(dataset.clips, key=lambda clip: (clip.fold == TEST, clip.id))
+    listed = sorted(table.clips, key=lambda clip: (clip.fold == TEST, clip.id))
     with bar("scan", len(listed), "clips") as advance, ahead or nullcontext():
         if ahead:
-            ahead.start(AudioSoFar(dataset, config), strict=config.on_error == "fail")
+            ahead.start(AudioSoFar(table, config), strict=config.on_error == "fail")
         paths = [clip.path for clip in listed]
         scanned = scan_files(paths, config.cache_path, jobs=config.workers, progress=advance, listener=ahead)
     skipped = _damaged(listed, scanned, config.on_error)
@@ -95,17 +95,17 @@ def open_corpus(config: DataConfig, ahead: Ahead | None = None) -> Corpus:
     if skipped:
         check_splits(clips)
     copies = _copies(clips, scans)
-    if copies and dataset.own:
+    if copies and table.own:
         raise DataError(f"{copies[0]}: a copy would cross the split. Remove one, or give both the same group.")
     # A published data set is used as it is published; its reader is told.
-    notes = (*dataset.notes, *(f"{copy}." for copy in copies))
-    so_far = AudioSoFar(dataset, config)
+    notes = (*table.notes, *(f"{copy}." for copy in copies))
+    so_far = AudioSoFar(table, config)
     for scan in scans:
         so_far.add(scan)
     audio = so_far.spec()
     assert audio is not None  # there are usable files
-    dataset = replace(dataset, clips=clips, seconds=audio.seconds, sample_rate=audio.sample_rate, notes=notes)
-    return Corpus(dataset, scans, audio, places, skipped)
+    table = replace(table, clips=clips, seconds=audio.seconds, sample_rate=audio.sample_rate, notes=notes)
+    return DataSet(table, scans, audio, places, skipped)
 
 
 def _damaged(clips: Sequence[Clip], scans: Sequence[Scan], on_error: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import soundfile
 from soundstack.config.base import DataConfig
 from soundstack.datasets import scan
 from soundstack.datasets.clips import Clip, check_splits
-from soundstack.datasets.open_corpus import open_corpus
+from soundstack.datasets.open_data_set import open_data_set
 from soundstack.datasets.scan import scan_files
 from soundstack.utils import slices
 from soundstack.utils.errors import DataError, StoreError
@@ -20,7 +20,7 @@ from soundstack.utils.folds import TEST
 
 
 def open_csv(table, cache=None, **options):
-    return open_corpus(
+    return open_data_set(
         DataConfig(
             dataset="csv",
             data_dir=str(table),
@@ -105,21 +105,21 @@ def test_the_fingerprint_changes_with_the_content_of_a_clip_and_with_its_absence
     assert len({first, edited, skipped}) == 3
 
 
-# what a corpus holds ---------------------------------------------------------------------------------------------
+# what a data set holds ---------------------------------------------------------------------------------------------
 
 
 def test_development_clips_come_first_and_labels_are_in_alphabetical_order(table):
-    corpus = open_csv(table)
-    assert [clip.fold == TEST for clip in corpus.clips] == [False] * 12 + [True] * 3
-    assert corpus.dataset.labels == ("pitch0", "pitch1", "pitch2")
-    assert corpus.counts()["pitch1"] == {"1": 1, "2": 1, "3": 1, "4": 1, "test": 1}
+    data_set = open_csv(table)
+    assert [clip.fold == TEST for clip in data_set.clips] == [False] * 12 + [True] * 3
+    assert data_set.clip_table.labels == ("pitch0", "pitch1", "pitch2")
+    assert data_set.counts()["pitch1"] == {"1": 1, "2": 1, "3": 1, "4": 1, "test": 1}
 
 
 def test_length_and_rate_are_the_longest_clips_and_the_most_common(table):
     soundfile.write(table.parent / "pitch0-1-0.wav", np.linspace(-0.5, 0.5, 22050), 22050)
-    corpus = open_csv(table)
-    assert (corpus.audio.seconds, corpus.audio.sample_rate) == (1.0, 8000)
-    assert (corpus.dataset.seconds, corpus.dataset.sample_rate) == (1.0, 8000)
+    data_set = open_csv(table)
+    assert (data_set.audio.seconds, data_set.audio.sample_rate) == (1.0, 8000)
+    assert (data_set.clip_table.seconds, data_set.clip_table.sample_rate) == (1.0, 8000)
     given = open_csv(table, clip_seconds=0.25, sample_rate=16000).audio
     assert (given.seconds, given.sample_rate, given.samples) == (0.25, 16000, 4000)
 
@@ -136,26 +136,26 @@ def test_silent_clips_are_counted_not_refused_though_they_are_equal(table):
 
 
 def test_the_manifest_is_a_table_that_gives_the_same_corpus(table):
-    corpus = open_csv(table)
-    (table.parent / "manifest.csv").write_text(corpus.manifest())
-    assert open_csv(table.parent / "manifest.csv").fingerprint == corpus.fingerprint
+    data_set = open_csv(table)
+    (table.parent / "manifest.csv").write_text(data_set.manifest())
+    assert open_csv(table.parent / "manifest.csv").fingerprint == data_set.fingerprint
 
 
 def test_the_manifest_gives_drawn_folds_again_whatever_the_seed(tmp_path, tiny_csv):
     table = tiny_csv(tmp_path / "data", each=2, with_folds=False)
-    corpus = open_csv(table, seed=3)
-    (table.parent / "manifest.csv").write_text(corpus.manifest())
-    assert open_csv(table.parent / "manifest.csv", seed=4).fingerprint == corpus.fingerprint
-    assert any("seed 3" in note for note in corpus.dataset.notes)
+    data_set = open_csv(table, seed=3)
+    (table.parent / "manifest.csv").write_text(data_set.manifest())
+    assert open_csv(table.parent / "manifest.csv", seed=4).fingerprint == data_set.fingerprint
+    assert any("seed 3" in note for note in data_set.clip_table.notes)
 
 
 def test_the_recordings_of_esc10_make_a_corpus(esc10, tmp_path):
-    corpus = open_corpus(DataConfig(dataset="esc10", data_dir=str(esc10), cache_dir=str(tmp_path)))
-    assert len(corpus.dataset.labels) == 10
-    assert corpus.dataset.folds == ("1", "2", "3", "4")
-    assert (corpus.audio.sample_rate, corpus.audio.seconds) == (44100, 5)
-    assert len(corpus.clips) == len(list((esc10 / "audio").iterdir()))
-    assert corpus.skipped == ()
+    data_set = open_data_set(DataConfig(dataset="esc10", data_dir=str(esc10), cache_dir=str(tmp_path)))
+    assert len(data_set.clip_table.labels) == 10
+    assert data_set.clip_table.folds == ("1", "2", "3", "4")
+    assert (data_set.audio.sample_rate, data_set.audio.seconds) == (44100, 5)
+    assert len(data_set.clips) == len(list((esc10 / "audio").iterdir()))
+    assert data_set.skipped == ()
 
 
 # damaged clips ---------------------------------------------------------------------------------------------------
@@ -175,11 +175,11 @@ def test_a_damaged_clip_stops_the_run_and_is_named(table):
 
 def test_a_damaged_clip_is_skipped_and_reported_when_asked(table):
     (table.parent / "pitch0-1-0.wav").write_bytes(b"damaged")
-    corpus = open_csv(table, on_error="skip")
-    assert len(corpus.clips) == 14
-    assert "pitch0-1-0.wav" not in [clip.id for clip in corpus.clips]
-    assert len(corpus.skipped) == 1
-    assert corpus.skipped[0].startswith("pitch0-1-0.wav: cannot be decoded")
+    data_set = open_csv(table, on_error="skip")
+    assert len(data_set.clips) == 14
+    assert "pitch0-1-0.wav" not in [clip.id for clip in data_set.clips]
+    assert len(data_set.skipped) == 1
+    assert data_set.skipped[0].startswith("pitch0-1-0.wav: cannot be decoded")
 
 
 def test_what_is_left_after_skipping_must_still_be_sound_splits(table):
@@ -274,9 +274,9 @@ def test_a_changed_file_is_scanned_again_and_only_it(table, monkeypatch):
     seen = []
     whole = scan.scan_file
     monkeypatch.setattr(scan, "scan_file", lambda path: (seen.append(path), whole(path))[1])
-    corpus = open_csv(table)
+    data_set = open_csv(table)
     assert seen == [changed]
-    assert corpus.scans[[clip.path for clip in corpus.clips].index(changed)].frames == 6000
+    assert data_set.scans[[clip.path for clip in data_set.clips].index(changed)].frames == 6000
 
 
 def test_a_killed_scan_continues(table, tmp_path, monkeypatch):
