@@ -41,9 +41,9 @@ def configured(config):
 OPENED = """
 import sys
 from soundstack.config.steps import DataConfig
-from soundstack.datasets.open_data_set import open_corpus
+from soundstack.datasets.open_data_set import open_data_set
 
-data set = open_corpus(DataConfig(dataset="two_tones", data_dir=sys.argv[1], cache_dir=sys.argv[2]))
+data_set = open_data_set(DataConfig(dataset="two_tones", data_dir=sys.argv[1], cache_dir=sys.argv[2]))
 print(data set.dataset.name, *data set.dataset.labels, *data set.dataset.folds, len(data set.dataset.test))
 """
 

@@ -135,7 +135,7 @@ def test_silent_clips_are_counted_not_refused_though_they_are_equal(table):
     assert open_csv(table).silent == ("pitch0-1-0.wav", "pitch1-2-0.wav")
 
 
-def test_the_manifest_is_a_table_that_gives_the_same_corpus(table):
+def test_the_manifest_is_a_table_that_gives_the_same_data_set(table):
     data_set = open_csv(table)
     (table.parent / "manifest.csv").write_text(data_set.manifest())
     assert open_csv(table.parent / "manifest.csv").fingerprint == data_set.fingerprint
@@ -149,7 +149,7 @@ def test_the_manifest_gives_drawn_folds_again_whatever_the_seed(tmp_path, tiny_c
     assert any("seed 3" in note for note in data_set.clip_table.notes)
 
 
-def test_the_recordings_of_esc10_make_a_corpus(esc10, tmp_path):
+def test_the_recordings_of_esc10_make_a_data_set(esc10, tmp_path):
     data_set = open_data_set(DataConfig(dataset="esc10", data_dir=str(esc10), cache_dir=str(tmp_path)))
     assert len(data_set.clip_table.labels) == 10
     assert data_set.clip_table.folds == ("1", "2", "3", "4")

@@ -59,7 +59,7 @@ def run(data_set, cache, transform=spectrum, **options):
     return Extraction(lambda spec: recipe, jobs=2).finish(data_set, **options).report, store
 
 
-def test_features_are_those_of_the_clips_in_corpus_order(table, tmp_path, small_slices):
+def test_features_are_those_of_the_clips_in_the_order_of_the_data_set(table, tmp_path, small_slices):
     data_set = data_set_of(table, tmp_path / "cache")
     report, store = run(data_set, tmp_path / "cache")
     assert (report.made, report.reused) == (15, 0)
@@ -362,7 +362,7 @@ def _extract_in_a_process(table, cache, start, results):
     results.put((report.made, report.reused, sum(calls), store.read(keys_of(data_set)).tobytes()))
 
 
-def test_two_processes_that_extract_the_same_corpus_do_the_work_once(table, tmp_path):
+def test_two_processes_that_extract_the_same_data_set_do_the_work_once(table, tmp_path):
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(2), context.Queue()
     arguments = (table, tmp_path / "cache", start, results)

@@ -61,7 +61,7 @@ def test_log_mel_is_that_of_a_plain_fourier_transform(bands: int) -> None:
     expected = 10 * np.log10(np.maximum(mel, 1e-10))
     expected = np.maximum(expected - expected.max(axis=(1, 2), keepdims=True), -80)
 
-    found = openl3.LogMel(bands)(torch.from_numpy(windows))[:, 0].numpy()
+    found = openl3.OpenL3LogMel(bands)(torch.from_numpy(windows))[:, 0].numpy()
 
     assert found.shape == (2, bands, 199)
     np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -70,7 +70,7 @@ def test_log_mel_is_that_of_a_plain_fourier_transform(bands: int) -> None:
 def test_each_window_is_relative_to_its_own_maximum_and_a_silent_one_is_flat() -> None:
     windows = torch.stack([torch.from_numpy(noise(48_000)), torch.zeros(48_000)])
 
-    found = openl3.LogMel(256)(torch.cat([windows, windows / 4]))
+    found = openl3.OpenL3LogMel(256)(torch.cat([windows, windows / 4]))
 
     assert torch.allclose(found[0], found[2], atol=1e-3)
     assert found[0].max() == 0

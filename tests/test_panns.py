@@ -74,7 +74,7 @@ def test_log_mel_is_that_of_librosa() -> None:
     )
     expected = librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None).T
 
-    found = panns.LogMel()(torch.from_numpy(wave)[None])[0].numpy()
+    found = panns.PannsLogMel()(torch.from_numpy(wave)[None])[0].numpy()
 
     assert found.shape == (101, 64)
     np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -88,22 +88,22 @@ def test_log_mel_is_that_of_a_plain_fourier_transform() -> None:
     filters = librosa.filters.mel(sr=32_000, n_fft=1024, n_mels=64, fmin=50, fmax=14_000, dtype=np.float64)
     expected = 10 * np.log10(np.maximum(np.abs(np.fft.rfft(frames)) ** 2 @ filters.T, 1e-10))
 
-    found = panns.LogMel()(torch.from_numpy(wave)[None])[0].numpy()
+    found = panns.PannsLogMel()(torch.from_numpy(wave)[None])[0].numpy()
 
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_log_mel_of_silence_is_the_floor() -> None:
-    assert (panns.LogMel()(torch.zeros(1, 5000)) == -100).all()
+    assert (panns.PannsLogMel()(torch.zeros(1, 5000)) == -100).all()
 
 
 def test_log_mel_stays_in_float32_where_the_network_runs_in_bfloat16() -> None:
     waves = torch.from_numpy(noise(6400))[None]
     with torch.autocast("cpu", torch.bfloat16):
-        found = panns.LogMel()(waves)
+        found = panns.PannsLogMel()(waves)
 
     assert found.dtype == torch.float32
-    assert torch.equal(found, panns.LogMel()(waves))
+    assert torch.equal(found, panns.PannsLogMel()(waves))
 
 
 # --- keys and shapes ------------------------------------------------------------------------------

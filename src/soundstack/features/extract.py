@@ -160,7 +160,7 @@ class Extracted(Generic[AnyRecipe]):
 
 
 class Extraction(Generic[AnyRecipe]):
-    """An extraction that may begin with the scan: ``open_corpus(config, extraction)``, then :meth:`finish`.
+    """An extraction that may begin with the scan: ``open_data_set(config, extraction)``, then :meth:`finish`.
 
     Attributes:
         report: What was made of clips as the scan decoded them.
