@@ -106,7 +106,7 @@ def svms(clips: int, device: torch.device) -> Iterator[Line]:
     folds = np.arange(clips) % svm_path.FOLDS
 
     def path(place: torch.device | None) -> np.ndarray:
-        return PathProblem(x, y, folds, n_classes=CLASSES, device=place).decide(svm_path.COSTS)
+        return PathProblem(x, y, folds, n_classes=CLASSES, device=place).out_of_fold_decisions(svm_path.COSTS)
 
     def bare(place: torch.device) -> None:
         for fold in range(svm_path.FOLDS):

@@ -27,7 +27,7 @@ TWO_TONES = '''
 """Two classes of tones; files are named <label>-<fold>.wav."""
 
 from soundstack.datasets.catalogue import data_set
-from soundstack.datasets.clips import Clip, DataSet, check_splits
+from soundstack.datasets.clips import Clip, ClipTable, check_splits
 
 
 @data_set("two_tones")
@@ -35,16 +35,16 @@ def configured(config):
     paths = sorted(config.data_path.glob("*.wav"))
     clips = tuple(Clip(path.name, path, *path.stem.split("-"), group=path.name) for path in paths)
     check_splits(clips)
-    return DataSet("two_tones", clips, seconds=0.5, sample_rate=8000, licence="CC0")
+    return ClipTable("two_tones", clips, seconds=0.5, sample_rate=8000, licence="CC0")
 '''
 
 OPENED = """
 import sys
-from soundstack.config.steps import DataConfig
+from soundstack.config.base import DataConfig
 from soundstack.datasets.open_data_set import open_data_set
 
 data_set = open_data_set(DataConfig(dataset="two_tones", data_dir=sys.argv[1], cache_dir=sys.argv[2]))
-print(data set.dataset.name, *data set.dataset.labels, *data set.dataset.folds, len(data set.dataset.test))
+print(data_set.clip_table.name, *data_set.clip_table.labels, *data_set.clip_table.folds, len(data_set.clip_table.test))
 """
 
 

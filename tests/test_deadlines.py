@@ -119,7 +119,7 @@ def test_the_longer_windows_are_the_fewer_are_scored_between_two_looks_at_the_cl
         sizes.append(len(windows))
         return np.zeros((len(windows), 2))
 
-    recogniser: Any = SimpleNamespace(seconds=seconds, probabilities=lambda scores: scores + 0.5)
+    recogniser: Any = SimpleNamespace(seconds=seconds, shared_audio=None, probabilities=lambda scores: scores + 0.5)
     clip = encoded(seconds=40 * seconds, rate=rate)
     ((_, timeline),) = timelines(read(0, clip, recogniser), recogniser, score)
     assert not isinstance(timeline, AudioError)

@@ -67,7 +67,7 @@ def test_the_svm_path_is_many_times_faster_than_linear_svc() -> None:
             for cost in PAPER_COSTS[3:]:
                 LinearSVC(C=cost, dual=True, random_state=0).fit(scaled, y[folds != fold])
 
-    assert ratio(plain, lambda: PathProblem(x, y, folds, n_classes=5).decide(PAPER_COSTS[3:])) > 3
+    assert ratio(plain, lambda: PathProblem(x, y, folds, n_classes=5).out_of_fold_decisions(PAPER_COSTS[3:])) > 3
 
 
 def test_a_picture_is_many_times_faster_than_the_figure() -> None:

@@ -247,7 +247,7 @@ def test_the_order_in_which_costs_are_asked_does_not_matter() -> None:
 def test_a_second_run_gives_the_very_same_numbers() -> None:
     x, y = features(90, 130, 4)
     folds = np.arange(90) % 3
-    first, second = (PathProblem(x, y, folds, n_classes=4).decide(PATH) for _ in range(2))
+    first, second = (PathProblem(x, y, folds, n_classes=4).out_of_fold_decisions(PATH) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -256,9 +256,9 @@ def test_folds_side_by_side_give_what_one_after_the_other_gives(monkeypatch: pyt
     x, y = features(90, 130, 4)
     folds = np.arange(90) % 3
     with threadpool_limits(3, user_api="blas"):
-        together = PathProblem(x, y, folds, n_classes=4).decide(PATH)
+        together = PathProblem(x, y, folds, n_classes=4).out_of_fold_decisions(PATH)
     with threadpool_limits(1, user_api="blas"):
-        alone = PathProblem(x, y, folds, n_classes=4).decide(PATH)
+        alone = PathProblem(x, y, folds, n_classes=4).out_of_fold_decisions(PATH)
     np.testing.assert_array_equal(together, alone)
 
 
@@ -413,8 +413,8 @@ def test_what_cannot_be_trained_is_refused() -> None:
         Standardiser.fit(x[:0])
     for cost in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="C must be a positive number"):
-            PathProblem(x, y, folds, n_classes=2).decide([cost])
+            PathProblem(x, y, folds, n_classes=2).out_of_fold_decisions([cost])
     with pytest.raises(ConfigError, match="positive bound"):
-        PathProblem(x, y, folds, n_classes=2, clip=0.0).decide([1.0])
+        PathProblem(x, y, folds, n_classes=2, clip=0.0).out_of_fold_decisions([1.0])
     with pytest.raises(ValueError, match="class index below 2"):
         fit_path(x, y + 1, [1.0], n_classes=2)

@@ -171,10 +171,10 @@ def test_one_bad_value_a_small_loss_or_one_bad_fold_does_not_end_the_path(later,
 def test_the_real_path_is_the_same_when_asked_for_value_by_value():
     rng = np.random.default_rng(3)
     x = rng.standard_normal((60, 40)) + np.eye(3)[TRUTH] @ rng.standard_normal((3, 40))
-    whole = PathProblem(x, TRUTH, FOLDS, n_classes=3).decide(PAPER_COSTS)
+    whole = PathProblem(x, TRUTH, FOLDS, n_classes=3).out_of_fold_decisions(PAPER_COSTS)
     single = PathProblem(x, TRUTH, FOLDS, n_classes=3)
     for cost, decisions in zip(PAPER_COSTS, whole, strict=True):
-        np.testing.assert_allclose(single.decide([cost])[0], decisions, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(single.out_of_fold_decisions([cost])[0], decisions, rtol=1e-6, atol=1e-9)
 
 
 # nested cross-validation -----------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_a_nested_decision_is_that_of_a_search_on_the_other_folds():
     x = features()
     held_out = FOLDS == "2"
     inner = PathProblem(x[~held_out], TRUTH[~held_out], FOLDS[~held_out], n_classes=3, clip=10.0)
-    found = search_cost(inner.decide, TRUTH[~held_out], FOLDS[~held_out], 3, SearchSpec())
+    found = search_cost(inner.out_of_fold_decisions, TRUTH[~held_out], FOLDS[~held_out], 3, SearchSpec())
     expected = inner.refit(found.chosen).decision(x[held_out])
     np.testing.assert_allclose(nested(x)[held_out], expected, rtol=1e-6)
 
@@ -220,7 +220,7 @@ def test_a_nested_decision_is_that_of_a_search_on_the_other_folds():
 def test_a_nested_decision_is_the_mean_of_the_fold_svms_where_test_clips_are_scored_so():
     x, held_out = features(), FOLDS == "2"
     inner = PathProblem(x[~held_out], TRUTH[~held_out], FOLDS[~held_out], n_classes=3, clip=10.0)
-    cost = search_cost(inner.decide, TRUTH[~held_out], FOLDS[~held_out], 3, SearchSpec()).chosen
+    cost = search_cost(inner.out_of_fold_decisions, TRUTH[~held_out], FOLDS[~held_out], 3, SearchSpec()).chosen
     expected = np.mean([svm.decision(x[held_out]) for svm in inner.fold_models(cost)], axis=0)
     found = nested_decisions(lambda fold: x, TRUTH, FOLDS, 3, SearchSpec(), refit=False)
     np.testing.assert_allclose(found["2"][held_out], expected, rtol=1e-6)
@@ -230,7 +230,7 @@ def test_nested_decisions_on_the_other_folds_are_out_of_fold_among_themselves():
     x = features()
     rest = FOLDS != "2"
     inner = PathProblem(x[rest], TRUTH[rest], FOLDS[rest], n_classes=3, clip=10.0)
-    expected = search_cost(inner.decide, TRUTH[rest], FOLDS[rest], 3, SearchSpec()).decisions
+    expected = search_cost(inner.out_of_fold_decisions, TRUTH[rest], FOLDS[rest], 3, SearchSpec()).decisions
     found = nested_decisions(lambda fold: x, TRUTH, FOLDS, 3, SearchSpec())["2"]
     np.testing.assert_allclose(found[rest], expected, rtol=1e-6)
 

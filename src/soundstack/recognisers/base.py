@@ -75,13 +75,13 @@ class Recogniser(ABC):
         """Length of the clips it was trained on."""
 
     @property
-    @abstractmethod
     def shared_audio(self) -> AudioSpec | None:
-        """The form of examples that all of it is fed, or None where its members' differ.
+        """The form of examples that all of it is fed; None where it has none, or its members' differ.
 
         A clip that :func:`soundstack.audio.decode.prepare` brought into this form is left as it is when it does so
         again.
         """
+        return None
 
     def scores(self, clips: Sequence[Decoded]) -> Scores:
         """Return class scores (N, K) of decoded clips, in the order of ``labels``."""

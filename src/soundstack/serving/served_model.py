@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
 from mlflow.models import set_model
+from mlflow.pyfunc import PythonModelContext
 
 
 @contextmanager
@@ -32,4 +33,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 with _writing_nothing():
     from soundstack.serving.model import SoundModel
 
-set_model(SoundModel())
+
+class ServedModel(SoundModel):
+    """Reads its recogniser, whose code is imported as it is met, without writing."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """See :meth:`SoundModel.load_context`."""
+        with _writing_nothing():
+            super().load_context(context)
+
+
+set_model(ServedModel())
