@@ -77,14 +77,22 @@ def figure(arrows: Arrows) -> Figure:
         for height, row in floors.items()
         for number, package in enumerate(row)
     }
+    boxes = {}
     for package, (x, y) in places.items():
         lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (SOURCE / package).rglob("*.py"))
-        axes.text(x, y, f"{package}\n{lines:,} lines", ha="center", va="center", fontsize=9, zorder=3,
+        boxes[package] = axes.text(x, y, f"{package}\n{lines:,} lines", ha="center", va="center", fontsize=9, zorder=3,
                   bbox={"boxstyle": "round,pad=0.4", "facecolor": "#e8eef7", "edgecolor": "#4a6fa5"})  # fmt: skip
-        for target in arrows[package]:
-            if not any(target in below(other, arrows) for other in arrows[package] - {target}):
-                axes.add_patch(FancyArrowPatch((x, y), places[target], arrowstyle="-|>", mutation_scale=10, shrinkA=16,
-                                               shrinkB=16, color="#8a8a8a", linewidth=0.9, zorder=1))  # fmt: skip
+    picture.draw_without_rendering()  # only then is known how large the boxes are
+    for package, targets in arrows.items():
+        for target in targets:
+            if not any(target in below(other, arrows) for other in targets - {target}):
+                ends = {"patchA": boxes[package].get_bbox_patch(), "patchB": boxes[target].get_bbox_patch()}
+                axes.add_patch(
+                    FancyArrowPatch(
+                        places[package], places[target], arrowstyle="-|>", mutation_scale=11, shrinkA=0, shrinkB=1,
+                        color="#6f6f6f", linewidth=0.9, zorder=4, **ends,
+                    )
+                )  # fmt: skip
     return picture
 
 

@@ -18,6 +18,7 @@ from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import CrnnConfig
 from soundstack.evaluation.evaluation import SCORES
 from soundstack.evaluation.statistics import Interval
+from soundstack.recognisers.base import System
 from soundstack.tracking import card as cards
 from soundstack.tracking import champion
 from soundstack.utils import markdown
@@ -36,13 +37,13 @@ def facts(labels: tuple[str, ...] = ("cat", "dog", "siren"), members: int = 0) -
     confusion[-1, 1] = 7
     confusion[-1, -1] = 3
     audio = AudioSpec(44_100, 5.0)
-    one = cards.System("efficientnet_lite0", "imagenet", 1, audio)
+    one = System("A network and a linear SVM.", audio, "efficientnet_lite0", "imagenet")
     return cards.Facts(
         name="esc10-fusion" if members else "esc10-efficientnet_lite0-imagenet",
         version="3",
         dataset="esc10",
         fingerprint="0123456789ab",
-        systems=(one, cards.System("four_blocks", "none", 3, audio), *[one] * (members - 2)) if members else (one,),
+        systems=(one, System("A CRNN.", audio), *[one] * (members - 2)) if members else (one,),
         members=tuple(
             cards.Member(f"esc10-member{number}/{number + 1}", 1 / members, 0.7) for number in range(members)
         ),
@@ -66,7 +67,7 @@ def test_a_card_says_what_the_model_is_how_good_and_where_it_fails() -> None:
     for heading in ("Data", "Scores", "Weaknesses", "Limits", "How to call it"):
         assert f"\n## {heading}\n" in text
     assert "## Members" not in text
-    assert "efficientnet\\_lite0 on pictures of spectrograms, pre-trained on imagenet; 1280 features" in text
+    assert "\n\nA network and a linear SVM.\n\n" in text
     assert "- Licence: CC BY-NC 3.0\n- Citation: Piczak, 2015\n- Clips: 30 development in 4 folds, 1,234 test" in text
     assert "fingerprint 0123456789ab" in text
     assert "- Note: One clip is silent." in text
@@ -94,7 +95,7 @@ def test_a_fusion_s_card_has_its_members_by_share_and_all_their_weights_licences
 
 
 def test_random_weights_have_nobody_s_licence() -> None:
-    random = cards.System("vgg16", "none", 1, AudioSpec(44_100, 5.0))
+    random = System("A network with random weights.", AudioSpec(44_100, 5.0), "vgg16")
     text = cards.card(replace(facts(), systems=(random,)))
     assert "random weights" in text and "No pre-trained weights of others" in text
 

@@ -19,11 +19,9 @@ audio evaluation
 networks
 config
 datasets svm
-features
-spectrograms
-recognisers
-crnn deepspectrum fusion prediction serving
-tracking
+features recognisers
+spectrograms fusion prediction serving
+crnn deepspectrum tracking
 suites report
 """
 #: What a command line may load before it answers.

@@ -80,6 +80,19 @@ def fusion(svm: SvmRecogniser) -> FusionRecogniser:
     )
 
 
+def test_a_recogniser_says_what_it_is(svm: SvmRecogniser, fusion: FusionRecogniser) -> None:
+    ours, networks = fusion.systems
+    assert ours.text.startswith("A convolutional recurrent network (CRNN, four\\_blocks) on log-mel spectrograms")
+    assert "the mean of 2 fold models" in ours.text
+    assert (ours.network, ours.pretraining) == ("", "none")
+    assert svm.systems == (networks,)
+    assert networks.text == (
+        "Deep features and a linear SVM: efficientnet\\_lite0 on pictures of spectrograms, random weights; 1280 features "
+        "from global average pool (Amiriparian et al. 2020, section 3.3)."
+    )
+    assert (networks.network, networks.pretraining) == ("efficientnet_lite0", "none")
+
+
 @pytest.mark.parametrize("kind", ["crnn", "svm", "fusion"])
 def test_a_saved_recogniser_scores_as_before(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     before: Recogniser = crnn() if kind == "crnn" else request.getfixturevalue(kind)

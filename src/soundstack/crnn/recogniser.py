@@ -16,8 +16,9 @@ from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.crnn.network import Crnn
 from soundstack.crnn.training import FoldModel, predict
 from soundstack.evaluation.score_table import Kind
-from soundstack.recognisers.base import Scores, SingleRecogniser
+from soundstack.recognisers.base import Scores, SingleRecogniser, System
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
+from soundstack.utils.markdown import escape
 
 
 @dataclass(kw_only=True)
@@ -38,6 +39,15 @@ class CrnnRecogniser(SingleRecogniser):
             model = Crnn(self.layout, self.spectrogram.bands, len(self.labels))
             model.load_state_dict(fold.weights)
             self._models.append(model.to(self.device).eval())
+
+    @property
+    def systems(self) -> tuple[System, ...]:
+        """The CRNN."""
+        text = (
+            f"A convolutional recurrent network (CRNN, {escape(self.layout)}) on log-mel spectrograms, trained from "
+            f"scratch; the mean of {len(self.folds)} fold models (Amiriparian et al. 2020, section 3.2)."
+        )
+        return (System(text, self.audio),)
 
     def features(self, examples: Samples) -> NDArray[np.float32]:
         """Return log-mel spectrograms (E, frames, bands)."""

@@ -15,8 +15,9 @@ from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.evaluation.score_table import Kind
 from soundstack.networks.registry import network_spec
-from soundstack.recognisers.base import Scores, SingleRecogniser
+from soundstack.recognisers.base import Scores, SingleRecogniser, System
 from soundstack.svm.linear_svm import LinearSvm, load_svms, save_svms
+from soundstack.utils.markdown import escape
 
 
 @dataclass(kw_only=True)
@@ -32,6 +33,20 @@ class SvmRecogniser(SingleRecogniser):
     def modules(self) -> set[str]:
         """Its own module and that of its network."""
         return super().modules | {network_spec(self.embedder.spec.network).module}
+
+    @property
+    def systems(self) -> tuple[System, ...]:
+        """The network and its SVMs."""
+        name, pretraining = self.embedder.spec.network, self.embedder.spec.pretraining
+        network = network_spec(name)
+        svms = "a linear SVM" if len(self.svms) == 1 else f"the mean of {len(self.svms)} linear SVMs"
+        fed = "pictures of spectrograms" if network.input == "picture" else "the waveform"
+        weights = "random weights" if pretraining == "none" else f"pre-trained on {pretraining}"
+        text = (
+            f"Deep features and {svms}: {escape(name)} on {fed}, {weights}; {network.dim} features from "
+            f"{escape(network.layer)} (Amiriparian et al. 2020, section 3.3)."
+        )
+        return (System(text, self.audio, name, pretraining),)
 
     def features(self, examples: Samples) -> NDArray[np.float32]:
         """Return deep features (E, dim)."""

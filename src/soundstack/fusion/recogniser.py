@@ -11,7 +11,7 @@ import torch
 from soundstack.audio.decode import AudioSpec
 from soundstack.evaluation.score_table import Kind
 from soundstack.fusion.stacking import stack
-from soundstack.recognisers.base import Examples, Recogniser, Scores, load
+from soundstack.recognisers.base import Examples, Recogniser, Scores, System, load
 from soundstack.svm.linear_svm import LinearSvm, load_svms, save_svms
 
 
@@ -34,6 +34,11 @@ class FusionRecogniser(Recogniser):
     def seconds(self) -> float:
         """Length of the clips its members were trained on."""
         return max(member.seconds for member in self.members.values())
+
+    @property
+    def systems(self) -> tuple[System, ...]:
+        """Those of its members."""
+        return tuple(system for member in self.members.values() for system in member.systems)
 
     @property
     def shared_audio(self) -> AudioSpec | None:

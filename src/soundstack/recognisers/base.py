@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +24,17 @@ from soundstack.evaluation.calibration import probabilities
 from soundstack.evaluation.score_table import Kind
 from soundstack.utils import deadlines
 from soundstack.utils.errors import StoreError
+from soundstack.utils.markdown import escape
 
 FORMAT = 1
 FILE = "recogniser.json"
-#: The module of each type of recogniser; it is imported when one of that type is loaded.
-MODULES = {"crnn": "crnn.recogniser", "svm": "deepspectrum.recogniser", "fusion": "fusion.recogniser"}
+#: The module of each type of recogniser, ``recogniser.py`` of its package: found by its text, and imported when one of
+#: that type is loaded, so that no list names the systems.
+MODULES = {
+    name: f"{path.parent.name}.recogniser"
+    for path in sorted(Path(__file__).parents[1].glob("*/recogniser.py"))
+    for name in re.findall(r'^    type: ClassVar\[str\] = "(\w+)"$', path.read_text(encoding="utf-8"), re.MULTILINE)
+}
 
 #: A decoded clip: samples (frames, channels) and the rate in Hz.
 Decoded = tuple[Samples, int]
@@ -49,6 +56,19 @@ class Examples:
         if spec not in self._made:
             self._made[spec] = [prepare(samples, rate, spec) for samples, rate in self._clips]
         return self._made[spec]
+
+
+class System(NamedTuple):
+    """A single system as a model card describes it.
+
+    ``text`` says in a sentence of Markdown what the system is; ``network`` is one of
+    :data:`soundstack.networks.registry.NETWORKS`, or empty.
+    """
+
+    text: str
+    audio: AudioSpec
+    network: str = ""
+    pretraining: str = "none"
 
 
 @dataclass(kw_only=True)
@@ -73,6 +93,11 @@ class Recogniser(ABC):
     @abstractmethod
     def seconds(self) -> float:
         """Length of the clips it was trained on."""
+
+    @property
+    @abstractmethod
+    def systems(self) -> tuple[System, ...]:
+        """The system itself, or those of a fusion's members."""
 
     @property
     def shared_audio(self) -> AudioSpec | None:
@@ -121,6 +146,11 @@ class SingleRecogniser(Recogniser):
     def seconds(self) -> float:
         """Length of the clips it was trained on."""
         return self.audio.seconds
+
+    @property
+    def systems(self) -> tuple[System, ...]:
+        """Itself."""
+        return (System(f"{escape(self.type)}, a system of its own.", self.audio),)
 
     @property
     def shared_audio(self) -> AudioSpec:

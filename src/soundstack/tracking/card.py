@@ -18,17 +18,13 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from soundstack.audio.decode import AudioSpec
 from soundstack.config.base import Config
-from soundstack.crnn.recogniser import CrnnRecogniser
-from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import class_scores, table_confusion
 from soundstack.evaluation.statistics import Interval, few_groups
 from soundstack.evaluation.tables import percent
-from soundstack.fusion.recogniser import FusionRecogniser
-from soundstack.networks.registry import NETWORKS, NetworkSpec
-from soundstack.recognisers.base import Recogniser
+from soundstack.networks.registry import NETWORKS
+from soundstack.recognisers.base import Recogniser, System
 from soundstack.utils.markdown import escape
 
 #: MLflow's column holds 5,000 characters.
@@ -37,24 +33,6 @@ FILE = "MODEL_CARD.md"
 CONFUSION_PICTURE = "confusion/devel.png"
 DATA_FILE = "data/data.json"
 CONTRIBUTIONS_FILE = "contributions.json"
-
-
-@dataclass(frozen=True)
-class System:
-    """A single system: a CRNN (``network`` is its layout) or SVMs on the features of a pre-trained or random network.
-
-    ``models`` counts what is averaged: the fold models of a CRNN, the SVMs on deep features.
-    """
-
-    network: str
-    pretraining: str
-    models: int
-    audio: AudioSpec
-
-    @property
-    def spec(self) -> NetworkSpec | None:
-        """What the network gives; None for a CRNN, which was trained from scratch on spectrograms."""
-        return NETWORKS.get(self.network)
 
 
 @dataclass(frozen=True)
@@ -98,6 +76,14 @@ class Facts:
     folds: int
     data: Mapping[str, Any]
 
+    @property
+    def weight_licences(self) -> list[tuple[str, list[str]]]:
+        """Licences of pre-trained weights with the networks that have them, in alphabetical order."""
+        found: dict[str, list[str]] = {}
+        for name in dict.fromkeys(system.network for system in self.systems if system.pretraining != "none"):
+            found.setdefault(NETWORKS[name].licence, []).append(name)
+        return sorted(found.items())
+
 
 _ALL = sys.maxsize
 #: How much is told, from all to the least, which fits whatever the facts are: at most so many rows and items, and so
@@ -124,14 +110,13 @@ def facts_of(
     folder: Path,
 ) -> Facts:
     """Collect the facts of a trained recogniser; ``folder`` holds what its run logs (data, settings, contributions)."""
-    parts = list(recogniser.members.values()) if isinstance(recogniser, FusionRecogniser) else [recogniser]
     return Facts(
         name=name,
         version=version,
         dataset=tags.get("dataset", ""),
         fingerprint=tags.get("data_fingerprint", ""),
-        systems=tuple(map(_system, parts)),
-        members=_members(_json(folder / CONTRIBUTIONS_FILE)) if isinstance(recogniser, FusionRecogniser) else (),
+        systems=recogniser.systems,
+        members=_members(_json(folder / CONTRIBUTIONS_FILE)),
         settings=_settings(config, _json(folder / "config.json").get("resolved", {})),
         scores=evaluation.intervals,
         classes=evaluation.devel.classes,
@@ -201,16 +186,6 @@ def _worst_first(facts: Facts) -> Iterator[dict[str, Any]]:
             "clips": facts.confusion[row].sum(),
             "taken_for": [(facts.classes[at], wrong[at]) for at in np.argsort(-wrong, kind="stable")[:2] if wrong[at]],
         }
-
-
-def _system(recogniser: Recogniser) -> System:
-    match recogniser:
-        case CrnnRecogniser():
-            return System(recogniser.layout, "none", len(recogniser.folds), recogniser.audio)
-        case SvmRecogniser():
-            spec = recogniser.embedder.spec
-            return System(spec.network, spec.pretraining, len(recogniser.svms), recogniser.audio)
-    raise TypeError(f"no card is written of a {type(recogniser).__name__}")
 
 
 def _members(contributions: Mapping[str, Any]) -> tuple[Member, ...]:
