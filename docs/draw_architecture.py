@@ -90,7 +90,7 @@ def figure(arrows: Arrows) -> Figure:
                 axes.add_patch(
                     FancyArrowPatch(
                         places[package], places[target], arrowstyle="-|>", mutation_scale=11, shrinkA=0, shrinkB=1,
-                        color="#6f6f6f", linewidth=0.9, zorder=4, **ends,
+                        color="#6f6f6f", linewidth=0.9, zorder=1, **ends,
                     )
                 )  # fmt: skip
     return picture

@@ -87,8 +87,8 @@ def test_a_recogniser_says_what_it_is(svm: SvmRecogniser, fusion: FusionRecognis
     assert (ours.network, ours.pretraining) == ("", "none")
     assert svm.systems == (networks,)
     assert networks.text == (
-        "Deep features and a linear SVM: efficientnet\\_lite0 on pictures of spectrograms, random weights; 1280 features "
-        "from global average pool (Amiriparian et al. 2020, section 3.3)."
+        "Deep features and a linear SVM: efficientnet\\_lite0 on pictures of spectrograms, random weights; 1280 "
+        "features from global average pool (Amiriparian et al. 2020, section 3.3)."
     )
     assert (networks.network, networks.pretraining) == ("efficientnet_lite0", "none")
 
