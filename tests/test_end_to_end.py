@@ -44,7 +44,7 @@ class Workplace:
         """`mlflow run` in the present environment."""
         command = [sys.executable, "-m", "mlflow", "run", str(PROJECT), "--env-manager", "local", *arguments]
         return subprocess.run(
-            command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=3 * PATIENCE
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=3 * PATIENCE
         )
 
     def main(self, **more: object) -> subprocess.CompletedProcess[str]:
