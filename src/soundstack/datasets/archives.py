@@ -74,7 +74,7 @@ def extract_zip(path: Path, folder: Path, md5: str | None = None) -> None:
 
 
 def is_unpacked(folder: Path, name: str, md5: str | None = None) -> bool:
-    """Whether the archive of this file name (and MD5) was unpacked into ``folder`` and all its files are still there."""
+    """Whether the archive of this name (and MD5) was unpacked into ``folder`` and all its files are still there."""
     try:
         marker = json.loads((folder / _STATE / f"{name}.json").read_text(encoding="utf-8"))
         files = [(folder / file, size) for file, size in marker["files"]]

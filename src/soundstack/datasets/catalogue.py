@@ -50,11 +50,6 @@ class Source:
     typical_bytes: int
     moving: bool = False
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts that can be fetched by themselves, without repetition."""
-        return tuple(dict.fromkeys(archive.part for archive in self.archives))
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -86,12 +81,7 @@ def data_sets() -> dict[str, Entry]:
 
 
 def published_archives(name: str, urls: Mapping[str, str]) -> tuple[Archive, ...]:
-    """The archives of a data set in the list beside this module.
-
-    Args:
-        name: the data set.
-        urls: where they are, with ``{file}`` for the file's name, by the first word of their part.
-    """
+    """The archives of a data set; ``urls``, with ``{file}`` for a file's name, by the first word of their part."""
     text = resources.files(datasets).joinpath("published_archives.csv").read_text(encoding="utf-8")
     archives = []
     for row in csv.DictReader(text.splitlines()):

@@ -11,7 +11,6 @@ of the clips; with folds but no test part, the last fold is held out, as the pap
 
 from __future__ import annotations
 
-import io
 import os
 import unicodedata
 from collections import Counter, defaultdict
@@ -20,15 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from soundstack.audio.find import on_disk
+from soundstack.audio.find import on_disk, read_table
 from soundstack.datasets.catalogue import data_set
 from soundstack.datasets.clips import Clip, ClipTable, check_splits, ungrouped
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from soundstack.config.steps import DataConfig
 
 REQUIRED = ("filename", "label")
@@ -71,22 +70,9 @@ def load(table: Path, *, seed: int) -> ClipTable:
 
 
 def _read(table: Path) -> pd.DataFrame:
-    """The table's cells as text without surrounding spaces; its index counts rows from 0, blank lines too."""
     if table.is_dir():
         raise DataError(f"{table} is a folder; data_dir takes the path of the CSV file for dataset=csv.")
-    try:
-        text = table.read_text(encoding="utf-8-sig").lstrip("\r\n")
-        frame = pd.read_csv(
-            io.StringIO(text), dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False
-        )
-    except OSError as error:
-        raise DataError(f"{table} cannot be read ({error.strerror}).") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{table} is not a readable CSV ({reason}); save it as comma-separated UTF-8.") from None
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{table.name}: the rows have more values than there are columns: {', '.join(frame.columns)}.")
-    frame.columns = [str(column).strip().lower() for column in frame.columns]
+    frame = read_table(table)
     if missing := [column for column in REQUIRED if column not in frame.columns]:
         raise DataError(
             f"{table.name}: column {', '.join(missing)} is missing; found {', '.join(frame.columns)}. "
@@ -94,8 +80,7 @@ def _read(table: Path) -> pd.DataFrame:
         )
     if frame.empty:
         raise DataError(f"{table.name} lists no clips.")
-    frame = frame.map(str.strip)
-    return frame[(frame != "").any(axis=1)]  # blank lines keep their place in the count of rows
+    return frame
 
 
 def _listed(frame: pd.DataFrame, table: Path) -> tuple[list[Clip], dict[str, str]]:
