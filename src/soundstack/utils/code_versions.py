@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -138,6 +138,4 @@ def _distributions(library: str) -> list[str]:
     return [library]
 
 
-@cache
-def _all_distributions() -> Mapping[str, list[str]]:
-    return metadata.packages_distributions()
+_all_distributions = cache(metadata.packages_distributions)
