@@ -75,12 +75,10 @@ class SoundReader:
     """
 
     def __init__(self, source: Path | bytes, limits: RequestLimits = UNLIMITED) -> None:
-        """Open a file and decode its beginning.
+        """Open a file, given by its path or its bytes, and decode its beginning.
 
-        Args:
-            source: A path, or the bytes of an encoded file.
-            limits: What exceeds them is refused, by its header before anything is decoded; and as headers lie,
-                no more is ever decoded than they allow.
+        What exceeds the limits is refused, by its header before anything is decoded; and as headers lie, no more is
+        ever decoded than they allow.
 
         Raises:
             AudioError: The file cannot be read, is no sound file, empty, truncated or over the limits.
@@ -105,17 +103,10 @@ class SoundReader:
             self._found = containers.look(file)
             file.seek(0)
             options = _OPTIONS | ({"ignore_length": "1"} if self._found.unbounded else {})
-            self._container = opening.enter_context(
-                av.open(
-                    file,
-                    mode="r",
-                    format=self._found.demuxer,
-                    options=options,
-                    metadata_errors="replace",
-                    buffer_size=1 << 16,
-                )
-            )
-            track = self._container.streams.best("audio")
+            form = self._found.demuxer
+            container = av.open(file, "r", form, options, metadata_errors="replace", buffer_size=1 << 16)
+            self._container = opening.enter_context(container)
+            track = container.streams.best("audio")
         if not isinstance(track, av.AudioStream):
             raise AudioError("holds no sound track")
         self._track, self._context = track, self._codec(track)
@@ -176,7 +167,7 @@ class SoundReader:
             if following is None and self._found.demuxer in _PADDED and self._told and 0 < padding < self._newest:
                 block = block[:-padding]
                 self.frames -= padding
-            check_values(block)
+            _check_values(block)
             yield block
             block = following
         told, ends = (self._found.frames, _ENDS) if self._found.demuxer == "mp3" else (self._told, 0)
@@ -266,12 +257,8 @@ def _values(frame: av.AudioFrame) -> Samples:
     return ((numbers - silence) / 2.0 ** (8 * size - 1)).astype(np.float32, copy=False)
 
 
-def check_values(samples: Samples) -> None:
-    """Refuse samples that no sound has.
-
-    Raises:
-        AudioError: A value is not finite, or so large that sums of squares overflow.
-    """
+def _check_values(samples: Samples) -> None:
+    """Refuse values that are not finite, or so large that sums of squares overflow."""
     loudest = max(float(samples.max()), -float(samples.min()))
     if not np.isfinite(loudest):  # NaN passes through max
         raise AudioError("holds values that are not finite (NaN or infinity)")

@@ -24,7 +24,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -153,38 +153,31 @@ def _move(path: Path, md5: str, files: dict[PurePosixPath, int], folder: Path) -
         if not parent.resolve().is_relative_to(inside):
             raise _refused(path, f"{parent} is a link that leads out of {folder}")
     temporary, old, draft = (state / f"{path.name}.{suffix}" for suffix in ("tmp", "old", "json.tmp"))
-    undo = ExitStack()
-    undo.callback(_put_back, old, folder)
+    undo: list[Callable[[], object]] = []
     try:
         for name in files:
-            _place(temporary / name, folder / name, old / name, undo)
+            target, kept = folder / name, old / name
+            for parent in reversed([*takewhile(lambda parent: not parent.exists(), target.parents)]):
+                undo.append(parent.rmdir)
+                parent.mkdir(exist_ok=True)  # another archive, unpacked beside this one, may be quicker
+            if target.is_dir() and not target.is_symlink():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+            if os.path.lexists(target):
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                target.replace(kept)
+            undo.append(target.unlink)
+            (temporary / name).replace(target)
         content = {"md5": md5, "files": [(str(name), size) for name, size in files.items()]}
         draft.write_text(json.dumps(content), encoding="utf-8")
         draft.replace(state / f"{path.name}.json")
     except BaseException:
         with signals.put_off():
-            undo.close()
+            for step in reversed(undo):
+                with suppress(OSError):
+                    step()
+            _put_back(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _place(source: Path, target: Path, old: Path, undo: ExitStack) -> None:
-    """Move one file to its target, and what is there to ``old``; ``undo`` learns what takes it away again."""
-    for parent in reversed([*takewhile(lambda parent: not parent.exists(), target.parents)]):
-        undo.callback(_quietly, parent.rmdir)
-        parent.mkdir(exist_ok=True)  # another archive, unpacked beside this one, may be quicker
-    if target.is_dir() and not target.is_symlink():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    if os.path.lexists(target):
-        old.parent.mkdir(parents=True, exist_ok=True)
-        target.replace(old)
-    undo.callback(_quietly, target.unlink)
-    source.replace(target)
-
-
-def _quietly(step: Callable[[], object]) -> None:
-    with suppress(OSError):
-        step()
 
 
 def _put_back(old: Path, folder: Path) -> None:

@@ -35,10 +35,9 @@ class Archive:
 class Source:
     """Where a published data set comes from.
 
-    ``growth`` is how many times larger the data set is than its archives, from the number, length and
-    format of its clips; ``typical_bytes`` stands in for the size of an archive whose size was not
-    published. ``moving`` means that the archive is made anew from a branch now and then: another checksum
-    is then a warning, not an error.
+    ``growth`` is how many times larger the data set is than its archives, from the number, length and format of its
+    clips; ``typical_bytes`` stands in for the size of an archive whose size was not published. ``moving`` means that
+    the archive is made anew from a branch now and then: another checksum is then a warning, not an error.
     """
 
     name: str

@@ -96,7 +96,7 @@ def _listed(frame: pd.DataFrame, table: Path) -> tuple[list[Clip], dict[str, str
         if not values["label"]:
             raise DataError(f"{where}: {name!r} has no label.")
         path = on_disk(table.parent, name)
-        if not _is_file(path):
+        if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for a name that no file can have)
             raise DataError(
                 f"{where}: there is no file {name!r} in {table.parent}; file names are relative to the table's folder."
             )
@@ -116,13 +116,6 @@ def _spelling(path: Path) -> str:
     """What all spellings of one file's path have in common; some disks tell neither case nor Unicode forms apart."""
     place = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118  (much faster, a file a clip)
     return unicodedata.normalize("NFC", place).casefold()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no file can have
-        return False
 
 
 def _joined(labels: Iterable[str]) -> list[str]:
@@ -150,8 +143,8 @@ def _fold(values: dict[str, str], where: str) -> str:
 def _complete(clips: list[Clip], seed: int, notes: list[str], place: dict[str, str]) -> list[Clip]:
     """Draw the folds and the test part that the table does not give."""
     undecided = [clip for clip in clips if not clip.fold]
-    folds = {clip.fold for clip in clips} - {"", TEST}
-    has_test = any(clip.fold == TEST for clip in clips)
+    named = {clip.fold for clip in clips}
+    folds, has_test = named - {"", TEST}, TEST in named
     if undecided and folds:
         first = undecided[0].id
         raise DataError(f"{place[first]}: {first!r} has no fold, but others have: give all development clips one.")
@@ -183,9 +176,6 @@ def _draw(clips: list[Clip], parts: int, seed: int) -> list[int]:
                 f"need at least {parts} groups of every class. Add clips of it, leave it out, or give your own folds."
             )
     splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
-    part_of = [0] * len(clips)
     split = splitter.split([0] * len(clips), [clip.label for clip in clips], [clip.group for clip in clips])
-    for part, (_, held_out) in enumerate(split):
-        for position in held_out:
-            part_of[position] = part
-    return part_of
+    part_of = {position: part for part, (_, held_out) in enumerate(split) for position in held_out}
+    return [part_of[position] for position in range(len(clips))]

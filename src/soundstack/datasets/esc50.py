@@ -1,9 +1,8 @@
 """ESC-50 and its subset ESC-10: environmental sounds from Freesound (Piczak 2015).
 
 Layout: ``meta/esc50.csv`` (``filename,fold,target,category,esc10,src_file,take``) and ``audio/{filename}``,
-5 s mono clips of 44.1 kHz. Five published folds; clips cut from one Freesound recording (``src_file``)
-share a fold. As in the paper (section 2.3), folds 1 to 4 are the development set and fold 5 is the test
-set; the measure is accuracy.
+5 s mono clips of 44.1 kHz. Five published folds; clips cut from one Freesound recording (``src_file``) share a fold. As
+in the paper (section 2.3), folds 1 to 4 are the development set and fold 5 is the test set; the measure is accuracy.
 """
 
 from __future__ import annotations

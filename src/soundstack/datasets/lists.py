@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from soundstack.utils.errors import DataError
@@ -31,7 +32,7 @@ class ListRow:
 
     @cached_property
     def sound(self) -> str:
-        """The sound file that the first cell names; see :meth:`sound_in`."""
+        """The sound file that the first cell names."""
         return self.sound_in(0)
 
     def sound_in(self, column: int) -> str:
@@ -52,11 +53,7 @@ def is_file_name(name: str) -> bool:
 
 
 def require_folder(folder: Path, what: str) -> None:
-    """Refuse a data folder that is not there.
-
-    Raises:
-        DataError: ``folder`` is missing or not a folder; the message calls it ``what``.
-    """
+    """Raise a DataError, which calls it ``what``, for a data folder that is missing."""
     if not folder.is_dir():
         raise DataError(
             f"There is no folder {folder} ({what}): run the download for this data set, or give the "
@@ -65,11 +62,7 @@ def require_folder(folder: Path, what: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a list.
-
-    Raises:
-        DataError: the file is missing or not UTF-8 text.
-    """
+    """The text of a list; a DataError if it is missing or not UTF-8 text."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -79,13 +72,9 @@ def read_text(path: Path) -> str:
 
 
 def read_list(path: Path, columns: int) -> list[ListRow]:
-    """The rows of a tab-separated list without a header.
+    """The rows of a tab-separated list without a header; of each, the first so many ``columns`` must not be empty.
 
     Empty lines, trailing tabs and carriage returns do not count, and further columns do no harm.
-
-    Args:
-        path: the list.
-        columns: how many cells a row must have at least, all of them not empty.
 
     Raises:
         DataError: the list is missing, empty or not text, or a row has too few cells.
@@ -134,27 +123,19 @@ def third_cells(lists: Iterable[Path]) -> dict[str, str]:
     Lists that are not there, or are empty, tell nothing.
     """
     told: dict[str, str] = {}
-    for row in (row for path in lists for row in optional_list(path)):
+    for row in chain.from_iterable(map(optional_list, lists)):
         if row.cell(2):
             told.setdefault(row.sound, row.cell(2))
     return told
 
 
-def optional_list(path: Path, columns: int = 1) -> list[ListRow]:
+def optional_list(path: Path) -> list[ListRow]:
     """As :func:`read_list`; no rows where the list is not there, or is empty."""
-    return read_list(path, columns) if path.is_file() and path.stat().st_size else []
+    return read_list(path, columns=1) if path.is_file() and path.stat().st_size else []
 
 
 def require_sounds(folder: Path, listed: Iterable[tuple[str, str]]) -> None:
-    """Refuse a data set some of whose sound files are missing.
-
-    Args:
-        folder: where the sound files are.
-        listed: the name of each file, and the place of the list that names it.
-
-    Raises:
-        DataError: with the number of missing files, and the first of them with its row.
-    """
+    """Raise a DataError if sound files are missing; ``listed`` are their names and the places that name them."""
     there = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 - names alone, of 73,000 files
     listed = list(listed)
     missing = [(name, where) for name, where in listed if name not in there]

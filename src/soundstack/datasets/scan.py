@@ -102,7 +102,7 @@ def scan_file(path: Path, decoded: Callable[[Scan, Samples, int], object] = lamb
         samples, rate = audio.decode(raw)
     except AudioError as error:
         return Scan(content, 0, 0, 0, False, str(error))
-    scan = Scan(content, rate, samples.shape[0], samples.shape[1], audio.is_silent(samples))
+    scan = Scan(content, rate, samples.shape[0], samples.shape[1], not samples.any())
     decoded(scan, samples, rate)
     return scan
 

@@ -4,13 +4,11 @@ What is on disk while and after ``x.zip`` is fetched:
 
 - ``x.zip`` exists only when every byte has come and its checksum and size are the published ones: it is moved
   into place by ``os.replace``, so a file that exists is complete.
-- ``x.zip.part`` holds the bytes received so far and ``x.zip.part.json`` where they come from: the URL, the
-  whole size and the server's validator (ETag or date). A cut or killed download goes on from there, with
-  ``If-Range``, so that a file which changed on the server is fetched anew and never spliced. Without a
-  validator it goes on only if a checksum is known that would tell. A server that knows no ranges makes it
-  start over.
-- ``x.zip.lock`` keeps two processes from fetching the same file: the second waits and takes what the first
-  fetched.
+- ``x.zip.part`` holds the bytes received so far and ``x.zip.part.json`` where they come from: the URL, the whole size
+  and the server's validator (ETag or date). A cut or killed download goes on from there, with ``If-Range``, so that a
+  file which changed on the server is fetched anew and never spliced. Without a validator it goes on only if a checksum
+  is known that would tell. A server that knows no ranges makes it start over.
+- ``x.zip.lock`` keeps two processes from fetching the same file: the second waits and takes what the first fetched.
 
 A file with a wrong checksum is refused, named and removed. Cut connections and passing server errors are
 tried again with growing pauses; as long as an attempt brings new bytes, the count of attempts starts anew.
