@@ -81,13 +81,10 @@ SHOWN = "WAV, FLAC, OGG, MP3, M4A, WebM or WMA"
 
 
 class Container(NamedTuple):
-    """What the first bytes of a file tell.
+    """What the first bytes of a file tell: FFmpeg's demuxer, and what FFmpeg does not know of a WAV or an MP3.
 
-    Attributes:
-        demuxer: FFmpeg's name of the container.
-        unbounded: Whether sound goes on after what a WAV's header declares.
-        big_endian: Whether the samples of a WAV are, which FFmpeg does not know.
-        frames: What the length header of an MP3 declares; 0 where there is none.
+    ``unbounded``: sound goes on after what a WAV's header declares. ``frames`` is what the length header of an MP3
+    declares, 0 where there is none.
     """
 
     demuxer: str
@@ -217,11 +214,7 @@ def _missing_of_ebml(head: bytes, start: int, size: int) -> int:
 
 
 def _missing_of_ogg(file: BinaryIO, size: int) -> int:
-    """Bytes missing of the last page; that pages are missing as a whole is not told.
-
-    Raises:
-        AudioError: A page is damaged: FFmpeg would leave it out.
-    """
+    """Bytes missing of the last page, not whole pages; an AudioError for a damaged one: FFmpeg would leave it out."""
     position = 0
     while position < size:
         file.seek(position)

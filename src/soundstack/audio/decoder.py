@@ -65,13 +65,9 @@ av.logging.set_level(None)  # its remarks would reach the terminal
 
 
 class SoundReader:
-    """An open sound file; use it in a ``with`` statement.
+    """An open sound file, for a ``with`` statement: its ``rate`` in Hz, its ``channels``, and ``frames`` read so far.
 
-    Attributes:
-        rate: In Hz.
-        channels: Their number.
-        frames: What has been read so far.
-        expected: Frames that there should be, by the header or by an estimate; 0 where nothing is known.
+    ``expected`` frames should be there by the header or by an estimate; 0 where nothing is known.
     """
 
     def __init__(self, source: Path | bytes, limits: RequestLimits = UNLIMITED) -> None:
@@ -268,12 +264,9 @@ def _check_values(samples: Samples) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading; a pipe is not waited for.
+    """Open a regular file for reading; an AudioError for all else, and a pipe is not waited for.
 
     The name is nowhere passed on: FFmpeg would take a colon in it for a protocol.
-
-    Raises:
-        AudioError: It is not there, not a regular file, or may not be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

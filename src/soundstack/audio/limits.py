@@ -71,11 +71,7 @@ class RequestLimits(BaseModel):
         return limits
 
     def lowered(self, asked: Mapping[str, Any]) -> RequestLimits:
-        """Return these limits with some of them tightened.
-
-        Raises:
-            ConfigError: A value is of the wrong type or not positive, or looser than the cap.
-        """
+        """Tighten some of the limits; a ConfigError if a value is of the wrong type, not positive or above the cap."""
         try:
             # Not model_copy(): it does not validate.
             tighter = RequestLimits(**{**self.model_dump(), **asked})

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,10 +51,25 @@ def load(table: Path, *, seed: int) -> ClipTable:
         DataError: a missing file, column, label or value, a duplicate, a class too small to split, or a group that
             crosses folds, each with its row (counted as a spreadsheet does, the header being row 1).
     """
-    frame = _read(table)
+    if table.is_dir():
+        raise DataError(f"{table} is a folder; data_dir takes the path of the CSV file for dataset=csv.")
+    frame = read_table(table)
+    if missing := [column for column in REQUIRED if column not in frame.columns]:
+        raise DataError(
+            f"{table.name}: column {', '.join(missing)} is missing; found {', '.join(frame.columns)}. "
+            f"Needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}."
+        )
+    if frame.empty:
+        raise DataError(f"{table.name} lists no clips.")
     clips, place = _listed(frame, table)
     alone = [clip.id for clip, group in zip(clips, frame.get("group", [""] * len(clips)), strict=True) if not group]
-    notes = _joined(frame["label"])
+    notes = []
+    # Labels that are spelt in two Unicode forms look alike and are one label to us.
+    spellings = Counter(unicodedata.normalize("NFC", label) for label in set(frame["label"]))
+    if several := sorted(label for label, count in spellings.items() if count > 1):
+        notes.append(
+            f"{', '.join(map(repr, several))}: spelt in several Unicode forms (NFC, NFD), taken for one label."
+        )
     clips = _complete(clips, seed, notes, place)
     notes += ungrouped(alone, len(clips), "The group")
     known = {clip.label for clip in clips if clip.fold != TEST}
@@ -67,20 +81,6 @@ def load(table: Path, *, seed: int) -> ClipTable:
             )
     check_splits(clips, called=lambda clip: f"{clip.id!r} ({place[clip.id]})")
     return ClipTable("csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, notes=tuple(notes), own=True)
-
-
-def _read(table: Path) -> pd.DataFrame:
-    if table.is_dir():
-        raise DataError(f"{table} is a folder; data_dir takes the path of the CSV file for dataset=csv.")
-    frame = read_table(table)
-    if missing := [column for column in REQUIRED if column not in frame.columns]:
-        raise DataError(
-            f"{table.name}: column {', '.join(missing)} is missing; found {', '.join(frame.columns)}. "
-            f"Needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}."
-        )
-    if frame.empty:
-        raise DataError(f"{table.name} lists no clips.")
-    return frame
 
 
 def _listed(frame: pd.DataFrame, table: Path) -> tuple[list[Clip], dict[str, str]]:
@@ -116,14 +116,6 @@ def _spelling(path: Path) -> str:
     """What all spellings of one file's path have in common; some disks tell neither case nor Unicode forms apart."""
     place = os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118  (much faster, a file a clip)
     return unicodedata.normalize("NFC", place).casefold()
-
-
-def _joined(labels: Iterable[str]) -> list[str]:
-    """A note on labels that are spelt in two Unicode forms, which look alike and are one label to us."""
-    spellings = Counter(unicodedata.normalize("NFC", label) for label in set(labels))
-    if several := sorted(label for label, count in spellings.items() if count > 1):
-        return [f"{', '.join(map(repr, several))}: spelt in several Unicode forms (NFC, NFD), taken for one label."]
-    return []
 
 
 def _fold(values: dict[str, str], where: str) -> str:

@@ -50,14 +50,9 @@ def configured(config: DataConfig) -> ClipTable:
 
 
 def load(folder: Path, *, subset: str = "esc50") -> ClipTable:
-    """Load ESC-50, or the ten classes of it that are ESC-10.
+    """Load ESC-50, or the ten classes of it that are ``esc10``; any format that ``meta/esc50.csv`` names will do.
 
-    Args:
-        folder: the folder that holds ``meta/`` and ``audio/``, or the one that holds ``ESC-50-master/``.
-        subset: ``"esc50"`` or ``"esc10"``.
-
-    Returns:
-        The clips by file name; any format that ``meta/esc50.csv`` names will do.
+    ``folder`` holds ``meta/`` and ``audio/``, or ``ESC-50-master/``.
 
     Raises:
         DataError: a folder, the list, a column, or a sound file is missing, a row is malformed, the list

@@ -36,11 +36,7 @@ class ListRow:
         return self.sound_in(0)
 
     def sound_in(self, column: int) -> str:
-        """The name of the sound file in a cell, without ``audio/``.
-
-        Raises:
-            DataError: it is not the name of a file in the audio folder.
-        """
+        """The name of the sound file in a cell, without ``audio/``; a DataError if it is of no file of that folder."""
         name = self.cells[column].replace("\\", "/").removeprefix("audio/")
         if not is_file_name(name):
             raise DataError(f"{self.cells[column]!r} in {self.where} is no file of the audio folder. {AGAIN}")
@@ -97,11 +93,7 @@ def read_list(path: Path, columns: int) -> list[ListRow]:
 
 
 def labelled(path: Path) -> dict[str, ListRow]:
-    """The rows (file, label, ...) of a list by the sound file they name.
-
-    Raises:
-        DataError: as :func:`read_list`, or two rows give one file different labels.
-    """
+    """The rows (file, label, ...) of a list by the sound file they name; a DataError if two label it differently."""
     table: dict[str, ListRow] = {}
     for row in read_list(path, columns=2):
         require_one_label(row, table.setdefault(row.sound, row))

@@ -76,10 +76,8 @@ def write(
     """Synthesise the data set into ``folder``, or finish what an interrupted call began.
 
     ``jobs`` threads work at once; the result does not depend on it. ``progress`` is called with the number of clips
-    done since the last call, first with those found. A folder that is already complete is left alone.
-
-    Raises:
-        StoreError: it cannot be written.
+    done since the last call, first with those found. A folder that is already complete is left alone, and one that
+    cannot be written a StoreError.
     """
     recordings = list(_plan(clips_per_class_and_fold))
     if (folder / TABLE).exists() and not _missing(folder, recordings):
@@ -97,11 +95,7 @@ def write(
 
 
 def load(folder: Path) -> ClipTable:
-    """The data set in ``folder``, as `write` left it; a clip's group is its source.
-
-    Raises:
-        DataError: if the folder holds no complete demo data set.
-    """
+    """The data set in ``folder``, as `write` left it; a DataError if it is incomplete. A clip's group is its source."""
     if not (folder / TABLE).exists():
         raise DataError(f"No complete demo data set in {folder}: {TABLE} is missing. Write it again.")
     read = custom.load(folder / TABLE, seed=SEED)
