@@ -82,7 +82,33 @@ class SoundReader:
         self._limits = limits
         self.frames = 0
         with ExitStack() as opening:
-            self._start(source, opening)
+            if isinstance(source, bytes):
+                self._limits.check_bytes(len(source))
+            file = opening.enter_context(io.BytesIO(source) if isinstance(source, bytes) else opened(source))
+            with _refusing():
+                self._found = containers.look(file)
+                file.seek(0)
+                options = _OPTIONS | ({"ignore_length": "1"} if self._found.unbounded else {})
+                form = self._found.demuxer
+                container = av.open(file, "r", form, options, metadata_errors="replace", buffer_size=1 << 16)
+                self._container = opening.enter_context(container)
+                track = container.streams.best("audio")
+            if not isinstance(track, av.AudioStream):
+                raise AudioError("holds no sound track")
+            self._track, self._context = track, self._codec(track)
+            self.rate, self.channels = self._context.sample_rate, self._context.channels
+            self._told = self._length(track.duration, track.time_base)
+            self.expected = self._told or self._length(self._container.duration, Fraction(1, av.time_base))
+            self._check_header()
+            decoded = self._decode()
+            first = next(decoded, None)
+            if first is None:
+                raise AudioError("holds no samples")
+            self._frames = chain([first], decoded)
+            if (self.rate, self.channels) != _form(first):  # a codec's extension may double both
+                self.expected = self.expected * first.sample_rate // max(1, self.rate)
+                self.rate, self.channels = _form(first)
+                self._check_header()
             self._open = opening.pop_all()
 
     def __enter__(self) -> SoundReader:
@@ -90,35 +116,6 @@ class SoundReader:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
-
-    def _start(self, source: Path | bytes, opening: ExitStack) -> None:
-        if isinstance(source, bytes):
-            self._limits.check_bytes(len(source))
-        file = opening.enter_context(io.BytesIO(source) if isinstance(source, bytes) else opened(source))
-        with _refusing():
-            self._found = containers.look(file)
-            file.seek(0)
-            options = _OPTIONS | ({"ignore_length": "1"} if self._found.unbounded else {})
-            form = self._found.demuxer
-            container = av.open(file, "r", form, options, metadata_errors="replace", buffer_size=1 << 16)
-            self._container = opening.enter_context(container)
-            track = container.streams.best("audio")
-        if not isinstance(track, av.AudioStream):
-            raise AudioError("holds no sound track")
-        self._track, self._context = track, self._codec(track)
-        self.rate, self.channels = self._context.sample_rate, self._context.channels
-        self._told = self._length(track.duration, track.time_base)
-        self.expected = self._told or self._length(self._container.duration, Fraction(1, av.time_base))
-        self._check_header()
-        decoded = self._decode()
-        first = next(decoded, None)
-        if first is None:
-            raise AudioError("holds no samples")
-        self._frames = chain([first], decoded)
-        if (self.rate, self.channels) != _form(first):  # a codec's extension may double both
-            self.expected = self.expected * first.sample_rate // max(1, self.rate)
-            self.rate, self.channels = _form(first)
-            self._check_header()
 
     def _codec(self, track: av.AudioStream) -> av.AudioCodecContext:
         """What decodes a track: FFmpeg's choice, if it is one of ours, and its settings."""

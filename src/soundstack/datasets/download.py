@@ -40,17 +40,10 @@ def download(
 ) -> Downloaded:
     """Bring a published data set into ``folder``, which is then its ``data_dir``.
 
-    Every archive is fetched, verified, unpacked and, unless ``keep_archives``, removed. What was
-    interrupted is resumed, what is there already is not fetched again. Archives that were fetched by other
-    means are taken from ``folder/archives/``.
-
-    Args:
-        name: as the parameter ``dataset`` calls it.
-        folder: where to; made if need be.
-        base_url: a mirror that has all archives under their published names, instead of the publisher.
-        keep_archives: keep them after they were unpacked.
-        jobs: how many archives are fetched and unpacked at a time.
-        parts: only these, such as ``development`` or ``evaluation/meta``; default: all.
+    Every archive is fetched, verified, unpacked and, unless ``keep_archives``, removed, ``jobs`` at a time. What was
+    interrupted is resumed, what is there already is not fetched again. Archives that were fetched by other means are
+    taken from ``folder/archives/``. ``base_url`` is a mirror that has all archives under their published names, and
+    ``parts`` are such as ``development`` or ``evaluation/meta``; default: all.
 
     Raises:
         ConfigError: an unknown data set or part.

@@ -19,12 +19,7 @@ class ListRow:
     """One row of a list: its cells without surrounding spaces, and where it stands."""
 
     cells: tuple[str, ...]
-    file: Path
-    line: int
-
-    @property
-    def where(self) -> str:
-        return f"{self.file} row {self.line}"
+    where: str
 
     def cell(self, index: int) -> str:
         """The cell at ``index``, or ``""`` where the row has fewer."""
@@ -80,7 +75,7 @@ def read_list(path: Path, columns: int) -> list[ListRow]:
         cells = tuple(cell.strip() for cell in text.rstrip().split("\t"))
         if cells == ("",):
             continue
-        row = ListRow(cells, path, line)
+        row = ListRow(cells, f"{path} row {line}")
         if len(cells) < columns or not all(cells[:columns]):
             raise DataError(
                 f"{row.where} has {len([cell for cell in cells if cell])} of the {columns} "
@@ -134,9 +129,8 @@ def require_sounds(folder: Path, listed: Iterable[tuple[str, str]]) -> None:
     if missing:
         name, where = missing[0]
         raise DataError(
-            f"{len(missing):,} of {len(listed):,} sound files are missing in {folder}; the first is "
-            f"{name!r}, named in {where}. Run the download again, or unpack the audio archives that are "
-            "not unpacked yet."
+            f"{len(missing):,} of {len(listed):,} sound files are missing in {folder}; the first is {name!r}, named in "
+            f"{where}. Run the download again, or unpack the audio archives that are not unpacked yet."
         )
 
 
