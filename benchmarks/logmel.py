@@ -57,7 +57,7 @@ def rows(clips: int, turns: int) -> Iterator[Row]:
     transform = LogMel(SPEC)
 
     def ours(path: Path) -> Any:
-        return transform(audio.load(path, AUDIO))[0]
+        return transform(audio.prepare(*audio.decode(path), AUDIO))[0]
 
     blocks = [bytes(8_000_000)] * 8 * cores()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores()) as pool:

@@ -25,7 +25,7 @@ def run(config: DownloadConfig) -> None:
                 jobs=config.jobs,
                 parts=None if config.parts == "all" else [part.strip() for part in config.parts.split(",")],
             )
-        opened.settings(config, {"folder": str(done.folder)})
+        opened.settings(config, {"folder": str(config.folder)})
         opened.metrics({"archives_fetched": len(done.fetched), "archives_present": len(done.present)})
         opened.tags({"dataset": config.dataset})
     given = f"-P dataset={config.dataset} -P data_dir={shlex.quote(str(config.folder))}"

@@ -218,7 +218,7 @@ def test_the_download_leaves_a_folder_that_loads_and_fetches_nothing_the_second_
         assert server.counts == {"ESC-50-master.zip": 1}
     assert (result.fetched, result.present) == (("ESC-50-master.zip",), ())
     assert (again.fetched, again.present) == ((), ("ESC-50-master.zip",))
-    assert len(esc50.load(result.folder).clips) == 15
+    assert len(esc50.load(tmp_path / "esc50").clips) == 15
     assert not (tmp_path / "esc50" / "archives").exists()
     said = capsys.readouterr().out
     assert "CC BY-NC 3.0" in said

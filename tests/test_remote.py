@@ -291,7 +291,15 @@ def test_pauses_grow_and_a_server_that_names_one_is_obeyed(
     server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(remote, "_pause", lambda stop, seconds: pauses.append(seconds))
+    wait = threading.Event.wait
+
+    def noted(event: threading.Event, seconds: float | None = None) -> bool:
+        if seconds is None:  # for a thread to start
+            return wait(event)
+        pauses.append(seconds)
+        return False
+
+    monkeypatch.setattr(threading.Event, "wait", noted)
     monkeypatch.setattr(remote, "RETRY", remote.RETRY.new(backoff_factor=0.5))
     server.add("x.bin", Served(CONTENT, statuses=[503, 503, 503]))
     fetch(server.url_of("x.bin"), tmp_path / "x.bin")

@@ -50,6 +50,7 @@ class FileKind(NamedTuple):
     chunks: Chunks | None = None
 
 
+_MOV = Chunks(0, ">I4s", names=(b"mdat", b"moof", b"moov"), counted=8)
 #: In this order they are tried.
 KINDS = (
     FileKind("wav", rb"(RIFF|RF64|BW64)....WAVE", "wav wave rf64 bw64", Chunks(12, "<4sI", b"data", align=2)),
@@ -59,12 +60,7 @@ KINDS = (
     FileKind("caf", rb"caff", "caf", Chunks(8, ">4sq", b"data")),
     FileKind("asf", re.escape(_ASF), "wma asf", Chunks(0, "<16sQ", names=(_ASF, _ASF_DATA), counted=24)),
     FileKind("wv", rb"wvpk", "wv", Chunks(0, "<4sI", names=(b"wvpk",))),
-    FileKind(
-        "mov",
-        rb"....(ftyp|moov|mdat|wide|free|skip)",
-        "m4a m4b mp4 mov 3gp 3g2",
-        Chunks(0, ">I4s", names=(b"mdat", b"moof", b"moov"), counted=8),
-    ),
+    FileKind("mov", rb"....(ftyp|moov|mdat|wide|free|skip)", "m4a m4b mp4 mov 3gp 3g2", _MOV),
     FileKind("aac", rb"\xff[\xf0\xf1\xf8\xf9]", "aac adts"),  # a layer that MPEG audio does not have
     FileKind("mp3", rb"\xff[\xe0-\xff]", "mp3 mp2 mpga"),
     FileKind("au", rb"\.snd", "au snd"),
@@ -81,13 +77,10 @@ SHOWN = "WAV, FLAC, OGG, MP3, M4A, WebM or WMA"
 
 
 class Container(NamedTuple):
-    """What the first bytes of a file tell.
+    """What the first bytes of a file tell: FFmpeg's demuxer, and what FFmpeg does not know of a WAV or an MP3.
 
-    Attributes:
-        demuxer: FFmpeg's name of the container.
-        unbounded: Whether sound goes on after what a WAV's header declares.
-        big_endian: Whether the samples of a WAV are, which FFmpeg does not know.
-        frames: What the length header of an MP3 declares; 0 where there is none.
+    ``unbounded``: sound goes on after what a WAV's header declares. ``frames`` is what the length header of an MP3
+    declares, 0 where there is none.
     """
 
     demuxer: str
@@ -217,11 +210,7 @@ def _missing_of_ebml(head: bytes, start: int, size: int) -> int:
 
 
 def _missing_of_ogg(file: BinaryIO, size: int) -> int:
-    """Bytes missing of the last page; that pages are missing as a whole is not told.
-
-    Raises:
-        AudioError: A page is damaged: FFmpeg would leave it out.
-    """
+    """Bytes missing of the last page, not whole pages; an AudioError for a damaged one: FFmpeg would leave it out."""
     position = 0
     while position < size:
         file.seek(position)

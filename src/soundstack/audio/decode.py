@@ -59,12 +59,7 @@ class AudioSpec:
 
 
 def decode(source: Path | bytes, *, limits: RequestLimits = UNLIMITED) -> tuple[Samples, int]:
-    """Decode a whole sound file.
-
-    Args:
-        source: A path, or the bytes of an encoded file.
-        limits: For sound from strangers: what exceeds them is refused, by its header before anything is decoded; and
-            as headers lie, no more is ever decoded than they allow.
+    """Decode a whole sound file, given by its path or its bytes; the limits are as for :class:`SoundReader`.
 
     Returns:
         Samples of shape (frames, channels), float32 in -1..1 (float files may exceed that), and the rate in Hz.
@@ -78,17 +73,12 @@ def decode(source: Path | bytes, *, limits: RequestLimits = UNLIMITED) -> tuple[
 
 
 def prepare(samples: Samples, rate: int, spec: AudioSpec) -> Samples:
-    """Bring decoded sound (frames, channels) into the examples of a data set.
-
-    Returns:
-        float32 of shape (examples, spec.samples): one example, or one a channel with ``channels="each"``.
-    """
-    if spec.channels == "mean":
-        examples = samples.mean(axis=1, dtype=np.float32)[None] if samples.shape[1] > 1 else samples.T
-    elif spec.channels == "first":
-        examples = samples[:, :1].T
-    else:
-        examples = samples.T
+    """Bring decoded sound (frames, channels) into float32 examples: (1, spec.samples), or one a channel with "each"."""
+    examples = samples.T
+    if spec.channels == "first":
+        examples = examples[:1]
+    elif spec.channels == "mean" and len(examples) > 1:
+        examples = samples.mean(axis=1, dtype=np.float32)[None]
     length = spec.samples
     # Resampling what will be cropped away is wasted: keep a margin for the filter's ends, crop again after.
     longest = int((spec.seconds + 0.5) * rate) + 1
@@ -99,14 +89,3 @@ def prepare(samples: Samples, rate: int, spec: AudioSpec) -> Samples:
     if examples.shape[1] < length:
         return np.pad(examples, ((0, 0), (0, length - examples.shape[1])))
     return examples[:, :length]
-
-
-def load(source: Path | bytes, spec: AudioSpec) -> Samples:
-    """Decode a file and bring it into examples of shape (examples, spec.samples)."""
-    samples, rate = decode(source)
-    return prepare(samples, rate, spec)
-
-
-def is_silent(samples: Samples) -> bool:
-    """Tell whether every sample is digital zero."""
-    return not samples.any()

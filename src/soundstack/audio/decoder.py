@@ -65,22 +65,16 @@ av.logging.set_level(None)  # its remarks would reach the terminal
 
 
 class SoundReader:
-    """An open sound file; use it in a ``with`` statement.
+    """An open sound file, for a ``with`` statement: its ``rate`` in Hz, its ``channels``, and ``frames`` read so far.
 
-    Attributes:
-        rate: In Hz.
-        channels: Their number.
-        frames: What has been read so far.
-        expected: Frames that there should be, by the header or by an estimate; 0 where nothing is known.
+    ``expected`` frames should be there by the header or by an estimate; 0 where nothing is known.
     """
 
     def __init__(self, source: Path | bytes, limits: RequestLimits = UNLIMITED) -> None:
-        """Open a file and decode its beginning.
+        """Open a file, given by its path or its bytes, and decode its beginning.
 
-        Args:
-            source: A path, or the bytes of an encoded file.
-            limits: What exceeds them is refused, by its header before anything is decoded; and as headers lie,
-                no more is ever decoded than they allow.
+        What exceeds the limits is refused, by its header before anything is decoded; and as headers lie, no more is
+        ever decoded than they allow.
 
         Raises:
             AudioError: The file cannot be read, is no sound file, empty, truncated or over the limits.
@@ -88,7 +82,33 @@ class SoundReader:
         self._limits = limits
         self.frames = 0
         with ExitStack() as opening:
-            self._start(source, opening)
+            if isinstance(source, bytes):
+                self._limits.check_bytes(len(source))
+            file = opening.enter_context(io.BytesIO(source) if isinstance(source, bytes) else opened(source))
+            with _refusing():
+                self._found = containers.look(file)
+                file.seek(0)
+                options = _OPTIONS | ({"ignore_length": "1"} if self._found.unbounded else {})
+                form = self._found.demuxer
+                container = av.open(file, "r", form, options, metadata_errors="replace", buffer_size=1 << 16)
+                self._container = opening.enter_context(container)
+                track = container.streams.best("audio")
+            if not isinstance(track, av.AudioStream):
+                raise AudioError("holds no sound track")
+            self._track, self._context = track, self._codec(track)
+            self.rate, self.channels = self._context.sample_rate, self._context.channels
+            self._told = self._length(track.duration, track.time_base)
+            self.expected = self._told or self._length(self._container.duration, Fraction(1, av.time_base))
+            self._check_header()
+            decoded = self._decode()
+            first = next(decoded, None)
+            if first is None:
+                raise AudioError("holds no samples")
+            self._frames = chain([first], decoded)
+            if (self.rate, self.channels) != _form(first):  # a codec's extension may double both
+                self.expected = self.expected * first.sample_rate // max(1, self.rate)
+                self.rate, self.channels = _form(first)
+                self._check_header()
             self._open = opening.pop_all()
 
     def __enter__(self) -> SoundReader:
@@ -96,42 +116,6 @@ class SoundReader:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
-
-    def _start(self, source: Path | bytes, opening: ExitStack) -> None:
-        if isinstance(source, bytes):
-            self._limits.check_bytes(len(source))
-        file = opening.enter_context(io.BytesIO(source) if isinstance(source, bytes) else opened(source))
-        with _refusing():
-            self._found = containers.look(file)
-            file.seek(0)
-            options = _OPTIONS | ({"ignore_length": "1"} if self._found.unbounded else {})
-            self._container = opening.enter_context(
-                av.open(
-                    file,
-                    mode="r",
-                    format=self._found.demuxer,
-                    options=options,
-                    metadata_errors="replace",
-                    buffer_size=1 << 16,
-                )
-            )
-            track = self._container.streams.best("audio")
-        if not isinstance(track, av.AudioStream):
-            raise AudioError("holds no sound track")
-        self._track, self._context = track, self._codec(track)
-        self.rate, self.channels = self._context.sample_rate, self._context.channels
-        self._told = self._length(track.duration, track.time_base)
-        self.expected = self._told or self._length(self._container.duration, Fraction(1, av.time_base))
-        self._check_header()
-        decoded = self._decode()
-        first = next(decoded, None)
-        if first is None:
-            raise AudioError("holds no samples")
-        self._frames = chain([first], decoded)
-        if (self.rate, self.channels) != _form(first):  # a codec's extension may double both
-            self.expected = self.expected * first.sample_rate // max(1, self.rate)
-            self.rate, self.channels = _form(first)
-            self._check_header()
 
     def _codec(self, track: av.AudioStream) -> av.AudioCodecContext:
         """What decodes a track: FFmpeg's choice, if it is one of ours, and its settings."""
@@ -176,7 +160,7 @@ class SoundReader:
             if following is None and self._found.demuxer in _PADDED and self._told and 0 < padding < self._newest:
                 block = block[:-padding]
                 self.frames -= padding
-            check_values(block)
+            _check_values(block)
             yield block
             block = following
         told, ends = (self._found.frames, _ENDS) if self._found.demuxer == "mp3" else (self._told, 0)
@@ -266,12 +250,8 @@ def _values(frame: av.AudioFrame) -> Samples:
     return ((numbers - silence) / 2.0 ** (8 * size - 1)).astype(np.float32, copy=False)
 
 
-def check_values(samples: Samples) -> None:
-    """Refuse samples that no sound has.
-
-    Raises:
-        AudioError: A value is not finite, or so large that sums of squares overflow.
-    """
+def _check_values(samples: Samples) -> None:
+    """Refuse values that are not finite, or so large that sums of squares overflow."""
     loudest = max(float(samples.max()), -float(samples.min()))
     if not np.isfinite(loudest):  # NaN passes through max
         raise AudioError("holds values that are not finite (NaN or infinity)")
@@ -281,12 +261,9 @@ def check_values(samples: Samples) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading; a pipe is not waited for.
+    """Open a regular file for reading; an AudioError for all else, and a pipe is not waited for.
 
     The name is nowhere passed on: FFmpeg would take a colon in it for a protocol.
-
-    Raises:
-        AudioError: It is not there, not a regular file, or may not be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

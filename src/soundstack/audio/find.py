@@ -11,9 +11,13 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from soundstack.audio.containers import SUFFIXES
 from soundstack.utils.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -103,21 +107,39 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _listed(table: Path) -> list[str]:
+def read_table(table: Path, about: str = "") -> pd.DataFrame:
+    """Read the cells of a CSV as text without surrounding spaces; names of columns are in lower case.
+
+    The index counts rows from 0, blank lines too, which are left out. Messages begin with ``about``.
+
+    Raises:
+        DataError: It cannot be read, is no CSV, or has rows that are longer than its header.
+    """
     import pandas as pd
 
     try:
-        text = table.read_text(encoding="utf-8-sig")
-        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skipinitialspace=True)
+        text = table.read_text(encoding="utf-8-sig").lstrip("\r\n")
+        frame = pd.read_csv(
+            io.StringIO(text), dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False
+        )
     except OSError as error:
-        raise DataError(f"input: {table} cannot be read ({error.strerror}).") from None
+        raise DataError(f"{about}{table} cannot be read ({error.strerror}).") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"input: {table} is not a readable CSV ({reason}); save it as comma-separated UTF-8.") from None
-    columns = {str(column).strip().lower(): column for column in frame.columns}
-    if "filename" not in columns:
-        raise DataError(f"input: {table.name} has no column filename; found {', '.join(columns)}.")
-    names = [name for name in frame[columns["filename"]].str.strip() if name]
+        raise DataError(f"{about}{table} is not a readable CSV ({reason}); save it as comma-separated UTF-8.") from None
+    columns = ", ".join(frame.columns)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(f"{about}{table.name}: the rows have more values than there are columns: {columns}.")
+    frame.columns = [str(column).strip().lower() for column in frame.columns]
+    frame = frame.map(str.strip)
+    return frame[(frame != "").any(axis=1)]
+
+
+def _listed(table: Path) -> list[str]:
+    frame = read_table(table, "input: ")
+    if "filename" not in frame.columns:
+        raise DataError(f"input: {table.name} has no column filename; found {', '.join(frame.columns)}.")
+    names = [name for name in frame["filename"] if name]
     if not names:
         raise DataError(f"input: {table.name} lists no files; its column filename is empty.")
     return names
@@ -125,18 +147,16 @@ def _listed(table: Path) -> list[str]:
 
 def _described(named: Iterable[tuple[str, Path]]) -> list[SoundFile]:
     found: dict[Path, SoundFile] = {}
-    for name, path in named:
-        absolute = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow links, and ask the disk)
-        if absolute not in found:
-            found[absolute] = _describe(name, absolute)
+    for name, named_path in named:
+        path = Path(os.path.abspath(named_path))  # noqa: PTH100  (resolve() would follow links, and ask the disk)
+        if path in found:
+            continue
+        # Names that are no valid text come back from the disk as lone surrogates, which no table can hold.
+        shown = name.encode("utf-8", "replace").decode()
+        try:
+            status = path.stat()
+            found[path] = SoundFile(shown, path, status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            found[path] = SoundFile(shown, path, problem=f"cannot be read ({reason})")
     return list(found.values())
-
-
-def _describe(name: str, path: Path) -> SoundFile:
-    # Names that are no valid text come back from the disk as lone surrogates, which no table can hold.
-    shown = name.encode("utf-8", "replace").decode()
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        return SoundFile(shown, path, problem=f"cannot be read ({getattr(error, 'strerror', None) or error})")
-    return SoundFile(shown, path, status.st_size, status.st_mtime_ns)

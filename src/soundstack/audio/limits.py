@@ -16,6 +16,7 @@ from soundstack.utils.errors import AudioError, ConfigError
 
 FILE = "limits.json"
 _MEGABYTE = 1 << 20
+_OF_CLIP_AND_REQUEST = (("max_bytes", "max_request_bytes"), ("max_seconds", "max_request_seconds"))
 
 
 class RequestLimits(BaseModel):
@@ -54,33 +55,23 @@ class RequestLimits(BaseModel):
             try:
                 values[name] = float(value) if name.endswith("seconds") else int(value.replace("_", ""))
             except ValueError:
-                raise ValueError(
-                    f"{name}: {value!r} is not a {'number' if 'seconds' in name else 'whole number'}"
-                ) from None
-        for of_request, of_clip in (("max_request_bytes", "max_bytes"), ("max_request_seconds", "max_seconds")):
+                kind = "number" if name.endswith("seconds") else "whole number"
+                raise ValueError(f"{name}: {value!r} is not a {kind}") from None
+        for of_clip, of_request in _OF_CLIP_AND_REQUEST:
             default = cls.model_fields[of_request].default
             values.setdefault(of_request, max(default, values.get(of_clip, 0)))
         try:
             limits = cls(**values)
         except ValidationError as error:
             raise ValueError(explained(error)) from None
-        for low, high in (
-            ("min_rate", "max_rate"),
-            ("max_bytes", "max_request_bytes"),
-            ("max_seconds", "max_request_seconds"),
-        ):
-            if getattr(limits, low) > getattr(limits, high):
-                raise ValueError(
-                    f"{low} ({_plain(getattr(limits, low))}) is above {high} ({_plain(getattr(limits, high))})"
-                )
+        for low, high in (("min_rate", "max_rate"), *_OF_CLIP_AND_REQUEST):
+            least, most = getattr(limits, low), getattr(limits, high)
+            if least > most:
+                raise ValueError(f"{low} ({_plain(least)}) is above {high} ({_plain(most)})")
         return limits
 
     def lowered(self, asked: Mapping[str, Any]) -> RequestLimits:
-        """Return these limits with some of them tightened.
-
-        Raises:
-            ConfigError: A value is of the wrong type or not positive, or looser than the cap.
-        """
+        """Tighten some of the limits; a ConfigError if a value is of the wrong type, not positive or above the cap."""
         try:
             # Not model_copy(): it does not validate.
             tighter = RequestLimits(**{**self.model_dump(), **asked})
@@ -88,37 +79,25 @@ class RequestLimits(BaseModel):
             raise ConfigError(explained(error)) from None
         for name in asked:
             cap, value = getattr(self, name), getattr(tighter, name)
-            if (value > cap) if name.startswith("max") else (value < cap):
-                over = "over" if name.startswith("max") else "under"
+            over = "over" if name.startswith("max") else "under"
+            if (value > cap) if over == "over" else (value < cap):
                 raise ConfigError(f"{name}: {_plain(value)} is {over} this model's limit of {_plain(cap)}")
         return tighter
 
     def check_bytes(self, size: int) -> None:
-        """Refuse an encoded clip of too many bytes.
-
-        Raises:
-            AudioError: It has more than ``max_bytes``.
-        """
+        """Raise an AudioError for an encoded clip of too many bytes."""
         if size > self.max_bytes:
             raise AudioError(f"has {size:,} bytes; at most {self.max_bytes:,} are taken")
 
     def check_form(self, rate: int, channels: int) -> None:
-        """Refuse a clip by its rate in Hz and its number of channels.
-
-        Raises:
-            AudioError: One of them is out of bounds.
-        """
+        """Raise an AudioError for a rate in Hz or a number of channels that is out of bounds."""
         if channels > self.max_channels:
             raise AudioError(f"has {channels} channels; at most {self.max_channels} are taken")
         if not self.min_rate <= rate <= self.max_rate:
             raise AudioError(f"has a rate of {rate:,} Hz; {self.min_rate:,} to {self.max_rate:,} Hz are taken")
 
     def check_length(self, frames: int, rate: int, channels: int) -> None:
-        """Refuse a clip that is longer than :meth:`max_frames`.
-
-        Raises:
-            AudioError: It is too long.
-        """
+        """Raise an AudioError for a clip that is longer than :meth:`max_frames`."""
         if frames > self.max_seconds * rate:
             raise AudioError(f"is {frames / rate:,.1f} s long; at most {self.max_seconds:g} s are taken")
         if frames * channels > self.max_samples:

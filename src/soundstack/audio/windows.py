@@ -35,13 +35,8 @@ def window_frames(rate: int, seconds: float) -> tuple[int, int]:
 def windows(blocks: Iterable[Samples], rate: int, seconds: float) -> Iterator[Cut]:
     """Cut sound into windows while it comes: a recording of hours is never whole in memory.
 
-    Args:
-        blocks: The samples of a clip in order, each block (frames, channels).
-        rate: In Hz.
-        seconds: Length of a window.
-
-    Yields:
-        The windows in order. Where the blocks end with an error, those before it are to be thrown away.
+    Blocks are (frames, channels), the rate is in Hz, ``seconds`` the length of a window. Where the blocks end with an
+    error, the windows before it are to be thrown away.
     """
     length, hop = window_frames(rate, seconds)
     kept: list[Samples] = []  # what windows to come may need, from frame `first` to frame `end`

@@ -24,8 +24,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -37,48 +36,19 @@ from soundstack.utils.remote_file import ELSEWHERE, digest, require_space
 
 _CHUNK = 1 << 20
 _STATE = ".unpacked"
+#: What an archive may unpack to, far above every archive of the published data sets. The ratio of all unpacked bytes to
+#: the archive's size is judged from so many bytes on: a few silent clips compress very well, a whole data set does not.
+MOST_MEMBERS, MOST_BYTES, MOST_RATIO, RATIO_FROM = 200_000, 100_000_000_000, 50, 100_000_000
 
 
-@dataclass(frozen=True)
-class UnpackLimits:
-    """What an archive may unpack to. The defaults are far above every archive of the published data sets.
+def extract_zip(path: Path, folder: Path, md5: str | None = None) -> None:
+    """Unpack a zip archive into ``folder``, which is made if need be, or skip it if that was done before (see above).
 
-    ``ratio`` is that of all unpacked bytes to the archive's size, judged once more than ``ratio_from`` bytes
-    have been unpacked: a few silent clips compress very well, a whole data set does not.
-    """
-
-    members: int = 200_000
-    total_bytes: int = 100_000_000_000
-    ratio: float = 50.0
-    ratio_from: int = 100_000_000
-
-
-DEFAULT_LIMITS = UnpackLimits()
-
-
-def extract_zip(
-    path: Path,
-    folder: Path,
-    *,
-    limits: UnpackLimits = DEFAULT_LIMITS,
-    md5: str | None = None,
-) -> tuple[Path, ...]:
-    """Unpack the zip archive ``path`` into ``folder``, or skip it if that was done before (see above).
-
-    A file that is there already is replaced.
-
-    Args:
-        path: the archive.
-        folder: where its members go; made if need be.
-        limits: beyond which it is taken for a bomb and refused.
-        md5: the archive's MD5, if known; else it is computed.
-
-    Returns:
-        The unpacked files, in the archive's order.
+    A file that is there already is replaced. ``md5`` is the archive's, if known; else it is computed.
 
     Raises:
         DataError: the archive is missing, damaged or encrypted, a member would leave ``folder`` or is a link,
-            or a limit is exceeded (none of its files is in ``folder`` then); or ``folder`` cannot be written.
+            or it looks like a bomb (none of its files is in ``folder`` then); or ``folder`` cannot be written.
         DownloadError: the disk has too little space.
     """
     if not path.is_file():
@@ -93,7 +63,7 @@ def extract_zip(
                 shutil.rmtree(temporary, ignore_errors=True)
                 _put_back(old, folder)
                 try:
-                    files = _unpack(path, folder, temporary, limits)
+                    files = _unpack(path, folder, temporary)
                     _move(path, md5, files, folder)
                 finally:
                     shutil.rmtree(temporary, ignore_errors=True)
@@ -101,60 +71,45 @@ def extract_zip(
         raise DataError(
             f"Archive {path} cannot be unpacked into {folder}: {error}. Choose a folder that is writable and has space."
         ) from error
-    return tuple(folder / name for name, _ in _marked_files(folder, path.name, md5))
 
 
 def is_unpacked(folder: Path, name: str, md5: str | None = None) -> bool:
-    """Whether the archive called ``name`` was unpacked into ``folder`` and all its files are still there.
-
-    Args:
-        folder: as given to :func:`extract_zip`.
-        name: the archive's file name; the archive itself is not needed.
-        md5: the checksum it must have had; ``None`` takes any.
-    """
-    files = _marked_files(folder, name, md5)
+    """Whether the archive of this name (and MD5) was unpacked into ``folder`` and all its files are still there."""
     try:
-        return bool(files) and all((folder / file).stat().st_size == size for file, size in files)
-    except OSError:
+        marker = json.loads((folder / _STATE / f"{name}.json").read_text(encoding="utf-8"))
+        files = [(folder / file, size) for file, size in marker["files"]]
+        is_same = md5 is None or marker["md5"] == md5.lower()
+        return is_same and bool(files) and all(file.stat().st_size == size for file, size in files)
+    except (OSError, ValueError, TypeError, KeyError):  # no marker, not ours, or a file is gone
         return False
 
 
-def _marked_files(folder: Path, name: str, md5: str | None) -> list[tuple[str, int]]:
-    """The files and sizes that the marker names; none if there is no marker, or another archive's."""
-    try:
-        marker = json.loads((folder / _STATE / f"{name}.json").read_text(encoding="utf-8"))
-        if md5 is not None and marker["md5"] != md5.lower():
-            return []
-        return [(str(file), int(size)) for file, size in marker["files"]]
-    except (OSError, ValueError, TypeError, KeyError):  # none, or not ours
-        return []
-
-
-def _unpack(path: Path, folder: Path, temporary: Path, limits: UnpackLimits) -> dict[PurePosixPath, int]:
+def _unpack(path: Path, folder: Path, temporary: Path) -> dict[PurePosixPath, int]:
     """Write all members below ``temporary``, their CRCs checked on the way; their names and sizes in order."""
-    most = min(limits.total_bytes, max(limits.ratio_from, int(limits.ratio * path.stat().st_size)))
+    most = min(MOST_BYTES, max(RATIO_FROM, MOST_RATIO * path.stat().st_size))
+    bomb = _refused(path, f"it unpacks to more than {human(most)}, as archive bombs do")
     files: dict[PurePosixPath, int] = {}
     unpacked = 0
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _checked_members(archive, path, limits)
+            members = _checked_members(archive, path)
             declared = sum(info.file_size for info in members.values())
             if declared > most:  # an honest bomb need not be begun
-                raise _bomb(path, most)
+                raise bomb
             require_space(folder, declared)
             with bytes_bar(f"unpacking {path.name}", declared) as bar:
                 for name, info in members.items():
                     target = temporary / name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    files[name] = 0
                     with archive.open(info) as source, target.open("xb") as sink:
                         while chunk := source.read(_CHUNK):
                             if signals.interrupted():  # of a thread that unpacks, Ctrl-C reaches the main one alone
                                 raise KeyboardInterrupt
-                            if (unpacked := unpacked + len(chunk)) > most:
-                                raise _bomb(path, most)
-                            files[name] += sink.write(chunk)
+                            unpacked += sink.write(chunk)
+                            if unpacked > most:
+                                raise bomb
                             bar.update(len(chunk))
+                        files[name] = sink.tell()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         # RuntimeError is what zipfile raises for a member that needs a password.
         raise DataError(
@@ -164,13 +119,11 @@ def _unpack(path: Path, folder: Path, temporary: Path, limits: UnpackLimits) -> 
     return files
 
 
-def _checked_members(
-    archive: zipfile.ZipFile, path: Path, limits: UnpackLimits
-) -> dict[PurePosixPath, zipfile.ZipInfo]:
+def _checked_members(archive: zipfile.ZipFile, path: Path) -> dict[PurePosixPath, zipfile.ZipInfo]:
     """The files of the archive by the place they go to, folders left out."""
     infos = archive.infolist()
-    if len(infos) > limits.members:
-        raise _refused(path, f"it has {len(infos):,} members, more than {limits.members:,}")
+    if len(infos) > MOST_MEMBERS:
+        raise _refused(path, f"it has {len(infos):,} members, more than {MOST_MEMBERS:,}")
     members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in infos:
         # The Windows flavour knows all that is dangerous anywhere: both separators, drives, and roots.
@@ -200,38 +153,31 @@ def _move(path: Path, md5: str, files: dict[PurePosixPath, int], folder: Path) -
         if not parent.resolve().is_relative_to(inside):
             raise _refused(path, f"{parent} is a link that leads out of {folder}")
     temporary, old, draft = (state / f"{path.name}.{suffix}" for suffix in ("tmp", "old", "json.tmp"))
-    undo = ExitStack()
-    undo.callback(_put_back, old, folder)
+    undo: list[Callable[[], object]] = []
     try:
         for name in files:
-            _place(temporary / name, folder / name, old / name, undo)
+            target, kept = folder / name, old / name
+            for parent in reversed([*takewhile(lambda parent: not parent.exists(), target.parents)]):
+                undo.append(parent.rmdir)
+                parent.mkdir(exist_ok=True)  # another archive, unpacked beside this one, may be quicker
+            if target.is_dir() and not target.is_symlink():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+            if os.path.lexists(target):
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                target.replace(kept)
+            undo.append(target.unlink)
+            (temporary / name).replace(target)
         content = {"md5": md5, "files": [(str(name), size) for name, size in files.items()]}
         draft.write_text(json.dumps(content), encoding="utf-8")
         draft.replace(state / f"{path.name}.json")
     except BaseException:
         with signals.put_off():
-            undo.close()
+            for step in reversed(undo):
+                with suppress(OSError):
+                    step()
+            _put_back(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _place(source: Path, target: Path, old: Path, undo: ExitStack) -> None:
-    """Move one file to its target, and what is there to ``old``; ``undo`` learns what takes it away again."""
-    for parent in reversed([*takewhile(lambda parent: not parent.exists(), target.parents)]):
-        undo.callback(_quietly, parent.rmdir)
-        parent.mkdir(exist_ok=True)  # another archive, unpacked beside this one, may be quicker
-    if target.is_dir() and not target.is_symlink():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    if os.path.lexists(target):
-        old.parent.mkdir(parents=True, exist_ok=True)
-        target.replace(old)
-    undo.callback(_quietly, target.unlink)
-    source.replace(target)
-
-
-def _quietly(step: Callable[[], object]) -> None:
-    with suppress(OSError):
-        step()
 
 
 def _put_back(old: Path, folder: Path) -> None:
@@ -242,10 +188,6 @@ def _put_back(old: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _bomb(path: Path, most: int) -> DataError:
-    return _refused(path, f"it unpacks to more than {human(most)}, as archive bombs do")
 
 
 def _refused(path: Path, why: str) -> DataError:

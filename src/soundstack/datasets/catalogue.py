@@ -35,10 +35,9 @@ class Archive:
 class Source:
     """Where a published data set comes from.
 
-    ``growth`` is how many times larger the data set is than its archives, from the number, length and
-    format of its clips; ``typical_bytes`` stands in for the size of an archive whose size was not
-    published. ``moving`` means that the archive is made anew from a branch now and then: another checksum
-    is then a warning, not an error.
+    ``growth`` is how many times larger the data set is than its archives, from the number, length and format of its
+    clips; ``typical_bytes`` stands in for the size of an archive whose size was not published. ``moving`` means that
+    the archive is made anew from a branch now and then: another checksum is then a warning, not an error.
     """
 
     name: str
@@ -49,11 +48,6 @@ class Source:
     growth: float
     typical_bytes: int
     moving: bool = False
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts that can be fetched by themselves, without repetition."""
-        return tuple(dict.fromkeys(archive.part for archive in self.archives))
 
 
 @dataclass(frozen=True)
@@ -86,12 +80,7 @@ def data_sets() -> dict[str, Entry]:
 
 
 def published_archives(name: str, urls: Mapping[str, str]) -> tuple[Archive, ...]:
-    """The archives of a data set in the list beside this module.
-
-    Args:
-        name: the data set.
-        urls: where they are, with ``{file}`` for the file's name, by the first word of their part.
-    """
+    """The archives of a data set; ``urls``, with ``{file}`` for a file's name, by the first word of their part."""
     text = resources.files(datasets).joinpath("published_archives.csv").read_text(encoding="utf-8")
     archives = []
     for row in csv.DictReader(text.splitlines()):

@@ -11,24 +11,22 @@ of the clips; with folds but no test part, the last fold is held out, as the pap
 
 from __future__ import annotations
 
-import io
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from soundstack.audio.find import on_disk
+from soundstack.audio.find import on_disk, read_table
 from soundstack.datasets.catalogue import data_set
 from soundstack.datasets.clips import Clip, ClipTable, check_splits, ungrouped
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from soundstack.config.steps import DataConfig
 
 REQUIRED = ("filename", "label")
@@ -53,10 +51,25 @@ def load(table: Path, *, seed: int) -> ClipTable:
         DataError: a missing file, column, label or value, a duplicate, a class too small to split, or a group that
             crosses folds, each with its row (counted as a spreadsheet does, the header being row 1).
     """
-    frame = _read(table)
+    if table.is_dir():
+        raise DataError(f"{table} is a folder; data_dir takes the path of the CSV file for dataset=csv.")
+    frame = read_table(table)
+    if missing := [column for column in REQUIRED if column not in frame.columns]:
+        raise DataError(
+            f"{table.name}: column {', '.join(missing)} is missing; found {', '.join(frame.columns)}. "
+            f"Needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}."
+        )
+    if frame.empty:
+        raise DataError(f"{table.name} lists no clips.")
     clips, place = _listed(frame, table)
     alone = [clip.id for clip, group in zip(clips, frame.get("group", [""] * len(clips)), strict=True) if not group]
-    notes = _joined(frame["label"])
+    notes = []
+    # Labels that are spelt in two Unicode forms look alike and are one label to us.
+    spellings = Counter(unicodedata.normalize("NFC", label) for label in set(frame["label"]))
+    if several := sorted(label for label, count in spellings.items() if count > 1):
+        notes.append(
+            f"{', '.join(map(repr, several))}: spelt in several Unicode forms (NFC, NFD), taken for one label."
+        )
     clips = _complete(clips, seed, notes, place)
     notes += ungrouped(alone, len(clips), "The group")
     known = {clip.label for clip in clips if clip.fold != TEST}
@@ -68,34 +81,6 @@ def load(table: Path, *, seed: int) -> ClipTable:
             )
     check_splits(clips, called=lambda clip: f"{clip.id!r} ({place[clip.id]})")
     return ClipTable("csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, notes=tuple(notes), own=True)
-
-
-def _read(table: Path) -> pd.DataFrame:
-    """The table's cells as text without surrounding spaces; its index counts rows from 0, blank lines too."""
-    if table.is_dir():
-        raise DataError(f"{table} is a folder; data_dir takes the path of the CSV file for dataset=csv.")
-    try:
-        text = table.read_text(encoding="utf-8-sig").lstrip("\r\n")
-        frame = pd.read_csv(
-            io.StringIO(text), dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False
-        )
-    except OSError as error:
-        raise DataError(f"{table} cannot be read ({error.strerror}).") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{table} is not a readable CSV ({reason}); save it as comma-separated UTF-8.") from None
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{table.name}: the rows have more values than there are columns: {', '.join(frame.columns)}.")
-    frame.columns = [str(column).strip().lower() for column in frame.columns]
-    if missing := [column for column in REQUIRED if column not in frame.columns]:
-        raise DataError(
-            f"{table.name}: column {', '.join(missing)} is missing; found {', '.join(frame.columns)}. "
-            f"Needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}."
-        )
-    if frame.empty:
-        raise DataError(f"{table.name} lists no clips.")
-    frame = frame.map(str.strip)
-    return frame[(frame != "").any(axis=1)]  # blank lines keep their place in the count of rows
 
 
 def _listed(frame: pd.DataFrame, table: Path) -> tuple[list[Clip], dict[str, str]]:
@@ -111,7 +96,7 @@ def _listed(frame: pd.DataFrame, table: Path) -> tuple[list[Clip], dict[str, str
         if not values["label"]:
             raise DataError(f"{where}: {name!r} has no label.")
         path = on_disk(table.parent, name)
-        if not _is_file(path):
+        if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for a name that no file can have)
             raise DataError(
                 f"{where}: there is no file {name!r} in {table.parent}; file names are relative to the table's folder."
             )
@@ -133,21 +118,6 @@ def _spelling(path: Path) -> str:
     return unicodedata.normalize("NFC", place).casefold()
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no file can have
-        return False
-
-
-def _joined(labels: Iterable[str]) -> list[str]:
-    """A note on labels that are spelt in two Unicode forms, which look alike and are one label to us."""
-    spellings = Counter(unicodedata.normalize("NFC", label) for label in set(labels))
-    if several := sorted(label for label, count in spellings.items() if count > 1):
-        return [f"{', '.join(map(repr, several))}: spelt in several Unicode forms (NFC, NFD), taken for one label."]
-    return []
-
-
 def _fold(values: dict[str, str], where: str) -> str:
     """Return the fold a row names, ``"test"``, or ``""`` where it has to be drawn."""
     split, fold = values.get("split", "").lower(), values.get("fold", "").lower()
@@ -165,8 +135,8 @@ def _fold(values: dict[str, str], where: str) -> str:
 def _complete(clips: list[Clip], seed: int, notes: list[str], place: dict[str, str]) -> list[Clip]:
     """Draw the folds and the test part that the table does not give."""
     undecided = [clip for clip in clips if not clip.fold]
-    folds = {clip.fold for clip in clips} - {"", TEST}
-    has_test = any(clip.fold == TEST for clip in clips)
+    named = {clip.fold for clip in clips}
+    folds, has_test = named - {"", TEST}, TEST in named
     if undecided and folds:
         first = undecided[0].id
         raise DataError(f"{place[first]}: {first!r} has no fold, but others have: give all development clips one.")
@@ -198,9 +168,6 @@ def _draw(clips: list[Clip], parts: int, seed: int) -> list[int]:
                 f"need at least {parts} groups of every class. Add clips of it, leave it out, or give your own folds."
             )
     splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
-    part_of = [0] * len(clips)
     split = splitter.split([0] * len(clips), [clip.label for clip in clips], [clip.group for clip in clips])
-    for part, (_, held_out) in enumerate(split):
-        for position in held_out:
-            part_of[position] = part
-    return part_of
+    part_of = {position: part for part, (_, held_out) in enumerate(split) for position in held_out}
+    return [part_of[position] for position in range(len(clips))]

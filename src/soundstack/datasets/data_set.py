@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from soundstack.audio.decode import AudioSpec
 from soundstack.datasets.clips import Clip, ClipTable
 from soundstack.datasets.scan import Scan
 from soundstack.utils import slices
+from soundstack.utils.files import write_atomically, write_json
 from soundstack.utils.folds import TEST
 from soundstack.utils.project import fingerprint
 
@@ -119,10 +119,8 @@ class DataSet:
 
     def slices(self) -> list[list[Example]]:
         """The examples of each fixed slice of clips."""
-        return [
-            list(part)
-            for _, part in groupby(self.examples, key=lambda example: self.places[example.clip] // slices.SLICE)
-        ]
+        grouped = groupby(self.examples, key=lambda example: self.places[example.clip] // slices.SLICE)
+        return [list(part) for _, part in grouped]
 
     @cached_property
     def silent(self) -> tuple[str, ...]:
@@ -170,10 +168,8 @@ class DataSet:
             "licence": table.licence,
             "citation": table.citation,
         }
-        folder = run.folder / "data"
-        folder.mkdir(exist_ok=True)
-        (folder / "clips.csv").write_text(self.manifest(), encoding="utf-8")
-        (folder / "data.json").write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+        write_atomically(run.folder / "data" / "clips.csv", self.manifest())
+        write_json(run.folder / "data" / "data.json", content)
 
 
 def example_keys(scan: Scan, audio: AudioSpec) -> list[str]:

@@ -30,11 +30,7 @@ FOLDS = ("1", "2", "3", "4")
 
 
 def parts_of(folder: Path, task: str, development: str, evaluation: str) -> tuple[Path, Path]:
-    """The folders of both parts.
-
-    Raises:
-        DataError: one is missing.
-    """
+    """The folders of both parts; a DataError if one is missing."""
     require_folder(folder, task)
     require_folder(folder / development, f"development set of {task}")
     require_folder(folder / evaluation, f"evaluation set of {task}")
@@ -44,11 +40,7 @@ def parts_of(folder: Path, task: str, development: str, evaluation: str) -> tupl
 def joined(
     empty: ClipTable, devel: Sequence[Clip], test: Sequence[Clip], notes: Iterable[str], published: tuple[int, int]
 ) -> ClipTable:
-    """The data set of both parts, with a note on each that has fewer clips than were ``published``.
-
-    Raises:
-        DataError: the folds leak.
-    """
+    """The data set of both parts, with a note on each that has fewer than ``published``; a DataError if folds leak."""
     clips = (*devel, *test)
     check_splits(clips)
     few = incomplete(len(devel), published[0], "development") + incomplete(len(test), published[1], "evaluation")
@@ -64,12 +56,8 @@ def clips_of(
 ) -> tuple[list[Clip], list[str]]:
     """The clips of a part, and the file names of those whose group is not known, so that each counts as its own.
 
-    Args:
-        rows: the rows (file, label, ...) by file name.
-        root: the folder of the part.
-        part: ``development`` or ``evaluation``: ids and groups begin with it.
-        folds: the fold of each clip by file name; of those that it does not name, the test part.
-        described: tells group and tags of a clip from its file name; no group where it is not known.
+    ``rows`` (file, label, ...) and ``folds`` (those without one are the test part) are by file name; ``part``
+    (``development`` or ``evaluation``) begins ids and groups; ``described`` tells group and tags from a file name.
     """
     clips, alone = [], []
     for name, row in rows.items():
@@ -82,11 +70,7 @@ def clips_of(
 
 
 def development_rows(root: Path) -> tuple[dict[str, ListRow], dict[str, str], list[str]]:
-    """The development clips by the fold that evaluates them.
-
-    Returns:
-        The row (file, label) of each clip by its file name, the fold ``"1"`` to ``"4"`` of each clip by its
-        file name, and what the reader should be told.
+    """The row (file, label) and the fold ``"1"`` to ``"4"`` of each development clip by its file name, and notes.
 
     Raises:
         DataError: a clip is evaluated in two folds, or trained on and evaluated in one, or in ``meta.txt`` alone; a

@@ -62,11 +62,8 @@ def load(folder: Path) -> ClipTable:
     Clips that ``error.txt`` names are kept, as in the official baseline, and carry the tag ``error`` with
     the events (``mobile_phone``, say).
 
-    Args:
-        folder: the folder that holds both data sets' folders.
-
-    Returns:
-        Clips with ids such as ``development/b020_90_100.wav``, and notes on all that is not as it should be.
+    ``folder`` holds both data sets' folders; ids are such as ``development/b020_90_100.wav``, and notes tell of all
+    that is not as it should be.
 
     Raises:
         DataError: a folder, list or sound file is missing, a row is malformed, or the folds leak.
@@ -74,13 +71,22 @@ def load(folder: Path) -> ClipTable:
     development, evaluation = dcase.parts_of(folder, "DCASE 2017 task 1", DEVELOPMENT, EVALUATION)
     devel, devel_notes = _devel_clips(development)
     test, test_notes = _test_clips(evaluation)
-    notes = (*devel_notes, *test_notes, *_shared_recordings(devel, test))
+    notes = [*devel_notes, *test_notes]
+    recordings, others = ({clip.group.split("/", 1)[1] for clip in clips} for clips in (devel, test))
+    # No error: whether the two parts number their recordings together is not published.
+    if shared := sorted(recordings & others):
+        notes.append(
+            f"{len(shared):,} names of recordings occur in both the development and the evaluation set (first: "
+            f"{shared[0]}): either the sets count their recordings apart, or test recordings have leaked."
+        )
     return dcase.joined(EMPTY, devel, test, notes, CLIPS)
 
 
 def _devel_clips(root: Path) -> tuple[list[Clip], list[str]]:
     rows, fold_of, notes = dcase.development_rows(root)
-    errors = _errors(root / "error.txt")
+    errors: dict[str, set[str]] = defaultdict(set)  # the events of (file, onset, offset, event), by file
+    for row in optional_list(root / "error.txt"):
+        errors[row.sound].add(row.cell(3) or "unnamed")
     in_meta = third_cells([root / "meta.txt"])
     in_folds = third_cells(sorted((root / "evaluation_setup").glob("fold*.txt")))
 
@@ -131,26 +137,3 @@ def _recording(name: str) -> str:
     """The recording of ``{recording}_{start}_{end}.wav``; ``""`` for another name."""
     parts = Path(name).stem.rsplit("_", 2)
     return parts[0] if len(parts) == 3 and all(part.isdecimal() for part in parts[1:]) else ""
-
-
-def _errors(path: Path) -> dict[str, set[str]]:
-    """The events that ``error.txt`` (file, onset, offset, event) names, by file."""
-    events: dict[str, set[str]] = defaultdict(set)
-    for row in optional_list(path):
-        events[row.sound].add(row.cell(3) or "unnamed")
-    return events
-
-
-def _shared_recordings(devel: list[Clip], test: list[Clip]) -> list[str]:
-    """A note if a recording's name occurs in both parts.
-
-    No error: whether the two parts number their recordings together is not published.
-    """
-    names = [{clip.group.split("/", 1)[1] for clip in clips} for clips in (devel, test)]
-    if not (shared := sorted(names[0] & names[1])):
-        return []
-    return [
-        f"{len(shared):,} names of recordings occur in both the development and the evaluation set "
-        f"(first: {shared[0]}): either the sets count their recordings apart, or test recordings have "
-        "leaked."
-    ]

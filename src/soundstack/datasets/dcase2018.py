@@ -65,15 +65,9 @@ def configured(config: DataConfig) -> ClipTable:
 def load(folder: Path) -> ClipTable:
     """Load the development set with its official folds, and the evaluation set as the test set.
 
-    Clips carry the tag ``node`` (``"1"``, ``"2"``, ...); test clips also ``known``: ``"yes"`` if that node
-    is heard in the development set, too, and ``"no"`` if not.
-
-    Args:
-        folder: the folder that holds both data sets' folders.
-
-    Returns:
-        Clips with ids such as ``development/DevNode1_ex1_1.wav`` and ``evaluation/1.wav``, and notes on all
-        that is not as it should be.
+    ``folder`` holds both data sets' folders; ids are such as ``development/DevNode1_ex1_1.wav`` and
+    ``evaluation/1.wav``, and notes tell of all that is not as it should be. Clips carry the tag ``node`` (``"1"``,
+    ``"2"``, ...); test clips also ``known``: ``"yes"`` if the development set has that node, too, else ``"no"``.
 
     Raises:
         DataError: a folder, list or sound file is missing, a row is malformed, or the folds leak.

@@ -7,9 +7,11 @@ fetches only what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
+from typing import NamedTuple
 
 from soundstack.datasets.archives import extract_zip, is_unpacked
 from soundstack.datasets.catalogue import Archive, Source, data_sets
@@ -19,14 +21,10 @@ from soundstack.utils.locks import exclusive
 from soundstack.utils.progress import human
 from soundstack.utils.remote_file import ELSEWHERE, RemoteFile, digest
 
-STORE = "archives"
 
-
-@dataclass(frozen=True)
-class Downloaded:
+class Downloaded(NamedTuple):
     """The archives that were fetched and those that were there already, by file name."""
 
-    folder: Path
     fetched: tuple[str, ...]
     present: tuple[str, ...]
 
@@ -42,17 +40,10 @@ def download(
 ) -> Downloaded:
     """Bring a published data set into ``folder``, which is then its ``data_dir``.
 
-    Every archive is fetched, verified, unpacked and, unless ``keep_archives``, removed. What was
-    interrupted is resumed, what is there already is not fetched again. Archives that were fetched by other
-    means are taken from ``folder/archives/``.
-
-    Args:
-        name: ``esc50`` (or ``esc10``), ``dcase2017`` or ``dcase2018``.
-        folder: where to; made if need be.
-        base_url: a mirror that has all archives under their published names, instead of the publisher.
-        keep_archives: keep them after they were unpacked.
-        jobs: how many archives are fetched and unpacked at a time.
-        parts: only these, such as ``development`` or ``evaluation/meta``; default: all.
+    Every archive is fetched, verified, unpacked and, unless ``keep_archives``, removed, ``jobs`` at a time. What was
+    interrupted is resumed, what is there already is not fetched again. Archives that were fetched by other means are
+    taken from ``folder/archives/``. ``base_url`` is a mirror that has all archives under their published names, and
+    ``parts`` are such as ``development`` or ``evaluation/meta``; default: all.
 
     Raises:
         ConfigError: an unknown data set or part.
@@ -65,43 +56,44 @@ def download(
         raise ConfigError(f"Nothing can be downloaded for dataset={name}: use one of {', '.join(sources)}.")
     source = sources[name]
     chosen = _chosen(source, parts)
-    print(source.title)
-    print(f"Licence: {source.licence}")
-    print(f"Cite: {source.citation}")
-    store = folder / STORE
+    print(source.title, f"Licence: {source.licence}", f"Cite: {source.citation}", sep="\n")
+    store = folder / "archives"
     with exclusive(folder / ".download.lock", f"downloading to {folder}", ELSEWHERE):
-        missing = [archive for archive in chosen if not _is_there(archive, source, folder)]
+        missing, files = [], []
+        for archive in chosen:
+            # What moves has another checksum now and then.
+            file = replace(archive.file, md5=None) if source.moving else archive.file
+            if not is_unpacked(folder, file.name, file.md5):
+                missing.append(archive)
+                files.append(replace(file, url=f"{base_url.rstrip('/')}/{file.name}") if base_url is not None else file)
         if missing:
-            print(f"{len(missing)} of {len(chosen)} archives are missing in {folder}, {_amount(missing, source)}.")
-            needed = _needed(missing, source, keep_archives, jobs)
-            unpack = _unpacker(source, folder, keep_archives)
-            files = [_at(archive.file, base_url, source) for archive in missing]
-            fetch(files, store, jobs, needed=needed, then=unpack)
-        _tidy(store)
+            sizes = sorted((packed(archive, source) for archive in missing), reverse=True)
+            known = all(file.size is not None for file in files)
+            amount = (
+                f"{'' if known else 'about '}{human(sum(sizes))}" if any(sizes) else "of unpublished size, but small"
+            )
+            print(f"{len(missing)} of {len(chosen)} archives are missing in {folder}, {amount}.")
+            # All that is unpacked, and the archives that exist at a time.
+            needed = int(source.growth * sum(sizes)) + sum(sizes if keep_archives else sizes[:jobs])
+            fetch(files, store, jobs, needed=needed, then=_unpacker(source, folder, keep_archives))
+        # Nothing left but locks, which no one holds: the folder's lock is ours.
+        if store.is_dir() and all(path.suffix == ".lock" for path in store.iterdir()):
+            rmtree(store)
     fetched = tuple(archive.file.name for archive in missing)
     present = tuple(archive.file.name for archive in chosen if archive not in missing)
     print(f"{source.name} is in {folder}: {len(fetched)} archives fetched, {len(present)} were there already.")
-    return Downloaded(folder, fetched, present)
+    return Downloaded(fetched, present)
 
 
 def _chosen(source: Source, parts: Collection[str] | None) -> tuple[Archive, ...]:
     """The archives of the wanted parts; a part's first word stands for all that begins with it."""
     if parts is None:
         return source.archives
-    known = {*source.parts, *(part.split("/")[0] for part in source.parts)}
+    names = {archive: {archive.part, archive.part.split("/")[0]} for archive in source.archives}
+    known = set().union(*names.values())
     if unknown := sorted(set(parts) - known):
         raise ConfigError(f"{source.name} has no part {unknown[0]!r}: use {', '.join(sorted(known))}.")
-    return tuple(archive for archive in source.archives if {archive.part, archive.part.split("/")[0]} & set(parts))
-
-
-def _is_there(archive: Archive, source: Source, folder: Path) -> bool:
-    return is_unpacked(folder, archive.file.name, None if source.moving else archive.file.md5)
-
-
-def _at(file: RemoteFile, base_url: str | None, source: Source) -> RemoteFile:
-    """The file as it is fetched: from the mirror, if there is one, and unchecked where its contents move."""
-    url = file.url if base_url is None else f"{base_url.rstrip('/')}/{file.name}"
-    return replace(file, url=url, md5=None if source.moving else file.md5)
+    return tuple(archive for archive in source.archives if names[archive] & set(parts))
 
 
 def packed(archive: Archive, source: Source) -> int:
@@ -110,18 +102,6 @@ def packed(archive: Archive, source: Source) -> int:
         return archive.file.size
     # All but sound is small.
     return source.typical_bytes if archive.part.split("/")[-1] in ("audio", "clips") else 0
-
-
-def _amount(archives: Sequence[Archive], source: Source) -> str:
-    known = all(archive.file.size is not None for archive in archives)
-    total = sum(packed(archive, source) for archive in archives)
-    return f"{'' if known else 'about '}{human(total)}" if total else "of unpublished size, but small"
-
-
-def _needed(missing: Sequence[Archive], source: Source, keep_archives: bool, jobs: int) -> int:
-    """The bytes that the disk must have free: all that is unpacked, and the archives that exist at a time."""
-    sizes = sorted((packed(archive, source) for archive in missing), reverse=True)
-    return int(source.growth * sum(sizes)) + sum(sizes if keep_archives else sizes[:jobs])
 
 
 def _unpacker(source: Source, folder: Path, keep_archives: bool) -> Callable[[RemoteFile, Path], None]:
@@ -143,11 +123,3 @@ def _unpacker(source: Source, folder: Path, keep_archives: bool) -> Callable[[Re
             path.unlink()
 
     return unpack
-
-
-def _tidy(store: Path) -> None:
-    """Remove the store if it has nothing left but locks, which no one holds: the folder's lock is ours."""
-    if store.is_dir() and all(path.suffix == ".lock" for path in store.iterdir()):
-        for path in store.iterdir():
-            path.unlink()
-        store.rmdir()

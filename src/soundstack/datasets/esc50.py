@@ -1,9 +1,8 @@
 """ESC-50 and its subset ESC-10: environmental sounds from Freesound (Piczak 2015).
 
 Layout: ``meta/esc50.csv`` (``filename,fold,target,category,esc10,src_file,take``) and ``audio/{filename}``,
-5 s mono clips of 44.1 kHz. Five published folds; clips cut from one Freesound recording (``src_file``)
-share a fold. As in the paper (section 2.3), folds 1 to 4 are the development set and fold 5 is the test
-set; the measure is accuracy.
+5 s mono clips of 44.1 kHz. Five published folds; clips cut from one Freesound recording (``src_file``) share a fold. As
+in the paper (section 2.3), folds 1 to 4 are the development set and fold 5 is the test set; the measure is accuracy.
 """
 
 from __future__ import annotations
@@ -51,14 +50,9 @@ def configured(config: DataConfig) -> ClipTable:
 
 
 def load(folder: Path, *, subset: str = "esc50") -> ClipTable:
-    """Load ESC-50, or the ten classes of it that are ESC-10.
+    """Load ESC-50, or the ten classes of it that are ``esc10``; any format that ``meta/esc50.csv`` names will do.
 
-    Args:
-        folder: the folder that holds ``meta/`` and ``audio/``, or the one that holds ``ESC-50-master/``.
-        subset: ``"esc50"`` or ``"esc10"``.
-
-    Returns:
-        The clips by file name; any format that ``meta/esc50.csv`` names will do.
+    ``folder`` holds ``meta/`` and ``audio/``, or ``ESC-50-master/``.
 
     Raises:
         DataError: a folder, the list, a column, or a sound file is missing, a row is malformed, the list

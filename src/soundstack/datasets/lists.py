@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from soundstack.utils.errors import DataError
@@ -18,12 +19,7 @@ class ListRow:
     """One row of a list: its cells without surrounding spaces, and where it stands."""
 
     cells: tuple[str, ...]
-    file: Path
-    line: int
-
-    @property
-    def where(self) -> str:
-        return f"{self.file} row {self.line}"
+    where: str
 
     def cell(self, index: int) -> str:
         """The cell at ``index``, or ``""`` where the row has fewer."""
@@ -31,15 +27,11 @@ class ListRow:
 
     @cached_property
     def sound(self) -> str:
-        """The sound file that the first cell names; see :meth:`sound_in`."""
+        """The sound file that the first cell names."""
         return self.sound_in(0)
 
     def sound_in(self, column: int) -> str:
-        """The name of the sound file in a cell, without ``audio/``.
-
-        Raises:
-            DataError: it is not the name of a file in the audio folder.
-        """
+        """The name of the sound file in a cell, without ``audio/``; a DataError if it is of no file of that folder."""
         name = self.cells[column].replace("\\", "/").removeprefix("audio/")
         if not is_file_name(name):
             raise DataError(f"{self.cells[column]!r} in {self.where} is no file of the audio folder. {AGAIN}")
@@ -52,11 +44,7 @@ def is_file_name(name: str) -> bool:
 
 
 def require_folder(folder: Path, what: str) -> None:
-    """Refuse a data folder that is not there.
-
-    Raises:
-        DataError: ``folder`` is missing or not a folder; the message calls it ``what``.
-    """
+    """Raise a DataError, which calls it ``what``, for a data folder that is missing."""
     if not folder.is_dir():
         raise DataError(
             f"There is no folder {folder} ({what}): run the download for this data set, or give the "
@@ -65,11 +53,7 @@ def require_folder(folder: Path, what: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a list.
-
-    Raises:
-        DataError: the file is missing or not UTF-8 text.
-    """
+    """The text of a list; a DataError if it is missing or not UTF-8 text."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -79,13 +63,9 @@ def read_text(path: Path) -> str:
 
 
 def read_list(path: Path, columns: int) -> list[ListRow]:
-    """The rows of a tab-separated list without a header.
+    """The rows of a tab-separated list without a header; of each, the first so many ``columns`` must not be empty.
 
     Empty lines, trailing tabs and carriage returns do not count, and further columns do no harm.
-
-    Args:
-        path: the list.
-        columns: how many cells a row must have at least, all of them not empty.
 
     Raises:
         DataError: the list is missing, empty or not text, or a row has too few cells.
@@ -95,7 +75,7 @@ def read_list(path: Path, columns: int) -> list[ListRow]:
         cells = tuple(cell.strip() for cell in text.rstrip().split("\t"))
         if cells == ("",):
             continue
-        row = ListRow(cells, path, line)
+        row = ListRow(cells, f"{path} row {line}")
         if len(cells) < columns or not all(cells[:columns]):
             raise DataError(
                 f"{row.where} has {len([cell for cell in cells if cell])} of the {columns} "
@@ -108,11 +88,7 @@ def read_list(path: Path, columns: int) -> list[ListRow]:
 
 
 def labelled(path: Path) -> dict[str, ListRow]:
-    """The rows (file, label, ...) of a list by the sound file they name.
-
-    Raises:
-        DataError: as :func:`read_list`, or two rows give one file different labels.
-    """
+    """The rows (file, label, ...) of a list by the sound file they name; a DataError if two label it differently."""
     table: dict[str, ListRow] = {}
     for row in read_list(path, columns=2):
         require_one_label(row, table.setdefault(row.sound, row))
@@ -134,36 +110,27 @@ def third_cells(lists: Iterable[Path]) -> dict[str, str]:
     Lists that are not there, or are empty, tell nothing.
     """
     told: dict[str, str] = {}
-    for row in (row for path in lists for row in optional_list(path)):
+    for row in chain.from_iterable(map(optional_list, lists)):
         if row.cell(2):
             told.setdefault(row.sound, row.cell(2))
     return told
 
 
-def optional_list(path: Path, columns: int = 1) -> list[ListRow]:
+def optional_list(path: Path) -> list[ListRow]:
     """As :func:`read_list`; no rows where the list is not there, or is empty."""
-    return read_list(path, columns) if path.is_file() and path.stat().st_size else []
+    return read_list(path, columns=1) if path.is_file() and path.stat().st_size else []
 
 
 def require_sounds(folder: Path, listed: Iterable[tuple[str, str]]) -> None:
-    """Refuse a data set some of whose sound files are missing.
-
-    Args:
-        folder: where the sound files are.
-        listed: the name of each file, and the place of the list that names it.
-
-    Raises:
-        DataError: with the number of missing files, and the first of them with its row.
-    """
+    """Raise a DataError if sound files are missing; ``listed`` are their names and the places that name them."""
     there = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 - names alone, of 73,000 files
     listed = list(listed)
     missing = [(name, where) for name, where in listed if name not in there]
     if missing:
         name, where = missing[0]
         raise DataError(
-            f"{len(missing):,} of {len(listed):,} sound files are missing in {folder}; the first is "
-            f"{name!r}, named in {where}. Run the download again, or unpack the audio archives that are "
-            "not unpacked yet."
+            f"{len(missing):,} of {len(listed):,} sound files are missing in {folder}; the first is {name!r}, named in "
+            f"{where}. Run the download again, or unpack the audio archives that are not unpacked yet."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,24 +53,11 @@ class AudioSoFar:
         return AudioSpec(rate, self._seconds or min(LONGEST_AUTO_SECONDS, self._longest), self._config.channels)
 
 
-class Ahead(Listener, Protocol):
+class Ahead(Listener, AbstractContextManager[object], Protocol):
     """Who makes features of the clips while they are scanned; entered before the scan and left after it."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
 
     def start(self, so_far: AudioSoFar, *, strict: bool) -> None:
         """Begin; ``strict``: with an unusable file, all is over."""
-
-
-def load_clip_table(config: DataConfig) -> ClipTable:
-    """Load the clip table of the configured data set.
-
-    Raises:
-        DataError: The data set is missing, malformed, or its splits leak.
-    """
-    return data_sets()[config.dataset].load(config)
 
 
 def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
@@ -79,9 +66,9 @@ def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     ``ahead`` gets what is decoded on the way, in data set order.
 
     Raises:
-        DataError: The table is wrong, a file is damaged (unless ``on_error=skip``), or a split leaks.
+        DataError: It is missing or malformed, a file is damaged (unless ``on_error=skip``), or a split leaks.
     """
-    table = load_clip_table(config)
+    table = data_sets()[config.dataset].load(config)
     # Development first: the order of every table and array.
     listed = sorted(table.clips, key=lambda clip: (clip.fold == TEST, clip.id))
     with bar("scan", len(listed), "clips") as advance, ahead or nullcontext():

@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import astuple, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -102,7 +102,7 @@ def scan_file(path: Path, decoded: Callable[[Scan, Samples, int], object] = lamb
         samples, rate = audio.decode(raw)
     except AudioError as error:
         return Scan(content, 0, 0, 0, False, str(error))
-    scan = Scan(content, rate, samples.shape[0], samples.shape[1], audio.is_silent(samples))
+    scan = Scan(content, rate, samples.shape[0], samples.shape[1], not samples.any())
     decoded(scan, samples, rate)
     return scan
 
@@ -115,20 +115,11 @@ def scan_files(
     progress: Callable[[int], object] = lambda count: None,
     listener: Listener | None = None,
 ) -> list[Scan]:
-    """Scan files in parallel, taking over what is remembered of unchanged ones.
+    """Scan files in this order, in fixed slices of it, taking over what is remembered of unchanged ones.
 
     Of two processes that scan files of the same folders, the second waits for the first and reuses what it found.
-    A damaged memory is forgotten.
-
-    Args:
-        paths: The files; they are worked on in this order, in fixed slices of it.
-        cache: The cache folder.
-        jobs: Number of threads; decoding leaves Python's lock, so threads use all cores.
-        progress: Called with the number of files done since the last call.
-        listener: Gets what is decoded.
-
-    Returns:
-        One :class:`Scan` a path, in order.
+    A damaged memory is forgotten. ``jobs`` threads decode (which leaves Python's lock); ``progress`` is called with the
+    number of files done since the last call, and ``listener`` gets what is decoded.
 
     Raises:
         StoreError: The cache folder cannot be written.
@@ -138,16 +129,15 @@ def scan_files(
         cache.mkdir(parents=True, exist_ok=True)
         with closing(_memory(cache)) as database:
             results, todo = _recall(database, paths)
-            if not todo:
+            lock = exclusive(cache / f"scan-{folders}.lock", "the scan of the sound files")
+            with lock if todo else nullcontext():
+                if todo:  # what another process found meanwhile is known now
+                    results, todo = _recall(database, paths)
                 progress(len(results))
-            else:
-                with exclusive(cache / f"scan-{folders}.lock", "the scan of the sound files"):
-                    results, todo = _recall(database, paths)  # what another process found meanwhile is known now
-                    progress(len(results))
-                    if listener:
-                        for scan in results.values():
-                            listener.remembered(scan)
-                    _scan_missing(todo, database, results, jobs, progress, listener)
+                if listener:
+                    for scan in results.values():
+                        listener.remembered(scan)
+                _scan_missing(todo, database, results, jobs, progress, listener)
     except (sqlite3.Error, OSError) as error:
         raise StoreError(
             f"The cache {cache} cannot be used ({error}); free space, mend its rights, or choose another cache_dir."
@@ -199,24 +189,16 @@ def _scan_missing(
         for part, looks in slices.in_slices(pool, parts, look):
             if listener:  # before it is remembered: what is remembered is not handed on again
                 listener.slice(looks)
-            results |= {str(item.path): scan for item, (scan, _, _) in zip(part, looks, strict=True)}
-            database.executemany(
-                f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?)",
-                [
-                    (os.fsencode(item.path), item.size, item.modified, *astuple(scan))
-                    for item, (scan, _, _) in zip(part, looks, strict=True)
-                ],
-            )
+            for item, (scan, _, _) in zip(part, looks, strict=True):
+                results[str(item.path)] = scan
+                row = (os.fsencode(item.path), item.size, item.modified, *astuple(scan))
+                database.execute(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?)", row)
             database.commit()
             progress(len(part))
 
 
 def _memory(cache: Path) -> sqlite3.Connection:
-    """Open the memory of scans, or a new one in the place of a damaged one.
-
-    Raises:
-        sqlite3.Error: It cannot be read or written.
-    """
+    """Open the memory of scans, or a new one in the place of a damaged one."""
     with exclusive(cache / "scan.lock", "the memory of scans"):
         try:
             return _laid_out(cache / "scan.sqlite")

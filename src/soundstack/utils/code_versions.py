@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Set
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +37,7 @@ def code_version(*roots: str, package: Path = _PACKAGE) -> str:
     digest = hashlib.sha256()
     libraries: set[str] = set()
     modules = [root.removeprefix(f"{package.name}.") for root in roots] or list(imports(package))
-    for name in sorted(_closure(modules, package, _has_effect)):
+    for name in sorted(_closure(modules, package, without=_WITHOUT_EFFECT)):
         module = _module(package, name)
         digest.update(f"{name} {module.digest}\n".encode())
         libraries |= module.others - _WITHOUT_EFFECT
@@ -49,8 +49,9 @@ def code_version(*roots: str, package: Path = _PACKAGE) -> str:
 
 def imports(package: Path = _PACKAGE) -> dict[str, frozenset[str]]:
     """Return every module of the package and those of the package that it imports, by dotted names below it."""
-    names = sorted(_dotted(path.relative_to(package)) for path in package.rglob("*.py"))
-    return {name: _module(package, name).own - {""} for name in names if name}
+    paths = (path.relative_to(package).with_suffix("") for path in package.rglob("*.py"))
+    names = {".".join(path.parts).removesuffix("__init__").removesuffix(".") for path in paths}
+    return {name: _module(package, name).own - {""} for name in sorted(names - {""})}
 
 
 def imported_files(*roots: str, package: Path = _PACKAGE) -> set[Path]:
@@ -65,19 +66,15 @@ def imported_libraries(*roots: str, package: Path = _PACKAGE) -> list[str]:
     return sorted({name for library in libraries for name in _distributions(library)})
 
 
-def _has_effect(name: str) -> bool:
-    return not {name, name.partition(".")[0]} & _WITHOUT_EFFECT
-
-
-def _closure(roots: Iterable[str], package: Path, wanted: Callable[[str], bool] = bool) -> set[str]:
-    """The modules that the imports of some lead to, those inside functions too, by way of wanted ones."""
+def _closure(roots: Iterable[str], package: Path, without: Set[str] = frozenset({""})) -> set[str]:
+    """The modules that the imports of some lead to, those inside functions too, but by way of none of ``without``."""
     seen: set[str] = set()
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += filter(wanted, _module(package, name).own)
+            waiting += [own for own in _module(package, name).own if not {own, own.partition(".")[0]} & without]
     return seen
 
 
@@ -124,10 +121,6 @@ def _file(package: Path, name: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _dotted(path: Path) -> str:
-    return ".".join(path.parent.parts if path.stem == "__init__" else path.with_suffix("").parts)
-
-
 @cache
 def _distributions(library: str) -> list[str]:
     """The distributions that an importable name comes from; none where it is not installed."""
@@ -138,6 +131,4 @@ def _distributions(library: str) -> list[str]:
     return [library]
 
 
-@cache
-def _all_distributions() -> Mapping[str, list[str]]:
-    return metadata.packages_distributions()
+_all_distributions = cache(metadata.packages_distributions)

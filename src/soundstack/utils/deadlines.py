@@ -21,11 +21,7 @@ class LateError(Exception):
 
 @contextmanager
 def until(deadline: float) -> Iterator[None]:
-    """Let the block, in this thread, end soon after a time on the clock of :func:`time.monotonic`.
-
-    Raises:
-        LateError: It has passed; from where the block checks it.
-    """
+    """Let the block, in this thread, end by a LateError soon after a time on the clock of :func:`time.monotonic`."""
     token = _deadline.set(deadline)
     try:
         yield
@@ -34,10 +30,6 @@ def until(deadline: float) -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise if the deadline has passed.
-
-    Raises:
-        LateError: It has.
-    """
+    """Raise a LateError if the deadline has passed."""
     if time.monotonic() > _deadline.get():
         raise LateError

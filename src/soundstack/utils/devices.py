@@ -21,11 +21,7 @@ def keep_pages() -> None:
 
 
 def choose(device: str) -> torch.device:
-    """Resolve ``auto``, ``cpu`` or ``cuda``; on a GPU, fix the algorithms so that a seed fixes a run.
-
-    Raises:
-        ConfigError: CUDA is asked for and not usable.
-    """
+    """Resolve ``auto``, ``cpu`` or ``cuda`` (a ConfigError if not usable); on a GPU, see that a seed fixes a run."""
     keep_pages()
     usable = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not usable:

@@ -4,13 +4,11 @@ What is on disk while and after ``x.zip`` is fetched:
 
 - ``x.zip`` exists only when every byte has come and its checksum and size are the published ones: it is moved
   into place by ``os.replace``, so a file that exists is complete.
-- ``x.zip.part`` holds the bytes received so far and ``x.zip.part.json`` where they come from: the URL, the
-  whole size and the server's validator (ETag or date). A cut or killed download goes on from there, with
-  ``If-Range``, so that a file which changed on the server is fetched anew and never spliced. Without a
-  validator it goes on only if a checksum is known that would tell. A server that knows no ranges makes it
-  start over.
-- ``x.zip.lock`` keeps two processes from fetching the same file: the second waits and takes what the first
-  fetched.
+- ``x.zip.part`` holds the bytes received so far and ``x.zip.part.json`` where they come from: the URL, the whole size
+  and the server's validator (ETag or date). A cut or killed download goes on from there, with ``If-Range``, so that a
+  file which changed on the server is fetched anew and never spliced. Without a validator it goes on only if a checksum
+  is known that would tell. A server that knows no ranges makes it start over.
+- ``x.zip.lock`` keeps two processes from fetching the same file: the second waits and takes what the first fetched.
 
 A file with a wrong checksum is refused, named and removed. Cut connections and passing server errors are
 tried again with growing pauses; as long as an attempt brings new bytes, the count of attempts starts anew.
@@ -24,7 +22,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -69,20 +67,12 @@ def fetch(
     needed: int = 0,
     then: Callable[[RemoteFile, Path], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Fetch files into ``folder``, going on where an earlier attempt stopped; see the module's text.
+    """Fetch files into ``folder``, going on where an earlier attempt stopped; return their paths in order.
 
     A file that is there already is taken if it has the published checksum and size, and fetched anew if it
     has not. One file that fails does not stop the others: what can be had is fetched, then the failure is raised.
-
-    Args:
-        files: what to fetch; redirects of their ``http`` or ``https`` addresses are followed.
-        folder: where to; made if need be.
-        jobs: how many connections at a time.
-        needed: bytes the disk must have free before anything is fetched.
-        then: called with every file once it is there, in the thread that fetched it (to unpack it, say).
-
-    Returns:
-        The paths, in the order of ``files``.
+    ``jobs`` connections are open at a time, the disk must have ``needed`` bytes free before anything is fetched, and
+    ``then`` is called with every file once it is there, in the thread that fetched it (to unpack it, say).
 
     Raises:
         DownloadError: too little disk space, or a file that could not be fetched: the server cannot be reached or
@@ -91,15 +81,22 @@ def fetch(
     files = tuple(files)
     require_space(folder, needed)
     stop = threading.Event()
+    turns = threading.Semaphore(max(1, jobs))
+    results: list[Future[Path]] = [Future() for _ in files]
 
-    def work(file: RemoteFile) -> Path:
-        path = _Download(file, folder / file.name, stop).run()
-        if then is not None:
-            _go_on(stop, file.name)
-            then(file, path)
-        return path
+    def work(file: RemoteFile, result: Future[Path]) -> None:
+        with turns:
+            try:
+                path = _Download(file, folder / file.name, stop).run()
+                if then is not None:
+                    _go_on(stop, file.name)
+                    then(file, path)
+                result.set_result(path)
+            except BaseException as error:  # raised where the caller sees it
+                result.set_exception(error)
 
-    threads, results = _workers(files, work, jobs)
+    # Not a pool: its threads would be waited for when the process ends, and one may be waiting for a dead server.
+    threads = [threading.Thread(target=work, args=pair, daemon=True) for pair in zip(files, results, strict=True)]
     failures = []
     try:
         for thread in threads:
@@ -125,26 +122,6 @@ def fetch(
             f"this again to fetch only what is missing. The first failure: {failures[0]}"
         )
     return tuple(result.result() for result in results)
-
-
-def _workers(
-    files: Sequence[RemoteFile], work: Callable[[RemoteFile], Path], jobs: int
-) -> tuple[list[threading.Thread], list[Future[Path]]]:
-    """Threads that work on one file each, ``jobs`` at a time, and what comes of it.
-
-    Not a pool: its threads would be waited for when the process ends, and one may be waiting for a dead server.
-    """
-    results: list[Future[Path]] = [Future() for _ in files]
-    turns = threading.Semaphore(max(1, jobs))
-
-    def run(file: RemoteFile, result: Future[Path]) -> None:
-        with turns:
-            try:
-                result.set_result(work(file))
-            except BaseException as error:  # raised where the caller sees it
-                result.set_exception(error)
-
-    return [threading.Thread(target=run, args=pair, daemon=True) for pair in zip(files, results, strict=True)], results
 
 
 def _go_on(stop: threading.Event, name: str) -> None:
@@ -224,11 +201,6 @@ class _Download:
             return None
         return origin if origin.url == self.file.url and (origin.validator or self.file.checksums) else None
 
-    def _begin(self, origin: _Origin) -> None:
-        # Emptied before the record changes: bytes of one file must never stand beside the record of another.
-        self.part.write_bytes(b"")
-        self.record.write_text(json.dumps(asdict(origin)), encoding="utf-8")
-
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
         self.record.unlink(missing_ok=True)
@@ -257,7 +229,7 @@ class _Download:
                         raise self._not_fetched(str(cut)) from cut
                     logger.info("%s: %s; trying again.", self.file.url, cut)
                     asked = retry.get_retry_after(cut.response.raw) if cut.response is not None else None
-                    _pause(self.stop, asked or retry.get_backoff_time())
+                    self.stop.wait(asked or retry.get_backoff_time())
 
     def _attempt(self, session: requests.Session, start: int, origin: _Origin) -> None:
         """One request, whose answer is appended to the part or, if it is the whole file, begins the part anew."""
@@ -279,8 +251,9 @@ class _Download:
             whole = answered.total if answered.total is not None else self.file.size
             if whole is not None:
                 require_space(self.target.parent, whole - start)
-            if start == 0:
-                self._begin(answered)
+            if start == 0:  # emptied before the record changes: bytes of one file never stand beside another's record
+                self.part.write_bytes(b"")
+                self.record.write_text(json.dumps(asdict(answered)), encoding="utf-8")
             self._append(response, whole)
         if whole is not None and self.size < whole:
             raise _Cut(f"the connection ended after {self.size:,} of {whole:,} bytes")
@@ -342,10 +315,6 @@ class _Download:
             f"{self.file.url} could not be fetched to {self.target}: {why}. Check the connection and run "
             "this again to go on from there, or fetch the file by other means and save it there."
         )
-
-
-def _pause(stop: threading.Event, seconds: float) -> None:
-    stop.wait(seconds)
 
 
 def _described(url: str, response: requests.Response) -> _Origin:

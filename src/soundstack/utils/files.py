@@ -44,11 +44,7 @@ def replaced(path: Path, *, instead: str = "folder") -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: bytes | str | memoryview, *, instead: str = "folder") -> None:
-    """Write a file so that it either exists whole or not at all; see :func:`replaced`.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
+    """Write a file so that it either exists whole or not at all; see :func:`replaced`."""
     with replaced(path, instead=instead) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -65,11 +61,7 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def copy_files(folder: Path, files: Sequence[Path], output: Path) -> None:
-    """Copy files, given relative to their folder, to a user's output folder.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
+    """Copy files, given relative to their folder, to a user's output folder; a StoreError if it cannot be written."""
     try:
         for file in files:
             (output / file).parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,6 @@ def environment() -> dict[str, Any]:
     """Describe code, packages and machine, for ``config.json``."""
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "soundstack": soundstack.__version__,
         "git_commit": git_commit(),
@@ -43,6 +42,6 @@ def environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processors": os.cpu_count(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }

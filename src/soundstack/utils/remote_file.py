@@ -60,11 +60,7 @@ def digest(path: Path, algorithm: str = "md5") -> str:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
-
-    Raises:
-        DownloadError: the disk of ``folder`` (which need not exist yet) has fewer than ``needed`` bytes free.
-    """
+    """Raise a DownloadError if the disk of ``folder`` (which need not exist yet) has fewer bytes free."""
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

@@ -13,10 +13,10 @@ they are made.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,17 +70,14 @@ def write(
     folder: Path,
     *,
     clips_per_class_and_fold: int = CLIPS_PER_CLASS_AND_FOLD,
-    jobs: int = 0,
+    jobs: int | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Synthesise the data set into ``folder``, or finish what an interrupted call began.
 
-    ``jobs`` threads work at once (0: one per core); the result does not depend on it. ``progress`` is called
-    in the caller's thread with the number of clips done since the last call, first with those found. A folder
-    that is already complete is left alone.
-
-    Raises:
-        StoreError: it cannot be written.
+    ``jobs`` threads work at once; the result does not depend on it. ``progress`` is called with the number of clips
+    done since the last call, first with those found. A folder that is already complete is left alone, and one that
+    cannot be written a StoreError.
     """
     recordings = list(_plan(clips_per_class_and_fold))
     if (folder / TABLE).exists() and not _missing(folder, recordings):
@@ -90,17 +87,15 @@ def write(
         remove_unfinished(folder)
         missing = _missing(folder, recordings)
         progress(len(recordings) - len(missing))
-        _write_clips(folder, missing, jobs, progress)
+        with ThreadPoolExecutor(jobs) as pool:
+            for _ in pool.map(partial(_write_clip, folder), missing):
+                progress(1)
         lines = [_Recording._fields, *recordings]
         write_atomically(folder / TABLE, "".join(f"{','.join(line)}\n" for line in lines), instead="cache_dir")
 
 
 def load(folder: Path) -> ClipTable:
-    """The data set in ``folder``, as `write` left it; a clip's group is its source.
-
-    Raises:
-        DataError: if the folder holds no complete demo data set.
-    """
+    """The data set in ``folder``, as `write` left it; a DataError if it is incomplete. A clip's group is its source."""
     if not (folder / TABLE).exists():
         raise DataError(f"No complete demo data set in {folder}: {TABLE} is missing. Write it again.")
     read = custom.load(folder / TABLE, seed=SEED)
@@ -122,18 +117,6 @@ def _missing(folder: Path, recordings: Sequence[_Recording]) -> list[_Recording]
     whole = 44 + 2 * round(SECONDS * SAMPLE_RATE)  # header and samples
     paths = [(recording, folder / recording.filename) for recording in recordings]
     return [recording for recording, path in paths if not path.is_file() or path.stat().st_size != whole]
-
-
-def _write_clips(folder: Path, recordings: Sequence[_Recording], jobs: int, progress: Callable[[int], object]) -> None:
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        futures = [pool.submit(_write_clip, folder, recording) for recording in recordings]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                progress(1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _write_clip(folder: Path, recording: _Recording) -> None:

@@ -1,11 +1,10 @@
 """Ten everyday sounds from formulas.
 
-Every sound draws what belongs to its *source* (base pitch, timbre, tempo, material) from one random generator
-and what differs from take to take (onsets, phases, noise) from another, so two takes of one source are as
-alike as two recordings of one instrument. A sound is ``sound(source, take, samples, rate)``, dry, at any level,
-``(samples,)``. The models are the usual ones of physical sound synthesis (P. Cook, Real Sound Synthesis for
-Interactive Applications, 2002; A. Farnell, Designing Sound, 2010): harmonic series, damped modes struck by pulses, and
-shaped noise.
+Every sound draws what belongs to its *source* (base pitch, timbre, tempo, material) from one random generator and what
+differs from take to take (onsets, phases, noise) from another, so two takes of one source are as alike as two
+recordings of one instrument. A sound is ``sound(source, take, samples, rate)``, dry, at any level, ``(samples,)``. The
+models are the usual ones of physical sound synthesis (P. Cook, Real Sound Synthesis for Interactive Applications, 2002;
+A. Farnell, Designing Sound, 2010): harmonic series, damped modes struck by pulses, and shaped noise.
 """
 
 from __future__ import annotations
@@ -147,11 +146,10 @@ def bell(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
 def engine(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """A piston engine: pulses at the firing rate, coloured by the exhaust, over machine noise.
 
-    Each firing is a sharp rise with exponential decay in crank angle; the cylinders differ in strength, which
-    puts lines between the firing-rate harmonics, and every single firing varies a little. The firing rate (50
-    to 80 Hz) is governed: it trembles and, in a take, glides by a few per cent, so its harmonics are close,
-    steady lines that only a long window resolves. Three exhaust resonances follow; intake
-    and valve noise is modulated by the same pulses.
+    Each firing is a sharp rise with exponential decay in crank angle; the cylinders differ in strength, which puts
+    lines between the firing-rate harmonics, and every single firing varies a little. The firing rate (50 to 80 Hz) is
+    governed: it trembles and, in a take, glides by a few per cent, so its harmonics are close, steady lines that only a
+    long window resolves. Three exhaust resonances follow; intake and valve noise is modulated by the same pulses.
     """
     firing = log_uniform(source, 50, 80)
     cylinders = 1 + 0.1 * source.standard_normal(source.choice([1, 2, 3, 4, 6]))
