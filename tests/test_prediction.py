@@ -137,11 +137,11 @@ def test_a_damaged_file_is_refused_for_the_reason_that_decoding_it_whole_gives(k
 
 
 def fusion(other_seconds: float) -> FusionRecogniser:
-    from soundstack.svm.linear_svm import LinearSvm
+    from svm_making import fit_svm
 
     members = {"one": crnn(), "two": crnn("each" if other_seconds == 1.0 else "mean")}
     x = np.random.default_rng(0).standard_normal((12, 6)).astype(np.float32)
-    svm = LinearSvm.fit(x, np.arange(12) % 3, 1e-2, n_classes=3)
+    svm = fit_svm(x, np.arange(12) % 3, 1e-2, n_classes=3)
     return FusionRecogniser(labels=LABELS, members=members, svm=svm)
 
 
