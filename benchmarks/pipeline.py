@@ -175,7 +175,7 @@ def after(given: dict[str, Any]) -> Step:
     from soundstack.deepspectrum import system as deepspectrum
     from soundstack.evaluation.metrics import mean_scores
     from soundstack.fusion import system as stacking
-    from soundstack.fusion.stacking import Member, aligned
+    from soundstack.fusion.system import Member, aligned
     from soundstack.spectrograms.extract import extraction
     from soundstack.utils import devices
 

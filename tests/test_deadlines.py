@@ -20,9 +20,9 @@ from soundstack.networks import openl3
 from soundstack.networks.cpu.convolution import BATCH
 from soundstack.recognisers.timelines import SECONDS, read, timelines
 from soundstack.serving.model import SoundModel
-from soundstack.svm.linear_svm import LinearSvm
 from soundstack.utils import deadlines
 from soundstack.utils.errors import AudioError
+from svm_making import fit_svm
 from test_recognisers import LABELS, crnn
 from test_serving import encoded
 
@@ -98,7 +98,7 @@ def test_a_fusion_that_is_late_is_not_computed_to_its_end_for_nobody(
 
         monkeypatch.setattr(member, "features", slow)
     model = SoundModel()
-    stacked = LinearSvm.fit(np.random.default_rng(0).standard_normal((12, 6)), np.arange(12) % 3, 1e-2, n_classes=3)
+    stacked = fit_svm(np.random.default_rng(0).standard_normal((12, 6)), np.arange(12) % 3, 1e-2, n_classes=3)
     fusion = FusionRecogniser(labels=LABELS, members=members, svm=stacked)
     model.use(fusion, RequestLimits())
     with pytest.raises(MlflowException, match="cannot be recognised in time") as late:

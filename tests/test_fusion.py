@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from soundstack.evaluation.score_table import ScoreTable
-from soundstack.fusion.stacking import Member, aligned, stack, stack_tables, weight_shares
+from soundstack.fusion.recogniser import stack
+from soundstack.fusion.system import Member, aligned, weight_shares
 from soundstack.utils.errors import MemberError
 
 CLASSES = ("bell", "cat", "dog")
@@ -39,6 +40,10 @@ def member(name, *, devel=DEVEL, test=TEST, fingerprint="0123456789ab", **option
     return Member(name, fingerprint, table(devel, **options), table(test, **options))
 
 
+def stacked(tables, *, log_probabilities):
+    return stack([(each.scores, each.kind) for each in tables], log_probabilities=log_probabilities)
+
+
 def refusal(*members):
     with pytest.raises(MemberError) as caught:
         aligned(members)
@@ -58,8 +63,8 @@ def test_members_are_brought_into_the_first_ones_order():
 
 def test_features_are_the_members_scores_side_by_side_in_the_members_order():
     members = aligned([member("one"), member("two", seed=1, kind="probability"), member("three", seed=2)])
-    devel = stack_tables([m.devel for m in members], log_probabilities=False)
-    test = stack_tables([m.test for m in members], log_probabilities=False)
+    devel = stacked([m.devel for m in members], log_probabilities=False)
+    test = stacked([m.test for m in members], log_probabilities=False)
     assert devel.shape == (12, 9)
     assert test.shape == (5, 9)
     for number, each in enumerate(members):
@@ -69,8 +74,8 @@ def test_features_are_the_members_scores_side_by_side_in_the_members_order():
 
 def test_probabilities_alone_enter_as_logarithms_when_asked():
     members = aligned([member("one"), member("two", seed=1, kind="probability")])
-    devel = stack_tables([m.devel for m in members], log_probabilities=True)
-    test = stack_tables([m.test for m in members], log_probabilities=True)
+    devel = stacked([m.devel for m in members], log_probabilities=True)
+    test = stacked([m.test for m in members], log_probabilities=True)
     np.testing.assert_array_equal(devel[:, :3], members[0].devel.scores)
     np.testing.assert_allclose(devel[:, 3:], np.log(members[1].devel.scores))
     np.testing.assert_allclose(test[:, 3:], np.log(members[1].test.scores))

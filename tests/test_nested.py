@@ -20,7 +20,7 @@ from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import mean_scores
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.fusion import system as stacking
-from soundstack.fusion.stacking import Member
+from soundstack.fusion.system import Member
 from soundstack.svm.cost_search import SearchSpec, nested_decisions, search_cost
 from soundstack.svm.linear_svm import PathProblem
 from soundstack.tracking.registered_models import FoundModel

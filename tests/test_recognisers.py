@@ -19,8 +19,8 @@ from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.recognisers import base as recognisers
 from soundstack.recognisers.base import Decoded, Recogniser
 from soundstack.spectrograms.log_mel import SpectrogramSpec
-from soundstack.svm.linear_svm import LinearSvm
 from soundstack.utils.errors import StoreError
+from svm_making import fit_svm
 
 RATE = 8000
 LABELS = ("a", "b", "c")
@@ -63,14 +63,14 @@ def svm() -> SvmRecogniser:
         inverse_temperature=0.4,
         audio=spec.audio,
         embedder=embedder,
-        svms=[LinearSvm.fit(x, np.arange(12) % 3, 1e-3, n_classes=3)],
+        svms=[fit_svm(x, np.arange(12) % 3, 1e-3, n_classes=3)],
     )
 
 
 @pytest.fixture(scope="module")
 def fusion(svm: SvmRecogniser) -> FusionRecogniser:
     x = np.random.default_rng(1).standard_normal((12, 6))
-    stacked = LinearSvm.fit(x, np.arange(12) % 3, 1e-2, n_classes=3)
+    stacked = fit_svm(x, np.arange(12) % 3, 1e-2, n_classes=3)
     return FusionRecogniser(
         labels=LABELS,
         inverse_temperature=2.0,

@@ -35,7 +35,6 @@ def train_side_by_side(
     """Train every fold and return the models in order.
 
     Args:
-        jobs: What to train.
         progress: Called here, in the caller's process, with the number of epochs done since the last call.
         on_fold: Called fold by fold, in order; it may raise to stop the rest.
 

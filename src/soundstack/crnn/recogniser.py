@@ -66,10 +66,8 @@ class CrnnRecogniser(SingleRecogniser):
         for number, fold in enumerate(self.folds):
             tensors[f"{number}.mean"], tensors[f"{number}.deviation"] = fold.mean, fold.deviation
             tensors |= {f"{number}.weights.{name}": tensor for name, tensor in fold.weights.items()}
-        save_file(
-            {name: tensor.clone().contiguous() for name, tensor in tensors.items()},
-            folder / "crnn.safetensors",
-        )
+        tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, folder / "crnn.safetensors")
         return {
             "audio": self.audio.to_json(),
             "spectrogram": self.spectrogram.to_json(),

@@ -88,15 +88,9 @@ def train_folds(
     """
     mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
     folds, targets = data_set.example_folds, torch.from_numpy(data_set.example_targets)
-    key = fingerprint(
-        {
-            "training": spec.to_json(),
-            "spectrograms": spectrograms.recipe.store.folder.name,
-            "data": data_set.fingerprint,
-            "device": device.type,
-            "code": code_version(FoldJob.__module__),
-        }
-    )
+    made_of = {"spectrograms": spectrograms.recipe.store.folder.name, "data": data_set.fingerprint}
+    made_by = {"training": spec.to_json(), "device": device.type, "code": code_version(FoldJob.__module__)}
+    key = fingerprint(made_of | made_by)
     jobs = [
         FoldJob(
             Path(mapped) if mapped else torch.from_numpy(spectrograms.values),
@@ -142,11 +136,14 @@ def finish(
         folds=list(folds.values()),
         device=device,
     )
-    held_out = {part: _clip_scores(data_set, part, model) for part, model in models.items()}
+    held_out = {part: _clip_scores(data_set, part, model.scores) for part, model in models.items()}
     devel = len(data_set.clip_table.devel)
     pairs = {part: scores[:devel] for part, scores in held_out.items() if part not in folds}
-    of_test = _test_scores(data_set, spectrograms, recogniser)
-    clip_scores = np.sum([*(held_out[fold] for fold in folds), of_test], axis=0)  # each is zero where another is not
+    test = np.flatnonzero(data_set.example_folds == TEST)
+    parts = (test[start : start + _PART] for start in range(0, len(test), _PART))  # all may be larger than the memory
+    of_test = np.concatenate([recogniser.score_features(spectrograms.values[rows]) for rows in parts])
+    held_out[TEST] = _clip_scores(data_set, TEST, of_test)
+    clip_scores = np.sum([held_out[fold] for fold in (*folds, TEST)], axis=0)  # each is zero where another is not
     truth, clip_folds = data_set.clip_targets[:devel], np.array([clip.fold for clip in data_set.clip_table.devel])
     recogniser.inverse_temperature = _inverse_temperature(clip_scores[:devel], truth, clip_folds, pairs)
     nested = _nested(clip_folds, pairs) if len(pairs) > 1 else {}
@@ -156,7 +153,7 @@ def finish(
 def held_out_macro_f1(data_set: DataSet, fold: str, model: FoldModel) -> float:
     """Macro-F1 of a fold model on its held-out clips."""
     clips = [number for number, clip in enumerate(data_set.clips) if clip.fold == fold]
-    chosen = _clip_scores(data_set, fold, model)[clips].argmax(axis=1)
+    chosen = _clip_scores(data_set, fold, model.scores)[clips].argmax(axis=1)
     return float(macro_f1(confusion_matrix(data_set.clip_targets[clips], chosen, len(data_set.clip_table.labels))))
 
 
@@ -165,21 +162,10 @@ def _in_part(folds: NDArray[np.str_], part: str) -> NDArray[np.bool_]:
     return np.isin(folds, part.split(_JOINT))
 
 
-def _clip_scores(data_set: DataSet, part: str, model: FoldModel) -> NDArray[np.float64]:
-    """A model's scores of its held-out clips, in data set order (clips, K); zero elsewhere."""
-    assert model.scores is not None
+def _clip_scores(data_set: DataSet, part: str, of_part: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Scores of a part's examples as scores of its clips, in data set order (clips, K); zero elsewhere."""
     scores = np.zeros((len(data_set.examples), len(data_set.clip_table.labels)))
-    scores[_in_part(data_set.example_folds, part)] = model.scores
-    return data_set.clip_means(scores)
-
-
-def _test_scores(data_set: DataSet, spectrograms: Spectrograms, recogniser: CrnnRecogniser) -> NDArray[np.float64]:
-    """The scores of the test clips, in data set order (clips, K); zero elsewhere."""
-    scores = np.zeros((len(data_set.examples), len(data_set.clip_table.labels)))
-    test = np.flatnonzero(data_set.example_folds == TEST)
-    for start in range(0, len(test), _PART):  # in parts: the spectrograms may be larger than the memory
-        rows = test[start : start + _PART]
-        scores[rows] = recogniser.score_features(spectrograms.values[rows])
+    scores[_in_part(data_set.example_folds, part)] = of_part
     return data_set.clip_means(scores)
 
 
@@ -202,9 +188,8 @@ def _inverse_temperature(
     other = np.concatenate([part[held_out] for part, held_out in zip(pairs.values(), rows, strict=True)])
     known = np.concatenate([truth[held_out] for held_out in rows])
     of_two = fit_inverse_temperature((one + other) / 2, known, CrnnRecogniser.kind)
-    return of_one * gain_of_mean(
-        of_two / fit_inverse_temperature(one, known, CrnnRecogniser.kind), len(set(folds.tolist()))
-    )
+    gain = of_two / fit_inverse_temperature(one, known, CrnnRecogniser.kind)
+    return of_one * gain_of_mean(gain, len(set(folds.tolist())))
 
 
 def _nested(folds: NDArray[np.str_], pairs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:

@@ -16,6 +16,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,15 +136,10 @@ def _train(job: FoldJob, progress: Progress) -> FoldModel:
             _save(job.checkpoint, fold.state())
         progress(1)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in fold.model.state_dict().items()}
-    scores = fold.score().double()
-    done: dict[str, Any] = {
-        "mean": fold.mean,
-        "deviation": fold.deviation,
-        "weights": weights,
-        "history": fold.history,
-    }
-    _save(job.checkpoint, done | {"scores": scores})
-    return FoldModel(**done, scores=scores.numpy())
+    scaling: dict[str, Any] = {"mean": fold.mean, "deviation": fold.deviation}
+    done = scaling | {"weights": weights, "history": fold.history, "scores": fold.score().double()}
+    _save(job.checkpoint, done)
+    return FoldModel(**done | {"scores": done["scores"].numpy()})
 
 
 class _Fold:
@@ -151,10 +147,10 @@ class _Fold:
 
     def __init__(self, job: FoldJob) -> None:
         self._job, spec = job, job.spec
-        in_memory = isinstance(job.inputs, Tensor)
-        values = job.inputs if isinstance(job.inputs, Tensor) else torch.from_numpy(np.load(job.inputs, mmap_mode="c"))
+        mapped = isinstance(job.inputs, Path)
+        values = torch.from_numpy(np.load(job.inputs, mmap_mode="c")) if isinstance(job.inputs, Path) else job.inputs
         self.mean, self.deviation = input_scaling(values, job.train, spec.standardise)
-        self._values = values.to(job.device) if in_memory else values  # else batch by batch
+        self._values = values if mapped else values.to(job.device)  # if mapped, batch by batch
         torch.manual_seed(derived_seed(spec.seed, job.fold, "weights"))
         self.model = Crnn(spec.layout, values.shape[2], job.classes, spec.precision).to(job.device)
         self._optimiser = torch.optim.Adam(
@@ -169,11 +165,8 @@ class _Fold:
 
     def state(self) -> dict[str, Any]:
         """All that the next epochs depend on."""
-        return {
-            "weights": self.model.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-            "history": self.history,
-        }
+        weights, optimiser = self.model.state_dict(), self._optimiser.state_dict()
+        return {"weights": weights, "optimiser": optimiser, "history": self.history}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` told."""
@@ -251,19 +244,13 @@ def derived_seed(*parts: object) -> int:
 
 def _load(path: Path | None) -> dict[str, Any]:
     """What a checkpoint holds; a damaged one holds nothing."""
-    if path is None:
-        return {}
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return saved
-    except Exception:  # whatever torch raises on a missing or torn file: the fold is trained anew
-        return {}
+    with suppress(Exception):  # whatever torch raises on a missing or torn file: the fold is trained anew
+        return torch.load(path, map_location="cpu", weights_only=True) if path else {}
+    return {}
 
 
 def _save(path: Path | None, content: dict[str, Any]) -> None:
-    if path is None:
-        return
-    # By way of the memory: on a full disk torch raises anything but an OSError.
-    file = io.BytesIO()
-    torch.save(content, file)
-    write_atomically(path, file.getbuffer(), instead="cache_dir")
+    if path is not None:
+        file = io.BytesIO()  # by way of the memory: on a full disk torch raises anything but an OSError
+        torch.save(content, file)
+        write_atomically(path, file.getbuffer(), instead="cache_dir")

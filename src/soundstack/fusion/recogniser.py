@@ -1,18 +1,28 @@
-"""The stacked linear SVM as a recogniser (paper section 3.4): it has its members with it."""
+"""Decision-level fusion (paper section 3.4): members' scores side by side into a stacked linear SVM, as a recogniser.
+
+It has its members with it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from soundstack.audio.decode import AudioSpec
+from soundstack.evaluation.calibration import logits
 from soundstack.evaluation.score_table import Kind
-from soundstack.fusion.stacking import stack
 from soundstack.recognisers.base import Examples, Recogniser, Scores, System, load
 from soundstack.svm.linear_svm import LinearSvm, load_svms, save_svms
+
+
+def stack(parts: Iterable[tuple[Scores, str]], *, log_probabilities: bool) -> Scores:
+    """Concatenate members' scores [(N, K), kind] into features (N, members * K)."""
+    return np.concatenate([logits(scores, kind) if log_probabilities else scores for scores, kind in parts], axis=1)
 
 
 @dataclass(kw_only=True)
@@ -48,7 +58,7 @@ class FusionRecogniser(Recogniser):
 
     def score_examples(self, examples: Examples) -> Scores:
         """Return the stacked SVM's decision values (N, K)."""
-        parts = [(member.score_examples(examples), member.kind) for member in self.members.values()]
+        parts = ((member.score_examples(examples), member.kind) for member in self.members.values())
         return self.svm.decision(stack(parts, log_probabilities=self.log_probabilities))
 
     def _save(self, folder: Path) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""The fusion of trained models (paper section 3.4): from their predictions to a stacked, evaluated recogniser."""
+"""The fusion of trained models (paper section 3.4): from their predictions to a stacked, evaluated recogniser.
+
+The stack is trained on out-of-fold scores only: what a member says of a clip it was not trained on.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,7 @@ from soundstack.evaluation.calibration import fit_inverse_temperature, probabili
 from soundstack.evaluation.evaluation import Evaluation, nested_file
 from soundstack.evaluation.metrics import mean_scores
 from soundstack.evaluation.score_table import ScoreTable
-from soundstack.fusion.recogniser import FusionRecogniser
-from soundstack.fusion.stacking import Member, aligned, stack_tables, weight_shares
+from soundstack.fusion.recogniser import FusionRecogniser, stack
 from soundstack.recognisers.base import Recogniser
 from soundstack.recognisers.evaluate import known_and_unknown
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nestable, nested_decisions, search_cost
@@ -26,22 +27,24 @@ from soundstack.svm.linear_svm import LinearSvm, PathProblem
 from soundstack.utils.errors import MemberError
 from soundstack.utils.folds import TEST
 
+if TYPE_CHECKING:
+    from soundstack.tracking.registered_models import FoundModel
+
 _KIND = FusionRecogniser.kind
 
 
-class Candidate(Protocol):
-    """A trained model that a fusion may take in, and what its run logged."""
+@dataclass(frozen=True)
+class Member:
+    """A member of a fusion: its name, the fingerprint of its data, and its scores on devel (out-of-fold) and test.
 
-    @property
-    def name(self) -> str:
-        """Under which it is registered."""
+    ``nested`` has devel scores by the fold that none of their models saw, where nested cross-validation is asked for.
+    """
 
-    @property
-    def data_fingerprint(self) -> str:
-        """Of the clips and folds that it was trained on."""
-
-    def artifact(self, path: str, remedy: str = ...) -> Path:
-        """Fetch a file that its run logged, or raise a MemberError that ends with the remedy."""
+    name: str
+    data_fingerprint: str
+    devel: ScoreTable
+    test: ScoreTable
+    nested: Mapping[str, ScoreTable] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,24 @@ class TrainedFusion:
     devel_f1: float
 
 
-def fetch(found: Sequence[Candidate], *, nested: bool = False) -> Fetched:
+def fetch(found: Sequence[FoundModel], *, nested: bool = False) -> Fetched:
     """Fetch the members' predictions, those of nested cross-validation if asked for, and check that they fit.
 
     Raises:
         MemberError: Members are missing their artifacts, or saw different data.
         ConfigError: Nested scores are asked for, and there are fewer than three folds.
     """
-    members = aligned([_member(candidate, nested=nested) for candidate in found])
+    remedy = " nested=yes needs members that were trained with nested=yes: train it so, or leave nested out."
+    members = []
+    for model in found:
+        paths = (model.artifact(f"predictions/{part}.parquet") for part in ("devel", "test"))
+        devel, test = map(ScoreTable.from_parquet, paths)
+        by_fold = {
+            fold: ScoreTable.from_parquet(model.artifact(nested_file(fold), remedy))
+            for fold in (nestable(devel.fold_names) if nested else ())
+        }
+        members.append(Member(model.name, model.data_fingerprint, devel, test, by_fold))
+    members = aligned(members)
     manifest = found[0].artifact("data/clips.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(io.StringIO(manifest)))
     groups = {row["filename"]: row["group"] for row in rows}
@@ -87,24 +100,44 @@ def fetch(found: Sequence[Candidate], *, nested: bool = False) -> Fetched:
     return Fetched(members, manifest, groups, subsets)
 
 
-def _member(candidate: Candidate, *, nested: bool) -> Member:
-    devel = ScoreTable.from_parquet(candidate.artifact("predictions/devel.parquet"))
-    test = ScoreTable.from_parquet(candidate.artifact("predictions/test.parquet"))
-    remedy = " nested=yes needs members that were trained with nested=yes: train it so, or leave nested out."
-    by_fold = {
-        fold: ScoreTable.from_parquet(candidate.artifact(nested_file(fold), remedy))
-        for fold in (nestable(devel.fold_names) if nested else ())
-    }
-    return Member(candidate.name, candidate.data_fingerprint, devel, test, by_fold)
+def aligned(members: Sequence[Member]) -> list[Member]:
+    """Bring the members' score tables into the first one's clip order, after checking that they belong together.
+
+    Raises:
+        MemberError: Fewer than two members, or two differ in data fingerprint, classes, clips, folds or labels.
+    """
+    if len(members) < 2:
+        names = ", ".join(member.name for member in members) or "none"
+        raise MemberError(f"A fusion needs at least two members; found {names}. Train more models of this data set.")
+    first = members[0]
+
+    def like(ours: ScoreTable, member: Member, theirs: ScoreTable) -> ScoreTable:
+        _check(first, member, "classes", ", ".join(ours.classes), ", ".join(theirs.classes))
+        table = theirs.reordered(ours.clips)
+        _check(first, member, "labels", ours.labels, table.labels)
+        _check(first, member, "folds", ours.folds, table.folds)
+        return table
+
+    for member in members:
+        _check(first, member, "data fingerprint", first.data_fingerprint, member.data_fingerprint)
+    return [
+        replace(
+            member,
+            devel=like(first.devel, member, member.devel),
+            test=like(first.test, member, member.test),
+            nested={fold: like(first.devel, member, table) for fold, table in member.nested.items()},
+        )
+        for member in members
+    ]
 
 
 def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
     """Stack the members, search C with their folds, refit on all development clips, and score the test clips."""
     members = fetched.members
-    first, log = members[0], config.crnn_scores == "log"
+    first = members[0]
     search, problem = _search(members, config)
     svm = problem.refit(search.chosen)
-    test_scores = svm.decision(stack_tables([member.test for member in members], log_probabilities=log))
+    test_scores = svm.decision(_features((member.test for member in members), config))
     inverse_temperature = fit_inverse_temperature(search.decisions, first.devel.truth, _KIND)
     evaluation = Evaluation(
         _table(first.devel, search.decisions),
@@ -153,15 +186,14 @@ def recogniser(trained: TrainedFusion, members: Mapping[str, Recogniser], config
 def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, PathProblem]:
     tables, spec = [member.devel for member in members], SearchSpec.of(config)
     truth, folds, classes = tables[0].truth, np.array(tables[0].folds), len(tables[0].classes)
-    x = stack_tables(tables, log_probabilities=config.crnn_scores == "log")
-    problem = PathProblem(x, truth, folds, n_classes=classes, clip=spec.clip)
+    problem = PathProblem(_features(tables, config), truth, folds, n_classes=classes, clip=spec.clip)
     return search_cost(problem.out_of_fold_decisions, truth, folds, classes, spec), problem
 
 
 def _nested(members: Sequence[Member], config: FuseConfig) -> dict[str, ScoreTable]:
-    first, log = members[0].devel, config.crnn_scores == "log"
+    first = members[0].devel
     decisions = nested_decisions(
-        lambda fold: stack_tables([member.nested[fold] for member in members], log_probabilities=log),
+        lambda fold: _features((member.nested[fold] for member in members), config),
         first.truth,
         np.array(first.folds),
         len(first.classes),
@@ -170,5 +202,25 @@ def _nested(members: Sequence[Member], config: FuseConfig) -> dict[str, ScoreTab
     return {fold: _table(first, values) for fold, values in decisions.items()}
 
 
+def weight_shares(coefficients: NDArray[np.float64], members: int) -> NDArray[np.float64]:
+    """Each member's share of the absolute weights of the stacked SVM (K, members * K), on standardised scores."""
+    absolute = np.abs(coefficients).reshape(len(coefficients), members, -1).sum(axis=(0, 2))
+    total = absolute.sum()
+    return absolute / total if total > 0 else np.full(members, 1 / members)
+
+
+def _features(tables: Iterable[ScoreTable], config: FuseConfig) -> NDArray[np.float64]:
+    return stack(((table.scores, table.kind) for table in tables), log_probabilities=config.crnn_scores == "log")
+
+
 def _table(like: ScoreTable, scores: NDArray[np.float64]) -> ScoreTable:
     return ScoreTable(like.clips, like.labels, like.folds, scores, like.classes, _KIND)
+
+
+def _check(first: Member, other: Member, what: str, ours: object, theirs: object) -> None:
+    if ours != theirs:
+        shown = f" ({ours} against {theirs})" if isinstance(ours, str) and len(str(ours) + str(theirs)) < 200 else ""
+        raise MemberError(
+            f"{first.name} and {other.name} differ in {what}{shown}: they saw different data. "
+            "Train them again on the same data set, or name the members that belong together."
+        )

@@ -13,7 +13,7 @@ from contextlib import closing
 from queue import SimpleQueue
 
 from soundstack.audio.find import SoundFile
-from soundstack.prediction.store import FilePrediction, PredictionStore
+from soundstack.prediction.store import PredictionStore
 from soundstack.recognisers.base import Recogniser
 from soundstack.recognisers.timelines import BATCH, End, Window, read, timelines
 from soundstack.utils.errors import AudioError
@@ -40,7 +40,7 @@ def predict(
     try:
         with closing(_decoded(recogniser, files, jobs)) as parts:
             for number, found in timelines(_watched(parts, files, advance), recogniser):
-                store.add(files[number], FilePrediction.of(found))
+                store.add(files[number], found)
     finally:
         store.flush()
 

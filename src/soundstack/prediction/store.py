@@ -13,7 +13,6 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 from soundstack.audio.find import SoundFile
 from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES
-from soundstack.recognisers.timelines import Floats, Timeline
+from soundstack.recognisers.timelines import Timeline
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import AudioError, StoreError
 from soundstack.utils.locks import exclusive
@@ -33,32 +32,6 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS files (
     path BLOB, size INTEGER, modified INTEGER, problem TEXT, seconds REAL, windows INTEGER, found BLOB,
     PRIMARY KEY (path, size, modified))"""
 _OF_FILE = "FROM files WHERE path = ? AND size = ? AND modified = ?"
-
-
-@dataclass(frozen=True)
-class FilePrediction:
-    """What the model says of one file: its length in seconds, starts and ends (W,) in seconds, probabilities (W, K).
-
-    A file that cannot be used has a ``problem`` and no windows.
-    """
-
-    seconds: float
-    starts: Floats
-    ends: Floats
-    probabilities: Floats
-    problem: str = ""
-
-    @classmethod
-    def of(cls, found: Timeline | AudioError) -> FilePrediction:
-        """Take what was found, or what is wrong with the file."""
-        if isinstance(found, AudioError):
-            return cls(0.0, np.empty(0), np.empty(0), np.empty((0, 0)), str(found))
-        return cls(found.seconds, found.starts, found.ends, found.probabilities)
-
-    @property
-    def mean(self) -> Floats:
-        """Probabilities (K,) of the whole file."""
-        return np.asarray(self.probabilities.mean(axis=0))
 
 
 class PredictionStore:
@@ -91,18 +64,21 @@ class PredictionStore:
     def __contains__(self, file: SoundFile) -> bool:
         return self._database.execute(f"SELECT 1 {_OF_FILE}", _key(file)).fetchone() is not None
 
-    def add(self, file: SoundFile, found: FilePrediction) -> None:
-        """Keep a finished file; it is on disk after ``every`` seconds or :meth:`flush`.
+    def add(self, file: SoundFile, found: Timeline | AudioError) -> None:
+        """Keep what was found in a file, all but the scores, or is wrong with it.
+
+        It is on disk after ``every`` seconds or :meth:`flush`.
 
         Raises:
             StoreError: The store cannot be written.
         """
-        values = np.column_stack([found.starts, found.ends, found.probabilities]).tobytes()
+        if isinstance(found, AudioError):
+            row: tuple[object, ...] = (str(found), 0.0, 0, b"")
+        else:
+            values = np.column_stack([found.starts, found.ends, found.probabilities])
+            row = ("", found.seconds, len(values), values.tobytes())
         with _writing(self._path):
-            self._database.execute(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*_key(file), found.problem, found.seconds, len(found.starts), values),
-            )
+            self._database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", (*_key(file), *row))
         if time.monotonic() - self._since >= self._every:
             self.flush()
 
@@ -116,8 +92,8 @@ class PredictionStore:
         with _writing(self._path):
             self._database.commit()
 
-    def read(self, file: SoundFile) -> FilePrediction:
-        """Return what was kept of a file.
+    def read(self, file: SoundFile) -> Timeline | AudioError:
+        """Return what was kept of a file; ``scores`` are empty.
 
         Raises:
             KeyError: It is not finished.
@@ -127,9 +103,9 @@ class PredictionStore:
             raise KeyError(file.name)
         problem, seconds, windows, values = row
         if problem:
-            return FilePrediction.of(AudioError(problem))
+            return AudioError(problem)
         starts, ends, *shares = np.frombuffer(values).reshape(windows, -1).T
-        return FilePrediction(seconds, starts, ends, np.stack(shares, axis=1))
+        return Timeline(seconds, starts, ends, np.empty((windows, 0)), np.stack(shares, axis=1))
 
     def close(self) -> None:
         """Close the file; what is not committed is lost."""
@@ -141,9 +117,8 @@ def _is_whole(path: Path) -> bool:
         with closing(sqlite3.connect(path)) as database:
             pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
             # Of a last page that is cut, SQLite takes what is missing for zeros.
-            return path.stat().st_size == pages * size and bool(
-                database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-            )
+            whole = path.stat().st_size == pages * size
+            return whole and bool(database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
@@ -169,10 +144,8 @@ def model_key(folder: Path, shown: str, device: str) -> str:
         digest.update(f"{path.relative_to(folder)}\0".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    networks = (network.module for network in NETWORKS.values())
-    return fingerprint(
-        [shown, digest.hexdigest(), device, code_version("prediction.run", *MODULES.values(), *networks)]
-    )
+    code = code_version("prediction.run", *MODULES.values(), *(network.module for network in NETWORKS.values()))
+    return fingerprint([shown, digest.hexdigest(), device, code])
 
 
 @contextmanager

@@ -25,6 +25,7 @@ import pyarrow.parquet
 from soundstack.audio.find import SoundFile
 from soundstack.prediction.store import PredictionStore
 from soundstack.recognisers.timelines import Floats
+from soundstack.utils.errors import AudioError
 from soundstack.utils.files import replaced
 
 WINDOWS, WINDOWS_PARQUET, FILES, ERRORS = "predictions.csv", "predictions.parquet", "files.csv", "errors.csv"
@@ -67,15 +68,15 @@ def write(
         errors = _Rows(stack, output, (ERRORS,), pa.schema([("file", pa.string()), ("reason", pa.string())]))
         for file in files:
             found = store.read(file)
-            if found.problem:
+            if isinstance(found, AudioError):
                 totals.bad += 1
                 if len(totals.problems) < 5:
-                    totals.problems.append(f"{file.name} {found.problem}")
-                errors.add([[file.name], [found.problem]])
+                    totals.problems.append(f"{file.name} {found}")
+                errors.add([[file.name], [str(found)]])
                 continue
             count = len(found.starts)
             windows.add([[file.name] * count, found.starts, found.ends, *_judged(found.probabilities, labels, model)])
-            mean = _judged(found.mean[None], labels, model)
+            mean = _judged(found.mean_probabilities[None], labels, model)
             clips.add([[file.name], [found.seconds], [count], *mean])
             totals.files += 1
             totals.windows += count

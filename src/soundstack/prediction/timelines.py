@@ -13,6 +13,7 @@ from PIL import Image
 from soundstack.audio.find import SoundFile
 from soundstack.evaluation.sound_plots import timeline_figure
 from soundstack.prediction.store import PredictionStore
+from soundstack.utils.errors import AudioError
 from soundstack.utils.files import write_atomically
 from soundstack.utils.progress import duration
 
@@ -57,7 +58,7 @@ def draw(
     for file, path in zip(files, picture_paths(output, files), strict=True):
         found = store.read(file)
         source = f"{store.key} {file.path} {file.size} {file.modified}".encode("ascii", "replace").decode()
-        if not found.problem and _drawn_from(path) != source:
+        if not isinstance(found, AudioError) and _drawn_from(path) != source:
             title = f"{file.name}  ({duration(found.seconds)}, {model})"
             figure = timeline_figure(found.starts, found.ends, found.probabilities, labels, title)
             picture = io.BytesIO()

@@ -41,18 +41,18 @@ class SearchSpec:
         trials: 0 for the paper's ten values, else the number of Optuna samples between 1e-9 and 1.
         seed: Of the sampler.
         stop_early: Leave out the larger ones of the paper's values once the score has clearly fallen.
-        clip: The bound of standardised features; None: the paper's plain standardisation.
+        clip: The bound of standardised features; infinite: the paper's plain standardisation.
     """
 
     trials: int = 0
     seed: int = 0
     stop_early: bool = False
-    clip: float | None = CLIP
+    clip: float = CLIP
 
     @classmethod
     def of(cls, config: DeepSpectrumConfig | FuseConfig) -> SearchSpec:
         """As a step's parameters say."""
-        clip = None if config.feature_bound == "none" else config.feature_bound
+        clip = np.inf if config.feature_bound == "none" else config.feature_bound
         return cls(config.trials, config.seed, config.cost_path == "rising", clip)
 
 
@@ -88,20 +88,13 @@ class CostSearch:
 
 
 def search_cost(
-    decide: Decide,
-    truth: NDArray[np.intp],
-    folds: NDArray[np.str_],
-    n_classes: int,
-    spec: SearchSpec,
+    decide: Decide, truth: NDArray[np.intp], folds: NDArray[np.str_], n_classes: int, spec: SearchSpec
 ) -> CostSearch:
     """Choose C by the mean macro-F1 over the held-out folds; of equals, the smallest (the simplest model).
 
     Args:
         decide: Gives out-of-fold decision values for costs.
-        truth: Class indices (N,).
-        folds: Fold of each row (N,).
-        n_classes: Number of classes.
-        spec: How C is searched.
+        truth, folds: Class index and fold of each row (N,).
     """
     names = fold_order(folds.tolist())
     found: dict[float, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = {}

@@ -4,18 +4,17 @@ The SVM is scikit-learn's ``LinearSVC``: L2 regularisation, squared hinge, one a
 weight of a constant feature and so is regularised too. Its scores are decision values, unbounded.
 
 ``PathProblem`` is what training uses: out-of-fold decision values for any costs, and the model at the chosen one. What
-is the same for all costs, standardisation and change of basis, is done once a fold; see ``svm_solver``. Where there is
-a GPU, and the matrices are worth the way there, they are solved on it.
+is the same for all costs, standardisation and change of basis, is done once a fold; see ``newton``. Where there is a
+GPU, and the matrices are worth the way there, they are solved on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +34,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 CLIP = 10.0
+_STORED = ("coef", "intercept", "mean", "scale", "clip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,23 +42,20 @@ class Standardiser:
     """Zero mean and unit deviation a feature, as found on the training clips, then bounded to +-``clip``.
 
     Many dimensions of deep features are nearly constant: a held-out clip that stirs one of them would be thousands of
-    training deviations away and would rule every later sum (method 3.3). ``clip=None`` is the paper's plain form.
+    training deviations away and would rule every later sum (method 3.3). An infinite bound is the paper's plain form.
     """
 
     mean: Array  # (D,)
     scale: Array  # (D,), 1 where the training clips are all alike
-    clip: float | None = CLIP
+    clip: float = CLIP
 
     @classmethod
-    def fit(cls, x: Array, clip: float | None = CLIP) -> Standardiser:
+    def fit(cls, x: Array, clip: float = CLIP) -> Standardiser:
         """Find mean and deviation of the features x (N, D).
 
         Raises:
             DataError: if x has no rows, or a value that is not finite.
-            ConfigError: if ``clip`` is not positive.
         """
-        if clip is not None and not clip > 0:
-            raise ConfigError(f"Standardised features cannot be clipped to +-{clip}: give a positive bound, or none.")
         scaler = StandardScaler().fit(_finite(x))
         return cls(scaler.mean_, scaler.scale_, clip)
 
@@ -67,19 +64,7 @@ class Standardiser:
         # Double precision, whatever x is: a nearly constant feature is a small difference of large numbers.
         standardised = np.subtract(x, self.mean, dtype=np.float64)
         standardised /= self.scale
-        if self.clip is not None:
-            np.clip(standardised, -self.clip, self.clip, out=standardised)
-        return standardised
-
-    def to_arrays(self) -> dict[str, Array]:
-        """The standardiser as named arrays; no bound is stored as infinity."""
-        return {"mean": self.mean, "scale": self.scale, "clip": np.array([np.inf if self.clip is None else self.clip])}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array]) -> Standardiser:
-        """The inverse of ``to_arrays``."""
-        clip = float(arrays["clip"][0])
-        return cls(arrays["mean"], arrays["scale"], clip if np.isfinite(clip) else None)
+        return np.clip(standardised, -self.clip, self.clip, out=standardised)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,54 +75,28 @@ class LinearSvm:
     intercept: Array  # (K,)
     standardiser: Standardiser
 
-    @classmethod
-    def fit(
-        cls,
-        x: Array,
-        y: ArrayLike,
-        cost: float,
-        *,
-        n_classes: int,
-        clip: float | None = CLIP,
-    ) -> LinearSvm:
-        """Standardise the features x (N, D) and train on the class indices y (N,).
-
-        Raises:
-            DataError: if x has no rows, or a value that is not finite.
-            ConfigError: if cost or clip cannot be used.
-        """
-        standardiser = Standardiser.fit(x, clip)
-        path = SvmPath(standardiser.transform(x), y, n_classes=n_classes)
-        return cls(*path.coefficients(cost), standardiser)
-
     def decision(self, x: Array) -> Floats:
         """Decision values (N, K) of the features x (N, D)."""
         return self.standardiser.transform(x) @ self.coef.T + self.intercept
 
-    def to_arrays(self) -> dict[str, Array]:
-        """Model and standardiser as named arrays."""
-        return {"coef": self.coef, "intercept": self.intercept, **self.standardiser.to_arrays()}
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array]) -> LinearSvm:
-        """The inverse of ``to_arrays``."""
-        return cls(arrays["coef"], arrays["intercept"], Standardiser.from_arrays(arrays))
-
-
-def save_svms(svms: Iterable[LinearSvm], path: Path) -> None:
+def save_svms(svms: Sequence[LinearSvm], path: Path) -> None:
     """Write SVMs into one safetensors file, each with its number before the names of its arrays."""
-    arrays = {f"{number}.{name}": a for number, svm in enumerate(svms) for name, a in svm.to_arrays().items()}
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    arrays: dict[str, Array] = {}
+    for number, svm in enumerate(svms):
+        scaling = svm.standardiser
+        values = (svm.coef, svm.intercept, scaling.mean, scaling.scale, np.array([scaling.clip], dtype=np.float64))
+        arrays |= {f"{number}.{name}": np.ascontiguousarray(a) for name, a in zip(_STORED, values, strict=True)}
+    save_file(arrays, path)
 
 
 def load_svms(path: Path, count: int) -> list[LinearSvm]:
     """Read what :func:`save_svms` wrote."""
-    arrays = load_file(path)
-
-    def numbered(number: str) -> dict[str, Array]:
-        return {name.removeprefix(number): array for name, array in arrays.items() if name.startswith(number)}
-
-    return [LinearSvm.from_arrays(numbered(f"{number}.")) for number in range(count)]
+    arrays, svms = load_file(path), []
+    for number in range(count):
+        coef, intercept, mean, scale, clip = (arrays[f"{number}.{name}"] for name in _STORED)
+        svms.append(LinearSvm(coef, intercept, Standardiser(mean, scale, float(clip[0]))))
+    return svms
 
 
 class SvmPath:
@@ -234,7 +193,7 @@ class PathProblem:
         folds: ArrayLike,
         *,
         n_classes: int,
-        clip: float | None = CLIP,
+        clip: float = CLIP,
         device: torch.device | None = None,
     ) -> None:
         """Take the development set: features x (N, D), class indices y (N,), and the fold of each row (N,).
@@ -251,32 +210,25 @@ class PathProblem:
         self._n_classes, self._clip, self._device = n_classes, clip, device
         self._prepared: dict[Any, tuple[Standardiser, SvmPath]] = {}
 
-    def out_of_fold_decisions(self, costs: Iterable[float], progress: Callable[[int], Any] | None = None) -> Floats:
+    def out_of_fold_decisions(self, costs: Sequence[float]) -> Floats:
         """Out-of-fold decision values (len(costs), N, K): every row is scored by the SVM that did not see its fold.
 
-        ``progress`` is called with 1 for each fold and cost done, by one thread at a time.
-
         Raises:
-            ConfigError: if a cost or the bound cannot be used.
+            ConfigError: if a cost cannot be used.
         """
-        costs = list(costs)
         decisions = np.empty((len(costs), len(self._y), self._n_classes))
-        lock = Lock()
 
         def score(fold: Any) -> None:
             _, path = self._prepare(fold)
             for index in np.argsort(costs, kind="stable"):  # ascending: each start is then close to its solution
                 decisions[index, self._folds == fold] = path.decisions(costs[index])
-                if progress is not None:
-                    with lock:
-                        progress(1)
 
         # Folds run side by side, each on its share of the threads: matrix products that wait for a second thread every
         # few milliseconds are slow, and many times slower when the machine has other work.
-        threads = 1 if _small(self._x) else _blas_threads()
-        workers = min(len(self.folds), threads)
-        if _accelerator(self._device, self._x, self._n_classes):
-            workers = 1  # a GPU is shared
+        pools = (pool["num_threads"] for pool in _blas().info() if pool["user_api"] == "blas")
+        threads = 1 if _small(self._x) else max(pools, default=1)
+        shared = _accelerator(self._device, self._x, self._n_classes)
+        workers = 1 if shared else min(len(self.folds), threads)
         with _blas().limit(limits=threads // workers, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             list(pool.map(score, self.folds))
         return decisions
@@ -314,10 +266,6 @@ class PathProblem:
 @cache
 def _blas() -> ThreadpoolController:
     return ThreadpoolController()  # finding the libraries takes longer than limiting them
-
-
-def _blas_threads() -> int:
-    return max((pool["num_threads"] for pool in _blas().info() if pool["user_api"] == "blas"), default=1)
 
 
 def _small(x: Array) -> bool:
