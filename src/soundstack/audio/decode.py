@@ -59,13 +59,9 @@ class AudioSpec:
 
 
 def decode(source: Path | bytes, *, limits: RequestLimits = UNLIMITED) -> tuple[Samples, int]:
-    """Decode a whole sound file, given by its path or its bytes; the limits are as for :class:`SoundReader`.
+    """Decode a whole sound file, given by its path or its bytes, as :class:`SoundReader` does, with its errors.
 
-    Returns:
-        Samples of shape (frames, channels), float32 in -1..1 (float files may exceed that), and the rate in Hz.
-
-    Raises:
-        AudioError: The file is unreadable, empty, truncated, over the limits, or holds values that are not finite.
+    Returned are samples (frames, channels), float32 in -1..1 (float files may exceed that), and the rate in Hz.
     """
     with SoundReader(source, limits) as sound:
         samples = np.concatenate(list(sound.blocks()))

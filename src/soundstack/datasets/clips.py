@@ -97,10 +97,7 @@ def check_splits(clips: Iterable[Clip], called: Callable[[Clip], str] = lambda c
 
     Checked: every id is unique, no group lies in two folds, there are at least two development folds and a test
     part, every class has clips in at least two development folds, and the test part names no unknown class.
-    ``called`` is how a message names a clip.
-
-    Raises:
-        DataError: with the first offending clip, group or class.
+    ``called`` is how a message names a clip. A DataError names the first offending clip, group or class.
     """
     clips = tuple(clips)
     if not clips:

@@ -34,8 +34,6 @@ OPTIONAL = ("fold", "split", "group")
 _DEVEL_WORDS = {"devel", "dev", "development", "train", "training"}
 _TEST_WORDS = {"test", "eval", "evaluation"}
 FOLDS = 4
-#: Length and rate are not known from the table; the scan of the files fills them in.
-UNKNOWN = 0
 
 
 @data_set("csv")
@@ -80,7 +78,8 @@ def load(table: Path, *, seed: int) -> ClipTable:
                 "a model cannot know it. Add development clips of it, or mend the spelling."
             )
     check_splits(clips, called=lambda clip: f"{clip.id!r} ({place[clip.id]})")
-    return ClipTable("csv", tuple(clips), seconds=UNKNOWN, sample_rate=UNKNOWN, notes=tuple(notes), own=True)
+    # Length and rate are not known from the table; the scan of the files fills them in.
+    return ClipTable("csv", tuple(clips), seconds=0, sample_rate=0, notes=tuple(notes), own=True)
 
 
 def _listed(frame: pd.DataFrame, table: Path) -> tuple[list[Clip], dict[str, str]]:

@@ -64,9 +64,7 @@ def load(folder: Path) -> ClipTable:
 
     ``folder`` holds both data sets' folders; ids are such as ``development/b020_90_100.wav``, and notes tell of all
     that is not as it should be.
-
-    Raises:
-        DataError: a folder, list or sound file is missing, a row is malformed, or the folds leak.
+    A DataError tells of a folder, list or sound file that is missing, a malformed row, or folds that leak.
     """
     development, evaluation = dcase.parts_of(folder, "DCASE 2017 task 1", DEVELOPMENT, EVALUATION)
     devel, devel_notes = _devel_clips(development)

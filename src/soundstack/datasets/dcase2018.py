@@ -68,9 +68,7 @@ def load(folder: Path) -> ClipTable:
     ``folder`` holds both data sets' folders; ids are such as ``development/DevNode1_ex1_1.wav`` and
     ``evaluation/1.wav``, and notes tell of all that is not as it should be. Clips carry the tag ``node`` (``"1"``,
     ``"2"``, ...); test clips also ``known``: ``"yes"`` if the development set has that node, too, else ``"no"``.
-
-    Raises:
-        DataError: a folder, list or sound file is missing, a row is malformed, or the folds leak.
+    A DataError tells of a folder, list or sound file that is missing, a malformed row, or folds that leak.
     """
     development, evaluation = dcase.parts_of(folder, "DCASE 2018 task 5", DEVELOPMENT, EVALUATION)
     devel, devel_notes = _devel_clips(development)

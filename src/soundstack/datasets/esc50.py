@@ -102,11 +102,8 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
             continue
         where = f"{path} row {reader.line_num}"
         row = dict(zip(header, map(str.strip, cells), strict=False))
-        if (
-            fault := f"it has {len(cells)} values for {len(header)} columns"
-            if len(cells) != len(header)
-            else _fault(row)
-        ):
+        is_whole = len(cells) == len(header)
+        if fault := _fault(row) if is_whole else f"it has {len(cells)} values for {len(header)} columns":
             raise DataError(f"{where} is malformed: {fault}. Correct it, or download the data set again.")
         yield row, where
 

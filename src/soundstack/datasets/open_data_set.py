@@ -27,9 +27,8 @@ LONGEST_AUTO_SECONDS = 10.0
 class AudioSoFar:
     """The audio spec as the usable files suggest that are scanned so far; final when all are.
 
-    Attributes:
-        settled: Length and rate are given by the parameters or by the publishers of the data set, so that the first
-            files tell what holds for all.
+    It is ``settled`` where length and rate are given by the parameters or by the publishers of the data set: then the
+    first files tell what holds for all.
     """
 
     def __init__(self, table: ClipTable, config: DataConfig) -> None:

@@ -39,10 +39,9 @@ from soundstack.datasets.demo.blocks import (
 def siren(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """An emergency siren: a harmonic tone of an electronic horn whose pitch is driven by a slow oscillator.
 
-    The source decides between *wail* (one rise and fall in 2.5 to 6 s), *yelp* (two to five a second) and
-    *hi-lo* (two alternating tones). The pitch moves between about 400 and 1600 Hz, on a log scale, by a
-    rounded triangle or a smoothed square; the k-th harmonic has amplitude k^-p, even ones are weaker, and the
-    horn is a broad resonance. A take starts anywhere in the cycle and drifts in pitch as the vehicle moves.
+    The source decides between *wail* (slow), *yelp* (quick) and *hi-lo* (two alternating tones). The pitch moves on a
+    log scale, by a rounded triangle or a smoothed square; even harmonics are weaker, and the horn is a broad resonance.
+    A take starts anywhere in the cycle and drifts in pitch as the vehicle moves.
     """
     kind = source.choice(["wail", "yelp", "hi-lo"])
     low = log_uniform(source, 380, 700)
@@ -71,9 +70,8 @@ def siren(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
 def bird_song(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """A songbird: nearly pure whistles of one syrinx, gliding and trilled, grouped into phrases.
 
-    The source is a bird with a base pitch of 1.6 to 4.5 kHz and a repertoire of two to four syllables; each
-    is a frequency glide with a bend and perhaps a trill (frequency modulation at 15 to 60 Hz) of 40 to 250
-    ms. A phrase repeats syllables of the repertoire with short gaps; phrases are separated by pauses. The
+    The source is a bird with a base pitch and a repertoire of syllables; each is a frequency glide with a bend and
+    perhaps a trill. A phrase repeats syllables of the repertoire with short gaps; phrases are separated by pauses. The
     amplitude follows a rounded bell in every syllable and a faint second harmonic is added.
     """
     base = log_uniform(source, 1600, 4500)
@@ -100,22 +98,15 @@ def bird_song(source: Generator, take: Generator, samples: int, rate: int) -> Wa
 
 
 def _syllable(rng: Generator) -> tuple[float, float, Callable[[Wave], Wave]]:
-    """One element of a bird's repertoire: its seconds, its loudness, and its pitch over a part of it from 0 to 1.
-
-    Pitches are relative to the bird's base pitch.
-    """
+    """A bird's syllable: its seconds, its loudness, and its pitch, relative to the bird's, over it from 0 to 1."""
     seconds = log_uniform(rng, 0.04, 0.25)
     start, end = rng.uniform(0.75, 1.35), rng.uniform(0.75, 1.35)
     bend, trill = rng.uniform(-0.2, 0.2), rng.uniform(15, 60)
     depth = rng.uniform(0.03, 0.12) if rng.random() < 0.4 else 0.0
 
     def glide(part: Wave) -> Wave:
-        return (
-            start
-            + (end - start) * part
-            + bend * np.sin(np.pi * part)
-            + depth * np.sin(2 * np.pi * trill * seconds * part)
-        )
+        straight = start + (end - start) * part
+        return straight + bend * np.sin(np.pi * part) + depth * np.sin(2 * np.pi * trill * seconds * part)
 
     return seconds, rng.uniform(0.4, 1.0), glide
 
@@ -123,10 +114,9 @@ def _syllable(rng: Generator) -> tuple[float, float, Callable[[Wave], Wave]]:
 def bell(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """A bell, from church to hand bell: inharmonic damped modes struck by a clapper.
 
-    The modes have the classic ratios to the strike note (hum 0.5, prime 1, tierce 1.2, quint 1.5, nominal 2,
-    ...), each slightly off and split into a beating pair, as no bell is perfectly round. The higher a mode,
-    the faster it decays: tau = tau_0 * ratio^-0.8. Strikes come at intervals of 0.15 s (a school bell) to 2 s
-    (a tower), and a softer clapper excites the high modes less.
+    The modes have the classic ratios to the strike note (hum 0.5, prime 1, tierce 1.2, quint 1.5, nominal 2, ...), each
+    slightly off and split into a beating pair, as no bell is perfectly round. The higher a mode, the faster it decays.
+    Strikes come as from a school bell or a tower, and a softer clapper excites the high modes less.
     """
     strike_note = log_uniform(source, 220, 1600)
     ratios = np.array([0.5, 1.0, 1.2, 1.5, 2.0, 2.52, 2.66, 3.01, 4.1, 5.4, 6.8])
@@ -147,9 +137,9 @@ def engine(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """A piston engine: pulses at the firing rate, coloured by the exhaust, over machine noise.
 
     Each firing is a sharp rise with exponential decay in crank angle; the cylinders differ in strength, which puts
-    lines between the firing-rate harmonics, and every single firing varies a little. The firing rate (50 to 80 Hz) is
-    governed: it trembles and, in a take, glides by a few per cent, so its harmonics are close, steady lines that only a
-    long window resolves. Three exhaust resonances follow; intake and valve noise is modulated by the same pulses.
+    lines between the firing-rate harmonics. The firing rate is governed: it trembles and glides by a few per cent, so
+    its harmonics are close, steady lines that only a long window resolves. Exhaust resonances follow; intake and valve
+    noise is modulated by the same pulses.
     """
     firing = log_uniform(source, 50, 80)
     cylinders = 1 + 0.1 * source.standard_normal(source.choice([1, 2, 3, 4, 6]))
@@ -180,9 +170,8 @@ def engine(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
 def rain(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """Rain: a hiss of countless far drops and a Poisson stream of near ones that ring what they fall on.
 
-    Near drops come at 60 to 1500 a second with log-normal strength. Each excites short damped modes: panels
-    (roof, umbrella; 300 to 2500 Hz) and air bubbles in water, whose Minnaert resonance lies at 1.5 to 6 kHz.
-    The hiss is noise that leans to the treble; the intensity of the shower varies slowly.
+    Each near drop excites short damped modes: panels (roof, umbrella) and air bubbles in water, by their Minnaert
+    resonance. The hiss is noise that leans to the treble; the intensity of the shower varies slowly.
     """
     per_second = log_uniform(source, 60, 1500)
     spread = source.uniform(0.6, 1.3)
@@ -206,9 +195,8 @@ def rain(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
 def wind(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """Wind: turbulence noise that grows and brightens with the speed of the gusts, and howls at edges.
 
-    The speed v(t) is log-normal: slow gusts plus quicker turbulence. The rumble (falling spectrum) grows with
-    v^2, the rustle of leaves and grass with v^3, so gusts are brighter. Edges and gaps whistle: narrow noise,
-    shifted to the moving frequency f = f_0 * v^0.7.
+    The speed v(t) is log-normal: slow gusts plus quicker turbulence. The rumble (falling spectrum) grows with v^2, the
+    rustle of leaves and grass with v^3, so gusts are brighter. Edges and gaps whistle: narrow noise that moves with v.
     """
     gustiness, pace = source.uniform(0.2, 0.45), source.uniform(0.4, 1.2)
     slope, rustle_share = source.uniform(-9, -5), log_uniform(source, 0.05, 0.6)
@@ -229,10 +217,9 @@ def wind(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
 def sea_waves(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """Surf: noise that swells, breaks and runs out up the beach, wave after wave.
 
-    A wave grows and dies exponentially around its break. The roar (all of the spectrum, falling) follows it,
-    the hiss of foam (treble) is sharper at the break and has a second, lingering part while the water runs
-    out, so the spectrum brightens and then thins out. Waves of irregular size come every 2.5 to 6 s over the
-    steady roar of the distant surf.
+    A wave grows and dies exponentially around its break. The roar (all of the spectrum, falling) follows it, the hiss
+    of foam (treble) is sharper at the break and lingers while the water runs out, so the spectrum brightens and then
+    thins out. Waves of irregular size come over the steady roar of the distant surf.
     """
     period, irregular = source.uniform(2.5, 6.0), source.uniform(0.1, 0.3)
     rise, fall = source.uniform(0.4, 1.2), source.uniform(0.5, 1.6)
@@ -261,9 +248,8 @@ def sea_waves(source: Generator, take: Generator, samples: int, rate: int) -> Wa
 def clock(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """A clock: an escapement that ticks with hardly any jitter, its clicks ringing a small case.
 
-    The beat is 1 to 2.5 a second, as in quartz and pendulum clocks. Tick and tock weigh the
-    modes of the movement (1.2 to 6.5 kHz, 1 to 12 ms) and of the case (500 to 1500 Hz) differently, and
-    either is a double click: the lock follows the drop by a few milliseconds.
+    The beat is that of quartz and pendulum clocks. Tick and tock weigh the modes of the movement and of the case
+    differently, and either is a double click: the lock follows the drop by a few milliseconds.
     """
     interval = 1 / source.choice([1.0, 1.5, 2.0, 2.5]) * source.uniform(0.98, 1.02)
     limp = source.uniform(-0.06, 0.06)  # tick to tock against tock to tick
@@ -286,9 +272,8 @@ def clock(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
 def knocking(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """Knuckles on a door, a window or a table: groups of two to six blows, then a pause.
 
-    Within a group the blows come 3 to 8 a second, getting a little faster or slower and uneven in strength.
-    The knuckle is a soft pulse of 0.2 to 2 ms; the panel answers with six damped modes between 120 and 2500
-    Hz, and the hard joint adds a short click.
+    Within a group the blows get a little faster or slower and are uneven in strength. The knuckle is a soft pulse; the
+    panel answers with damped modes, and the hard joint adds a short click.
     """
     interval, pause = 1 / log_uniform(source, 3.0, 8.0), source.uniform(0.35, 1.2)
     lowest = log_uniform(source, 150, 800)
@@ -314,9 +299,8 @@ def knocking(source: Generator, take: Generator, samples: int, rate: int) -> Wav
 def footsteps(source: Generator, take: Generator, samples: int, rate: int) -> Wave:
     """Someone walking: heel, then toe, left and right, on a floor between bare wood or stone and gravel.
 
-    Steps come 1.5 to 2.8 a second with a few per cent of jitter; the two feet differ. The heel strikes the
-    floor's modes (80 to 500 Hz) and those of the shoe (1 to 4 kHz); the toe follows 60 to 140 ms later,
-    softer. Loose ground adds a burst of grains, a dense Poisson stream that fades as the foot rolls.
+    The two feet differ. The heel strikes the floor's modes and, higher, those of the shoe; the toe follows, softer.
+    Loose ground adds a burst of grains, a dense Poisson stream that fades as the foot rolls.
     """
     interval, unsteady = 1 / log_uniform(source, 1.5, 2.8), source.uniform(0.015, 0.05)
     roll, toe = source.uniform(0.06, 0.14), source.uniform(0.1, 0.7)
