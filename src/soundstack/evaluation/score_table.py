@@ -93,13 +93,11 @@ class ScoreTable:
         """
         clips = tuple(clips)
         row_of = {clip: row for row, clip in enumerate(self.clips)}
-        unknown = [clip for clip in clips if clip not in row_of]
-        absent = sorted(row_of.keys() - set(clips))
-        if unknown or absent or len(clips) != len(row_of):
-            odd = (unknown or absent or [next(clip for clip, n in Counter(clips).items() if n > 1)])[0]
+        odd = [clip for clip in clips if clip not in row_of] or sorted(row_of.keys() - set(clips))
+        if odd:
             raise MemberError(
                 f"Score tables hold different clips ({len(self.clips)} against {len(clips)}, differing in "
-                f"{odd!r}): compare and fuse models of the same data set and split only."
+                f"{odd[0]!r}): compare and fuse models of the same data set and split only."
             )
         return self.rows([row_of[clip] for clip in clips])
 
@@ -176,19 +174,16 @@ def _check(table: ScoreTable) -> None:
         raise DataError("A score table needs at least one clip.")
     texts = {"clip": table.clips, "label": table.labels, "fold": table.folds, "class": classes}
     for name, values in texts.items():
-        odd = [value for value in values if not isinstance(value, str) or not value]
-        if odd:
+        if odd := [value for value in values if not isinstance(value, str) or not value]:
             raise DataError(f"Every {name} must be a text that is not empty; got {odd[0]!r}.")
     if len(classes) < 2 or list(classes) != sorted(set(classes)):
         raise DataError(f"Give two or more classes, in alphabetical order, none twice: got {_few(classes)}.")
     if not len(table.labels) == len(table.folds) == n_clips:
-        raise DataError(
-            f"{n_clips} clips need as many labels and folds; got {len(table.labels)} and {len(table.folds)}."
-        )
+        counts = f"{len(table.labels)} and {len(table.folds)}"
+        raise DataError(f"{n_clips} clips need as many labels and folds; got {counts}.")
     if table.scores.shape != (n_clips, len(classes)):
-        raise DataError(
-            f"{n_clips} clips and {len(classes)} classes need scores of that shape; got {table.scores.shape}."
-        )
+        shape = table.scores.shape
+        raise DataError(f"{n_clips} clips and {len(classes)} classes need scores of that shape; got {shape}.")
     if table.kind not in KINDS:
         raise DataError(f"Scores are of kind {' or '.join(map(repr, KINDS))}; got {table.kind!r}.")
     twice = next((clip for clip, n in Counter(table.clips).items() if n > 1), None)

@@ -55,7 +55,10 @@ class RequestGate:
         deadline = time.monotonic() + self.patience
         body = bytearray()
         try:
-            _check_content_type(request.headers.get("content-type", ""))
+            kind, *parameters = [part.strip().lower() for part in request.headers.get("content-type", "").split(";")]
+            if kind != "application/json" or not set(parameters) <= {"", "charset=utf-8", 'charset="utf-8"'}:
+                what = f"Send JSON, as application/json in UTF-8: {FORM}."
+                raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, what)
             await self._read(request, body, deadline)
             async with asyncio.timeout(deadline - time.monotonic()):
                 await self._slots.acquire()
@@ -155,12 +158,6 @@ def _audio_column(form: str, content: Any) -> list[Any]:
     if wrong := [n for n, row in enumerate(content) if not isinstance(row, dict) or row.keys() != {"audio"}]:
         raise _bad(f"{form}: row {wrong[0]} does not hold exactly one value, named audio. Send {FORM}.")
     return [row["audio"] for row in content]
-
-
-def _check_content_type(given: str) -> None:
-    kind, *parameters = [part.strip().lower() for part in given.split(";")]
-    if kind != "application/json" or not set(parameters) <= {"", "charset=utf-8", 'charset="utf-8"'}:
-        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Send JSON, as application/json in UTF-8: {FORM}.")
 
 
 def _bad(message: str) -> HTTPException:
