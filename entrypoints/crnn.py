@@ -48,7 +48,7 @@ def run(config: CrnnConfig) -> RegisteredModel:
             opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})
             for step, values in crnn.curves(folds):
                 opened.metrics(values, step)
-            figure = plots.learning_curves_figure(crnn.histories(folds))
+            figure = plots.learning_curves_figure([fold.history for fold in folds.values()])
             save_figure(figure, opened.folder / "curves" / "learning_curves.png")
             opened.evaluation(trained.evaluation)
             tags, limits = data_set.tags | {"family": "crnn"}, RequestLimits.parse(config.served_limits)

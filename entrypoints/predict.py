@@ -33,6 +33,7 @@ def run(config: PredictConfig) -> Totals:
     from soundstack.tracking import registered_models
     from soundstack.tracking import run as tracking
     from soundstack.utils import devices
+    from soundstack.utils.errors import AudioError
     from soundstack.utils.progress import bar
 
     files = sound_files.find(config.input)
@@ -57,7 +58,8 @@ def run(config: PredictConfig) -> Totals:
         if config.timeline:
             with opened.stage("draw"), bar("Drawing timelines", len(files), "files") as advance:
                 prediction_timelines.draw(output, files, parts, recogniser.labels, model.shown, advance)
-        scored_seconds = sum(parts.read(file).seconds for file in todo)
+        found = (parts.read(file) for file in todo)
+        scored_seconds = sum(each.seconds for each in found if not isinstance(each, AudioError))
         opened.metrics(
             {
                 "files": totals.files,

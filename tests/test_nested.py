@@ -82,9 +82,7 @@ def test_the_nested_score_is_the_mean_over_the_folds_of_what_each_is_judged_with
     expected = mean_scores(table(judged(evaluation), truth))
     assert (metrics["devel_nested_accuracy"], metrics["devel_nested_macro_f1"]) == pytest.approx(expected)
     assert metrics["devel_nested_accuracy_ci_low"] < expected[0] < metrics["devel_nested_accuracy_ci_high"]
-    plain = Evaluation(
-        evaluation.devel, evaluation.test, evaluation.groups, evaluation.devel.scores, evaluation.test.scores
-    )
+    plain = Evaluation(evaluation.devel, evaluation.test, evaluation.groups, evaluation.inverse_temperature)
     assert not any("nested" in name for name in plain.metrics())
 
 

@@ -65,7 +65,6 @@ def test_the_number_of_frames_is_the_papers(rate, seconds, centred, plain):
     wave = clip(rate, seconds)
     for front_end, frames in (("paper", centred), ("audeep", plain)):
         spec = SpectrogramSpec(rate, front_end=front_end)
-        assert spec.frames(len(wave)) == frames
         assert log_mel(wave, spec).shape == (1, frames, 128)
 
 
@@ -74,12 +73,11 @@ def test_window_and_hop_are_the_papers_at_16_and_44_kilohertz():
     assert (SpectrogramSpec(44100).window, SpectrogramSpec(44100).hop) == (14112, 7056)
 
 
-@pytest.mark.parametrize("front_end", ["paper", "audeep"])
-@pytest.mark.parametrize("samples", [1, 100, 2559, 2560, 2561, 5000])
-def test_clips_about_as_long_as_a_window_have_the_frames_that_are_announced(front_end, samples):
-    spec = SpectrogramSpec(8000, front_end=front_end)
-    values = log_mel(clip(8000)[:samples], spec)
-    assert values.shape == (1, spec.frames(samples), 128)
+@pytest.mark.parametrize(("front_end", "frames", "of_more"), [("paper", 3, 4), ("audeep", 1, 2)])
+@pytest.mark.parametrize("samples", [1, 100, 2559, 2560, 2561, 3840])
+def test_a_clip_has_the_frames_of_a_window_at_least(front_end, frames, of_more, samples):
+    values = log_mel(clip(8000)[:samples], SpectrogramSpec(8000, front_end=front_end))
+    assert values.shape == (1, of_more if samples == 3840 else frames, 128)
     assert np.isfinite(values).all()
 
 
@@ -165,8 +163,8 @@ def test_decibels_are_relative_to_each_clips_own_maximum():
 def test_every_mel_band_hears_something():
     for rate, front_end in itertools.product((8000, 16000, 44100), ("paper", "audeep")):
         bank = LogMel(SpectrogramSpec(rate, front_end=front_end)).bank
-        assert bank.shape[1] == 128
-        assert (bank.sum(axis=0) > 0).all()
+        assert bank.shape[0] == 128
+        assert (bank.sum(axis=1) > 0).all()
 
 
 def test_a_spec_as_json_makes_the_same_spec():

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -122,11 +121,7 @@ def finish(
     models: dict[str, FoldModel],
     device: torch.device,
 ) -> TrainedCrnn:
-    """Assemble the recogniser of the fold models, calibrate it on out-of-fold scores, and score the test clips.
-
-    Args:
-        models: By part; see :func:`parts_of`.
-    """
+    """Assemble the recogniser of the models by part, calibrate it on out-of-fold scores, and score the test clips."""
     folds = {part: model for part, model in models.items() if part in data_set.clip_table.folds}
     recogniser = CrnnRecogniser(
         labels=data_set.clip_table.labels,
@@ -203,11 +198,6 @@ def _nested(folds: NDArray[np.str_], pairs: Mapping[str, NDArray[np.float64]]) -
     for fold, found in nested.items():
         found[folds == fold] /= len(nested) - 1
     return nested
-
-
-def histories(folds: dict[str, FoldModel]) -> list[dict[str, Any]]:
-    """Learning curves by fold, for the plot."""
-    return [{"epoch": np.arange(len(model.history["train_loss"])) + 1, **model.history} for model in folds.values()]
 
 
 def curves(folds: dict[str, FoldModel]) -> Iterator[tuple[int, dict[str, float]]]:

@@ -77,10 +77,7 @@ class FoldJob:
         targets: Class indices (N,).
         train: Row numbers of the training folds.
         held_out: Row numbers of the held-out fold; they are scored, never learnt from.
-        spec: The configuration.
-        classes: Number of classes.
         fold: Name of the held-out fold; part of every seed.
-        device: Where to train.
         checkpoint: File to continue from and to write to; ``None`` keeps nothing.
     """
 
@@ -126,9 +123,8 @@ def train_fold(job: FoldJob, progress: Progress = lambda count: None) -> FoldMod
 
 def _train(job: FoldJob, progress: Progress) -> FoldModel:
     """Train from the last finished epoch on, or from the start."""
-    fold = _Fold(job)
-    if saved := _load(job.checkpoint):
-        fold.restore(saved)
+    fold = _Fold(job, _load(job.checkpoint))
+    if fold.epochs:
         progress(fold.epochs)
     while fold.epochs < job.spec.epochs:
         fold.learn()
@@ -145,7 +141,8 @@ def _train(job: FoldJob, progress: Progress) -> FoldModel:
 class _Fold:
     """A fold under way: the examples, and what an epoch changes (network, optimiser, history)."""
 
-    def __init__(self, job: FoldJob) -> None:
+    def __init__(self, job: FoldJob, saved: dict[str, Any]) -> None:
+        """Begin, or go on from what :meth:`state` told."""
         self._job, spec = job, job.spec
         mapped = isinstance(job.inputs, Path)
         values = torch.from_numpy(np.load(job.inputs, mmap_mode="c")) if isinstance(job.inputs, Path) else job.inputs
@@ -156,7 +153,10 @@ class _Fold:
         self._optimiser = torch.optim.Adam(
             self.model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-7, fused=True
         )
-        self.history: dict[str, list[float]] = {}
+        self.history: dict[str, list[float]] = saved.get("history", {})
+        if saved:
+            self.model.load_state_dict(saved["weights"])
+            self._optimiser.load_state_dict(saved["optimiser"])
 
     @property
     def epochs(self) -> int:
@@ -167,12 +167,6 @@ class _Fold:
         """All that the next epochs depend on."""
         weights, optimiser = self.model.state_dict(), self._optimiser.state_dict()
         return {"weights": weights, "optimiser": optimiser, "history": self.history}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` told."""
-        self.model.load_state_dict(state["weights"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self.history = state["history"]
 
     def learn(self) -> None:
         """One epoch: learn from the training rows in a new order, and score the held-out ones."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.evaluation import metrics, plots
+from soundstack.evaluation.calibration import probabilities
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import Interval, score_intervals
 from soundstack.evaluation.tables import SystemScores
@@ -36,7 +37,7 @@ class RegisteredModel:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Out-of-fold devel scores and test scores of one system, and the groups that intervals go by.
+    """Out-of-fold devel scores and test scores of one system, the groups that intervals go by, and the calibration.
 
     ``nested`` holds by fold a devel table none of whose scores comes from a model that saw the fold: its own clips as
     the test clips are scored, the others out of fold among themselves. It is empty but where ``nested=yes``.
@@ -47,8 +48,7 @@ class Evaluation:
     devel: ScoreTable
     test: ScoreTable
     groups: Mapping[str, str]
-    devel_probabilities: NDArray[np.float64]
-    test_probabilities: NDArray[np.float64]
+    inverse_temperature: float
     subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     nested: Mapping[str, ScoreTable] = field(default_factory=dict)
 
@@ -100,10 +100,10 @@ class Evaluation:
         """Write the contract's artifacts: predictions, confusion matrices, per-class scores, calibration."""
         for fold, table in self.nested.items():
             table.to_parquet(folder / nested_file(fold))
-        for part, probabilities in (("devel", self.devel_probabilities), ("test", self.test_probabilities)):
-            table = self.tables[part]
+        for part, table in (("devel", self.devel), ("test", self.test)):
+            shares = probabilities(table.scores, table.kind, self.inverse_temperature)
             table.to_parquet(folder / "predictions" / f"{part}.parquet")
-            calibrated = replace(table, scores=probabilities, kind="probability")
+            calibrated = replace(table, scores=shares, kind="probability")
             calibrated.to_parquet(folder / "predictions" / f"{part}_probability.parquet")
             confusion = metrics.table_confusion(table)
             counted = {"classes": table.classes, "rows": "truth", "columns": "predicted", "counts": confusion.tolist()}
@@ -111,7 +111,7 @@ class Evaluation:
             figure = plots.confusion_figure(confusion, table.classes, f"{title}, {part}")
             save_figure(figure, folder / "confusion" / f"{part}.png")
             write_json(folder / "per_class" / f"{part}.json", metrics.per_class(confusion, table.classes))
-            figure = plots.reliability_figure(probabilities, table.truth)
+            figure = plots.reliability_figure(shares, table.truth)
             save_figure(figure, folder / "calibration" / f"{part}.png")
 
 

@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import groupby
-from typing import Literal
 
 import matplotlib as mpl
 from matplotlib import figure
@@ -35,15 +34,9 @@ class Figure(figure.Figure):
     those set before.
     """
 
-    def __init__(
-        self,
-        figsize: tuple[float, float],
-        dpi: float = 130,
-        facecolor: str = "white",
-        layout: Literal["constrained"] = "constrained",
-    ) -> None:
+    def __init__(self, figsize: tuple[float, float], dpi: float = 130) -> None:
         """Make an empty figure of ``figsize`` in inches."""
-        super().__init__(figsize, dpi, facecolor=facecolor, layout=layout)
+        super().__init__(figsize, dpi, facecolor="white", layout="constrained")
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw the figure."""

@@ -52,13 +52,7 @@ def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> 
            [0, 0, 1]])
     """
     truth, predicted = np.asarray(truth, dtype=np.intp), np.asarray(predicted, dtype=np.intp)
-    if truth.shape != predicted.shape or truth.ndim != 1:
-        raise ValueError(f"truth {truth.shape} and predicted {predicted.shape} must be equally long vectors")
-    for indices in (truth, predicted):
-        if indices.size and not 0 <= indices.min() <= indices.max() < n_classes:
-            raise ValueError(f"class indices must lie in 0..{n_classes - 1}")
-    cells = np.bincount(truth * n_classes + predicted, minlength=n_classes**2)
-    return cells.reshape(n_classes, n_classes)
+    return np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def accuracy(confusion: ArrayLike) -> Floats:
@@ -67,8 +61,7 @@ def accuracy(confusion: ArrayLike) -> Floats:
     >>> float(accuracy([[1, 1, 0], [0, 1, 0], [0, 0, 1]]))
     0.75
     """
-    confusion = np.asarray(confusion)
-    return _ratio(_hits(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)), empty=np.nan)
+    return _ratio(np.trace(confusion, axis1=-2, axis2=-1), np.sum(confusion, axis=(-2, -1)), empty=np.nan)
 
 
 def class_scores(confusion: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -82,7 +75,8 @@ def class_scores(confusion: ArrayLike) -> tuple[Floats, Floats, Floats]:
     ([1.0, 0.5, 1.0], [0.5, 1.0, 1.0])
     """
     confusion = np.asarray(confusion)
-    hits, true, predicted = _hits(confusion), confusion.sum(axis=-1), confusion.sum(axis=-2)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    true, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
     return _ratio(hits, predicted), _ratio(hits, true), _ratio(2 * hits, true + predicted)
 
 
@@ -109,13 +103,10 @@ def per_class(confusion: ArrayLike, classes: tuple[str, ...]) -> dict[str, dict[
     >>> per_class([[1, 1], [0, 2]], ("cat", "dog"))["cat"]
     {'precision': 1.0, 'recall': 0.5, 'f1': 0.6666666666666666, 'support': 2}
     """
-    confusion = np.asarray(confusion)
-    if confusion.shape != (len(classes), len(classes)):
-        raise ValueError(f"{len(classes)} classes need a confusion of that size; got {confusion.shape}")
-    precision, recall, f1 = (values.tolist() for values in class_scores(confusion))
-    columns = zip(precision, recall, f1, confusion.sum(axis=-1).tolist(), strict=True)
+    columns = (values.tolist() for values in (*class_scores(confusion), np.sum(confusion, axis=-1)))
     names = ("precision", "recall", "f1", "support")
-    return {label: dict(zip(names, row, strict=True)) for label, row in zip(classes, columns, strict=True)}
+    rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    return dict(zip(classes, rows, strict=True))
 
 
 def table_confusion(table: ScoreTable) -> NDArray[np.int64]:
@@ -131,8 +122,6 @@ def fold_scores(table: ScoreTable) -> list[FoldScore]:
 
 def mean_scores(table: ScoreTable) -> tuple[float, float]:
     """Accuracy and macro-F1 of a devel or a test table: the mean over its folds (paper section 4).
-
-    A test table has one fold, so its scores are those over all its clips.
 
     Raises:
         DataError: if development and test clips are mixed.
@@ -174,10 +163,6 @@ def calibration(probabilities: ArrayLike, truth: ArrayLike, bins: int = 10) -> C
     share_right = _ratio(np.bincount(bin_of, right, bins), clips, empty=np.nan)
     gap = np.nan_to_num(np.abs(share_right - mean_confidence))
     return Calibration(edges, clips, mean_confidence, share_right, float(clips @ gap / len(truth)))
-
-
-def _hits(confusion: NDArray) -> NDArray:
-    return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
 def _ratio(numerator: ArrayLike, denominator: ArrayLike, empty: float = 0.0) -> Floats:

@@ -30,15 +30,12 @@ _UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
 def confusion_figure(confusion: ArrayLike, classes: Sequence[str], title: str = "") -> Figure:
-    """Confusion matrix like the paper's Figs. 2-4: rows = truth, in per cent of the row's clips.
+    """Confusion matrix (K, K) like the paper's Figs. 2-4: rows = truth, in per cent of the row's clips.
 
     Cells show per cent and, up to 24 classes, the number of clips below; the number of clips of a class
     stands at the right. Size and type follow the number of classes; beyond some 150 the cells are colour
     only. scikit-learn's display writes one number a cell, in white on pale ones where no cell is dark, also in the
     empty cells: 100 classes take it three times as long.
-
-    Args:
-        confusion: counts (K, K)
     """
     counts, ticks = np.asarray(confusion), np.arange(len(classes))
     clips = counts.sum(axis=1)
@@ -77,15 +74,16 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], title: str = 
     return figure
 
 
-def learning_curves_figure(history: Sequence[Mapping[str, ArrayLike]]) -> Figure:
+def learning_curves_figure(history: Sequence[Mapping[str, Sequence[float]]]) -> Figure:
     """Loss, accuracy and learning rate by epoch: thin lines are folds, the bold line is their mean.
 
     Args:
-        history: by fold, the arrays (epochs,) ``epoch``, ``train_loss``, ``train_accuracy``, ``devel_loss``,
-            ``devel_accuracy`` and ``learning_rate``; all but ``epoch`` may be absent
+        history: by fold, values by epoch of ``train_loss``, ``train_accuracy``, ``devel_loss``, ``devel_accuracy`` and
+            ``learning_rate``
     """
     figure = Figure((11, 3.6))
     loss, share, rate = figure.subplots(1, 3, width_ratios=[1.2, 1.2, 0.8])
+    epochs = np.arange(len(history[0]["train_loss"])) + 1
     for axes, key, part, colour, scale in (
         (loss, "train_loss", "train", TRAIN, 1),
         (loss, "devel_loss", "devel", DEVEL, 1),
@@ -93,8 +91,7 @@ def learning_curves_figure(history: Sequence[Mapping[str, ArrayLike]]) -> Figure
         (share, "devel_accuracy", "devel", DEVEL, 100),
         (rate, "learning_rate", "", GREY, 1),
     ):
-        folds = [(np.asarray(fold["epoch"]), scale * np.asarray(fold[key])) for fold in history if key in fold]
-        _fold_lines(axes, folds, colour, part)
+        _fold_lines(axes, epochs, scale * np.array([fold[key] for fold in history]).T, colour, part)
     for axes, title in ((loss, "Loss"), (share, "Accuracy"), (rate, "Learning rate")):
         _tidy(axes, title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -108,27 +105,18 @@ def learning_curves_figure(history: Sequence[Mapping[str, ArrayLike]]) -> Figure
     return figure
 
 
-def c_path_figure(
-    costs: ArrayLike, fold_macro_f1: ArrayLike, chosen: float, fold_accuracy: ArrayLike | None = None
-) -> Figure:
-    """Scores along the SVM's C path: thin lines are folds, the bold line their mean, the ring the chosen C.
-
-    Args:
-        costs: the values of C: (C,)
-        fold_macro_f1, fold_accuracy: held-out scores: (C, folds)
-        chosen: the C taken, one of ``costs``
-    """
+def c_path_figure(costs: ArrayLike, fold_macro_f1: ArrayLike, fold_accuracy: ArrayLike, chosen: float) -> Figure:
+    """Held-out scores (C, folds) along the C path (C,): folds thin, their mean bold, a ring around the chosen C."""
     costs = np.asarray(costs, dtype=np.float64)
-    panels = [("Macro-F1", fold_macro_f1)] + ([] if fold_accuracy is None else [("Accuracy", fold_accuracy)])
-    figure = Figure((1.2 + 4.6 * len(panels), 3.8))
-    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure = Figure((10.4, 3.8))
+    left, right = figure.subplots(1, 2, sharey=True)
     at = int(np.argmin(np.abs(np.log(costs) - np.log(chosen))))
-    for axes, (title, scores) in zip(row, panels, strict=True):
+    for axes, title, scores in ((left, "Macro-F1", fold_macro_f1), (right, "Accuracy", fold_accuracy)):
         by_fold = 100 * np.asarray(scores, dtype=np.float64)
         mean = by_fold.mean(axis=1)
         axes.set_xscale("log")
         axes.axvline(costs[at], color=PALE, linewidth=1.5, zorder=0)
-        _fold_lines(axes, [(costs, fold) for fold in by_fold.T], DEVEL)
+        _fold_lines(axes, costs, by_fold, DEVEL)
         axes.plot(costs[at], mean[at], "o", markersize=9, color="white", markeredgecolor=RED, mew=2.2)
         _tidy(axes, f"{title}: {mean[at]:.1f} % at C = {costs[at]:.3g}", xlabel="C")
         axes.yaxis.set_major_formatter(PERCENT)
@@ -141,7 +129,6 @@ def contributions_figure(
     """What each member gives to a fusion: its share of the weights, and the score when it is left out.
 
     Args:
-        members: names: (M,)
         weights: absolute fusion weight of each member, in any unit: (M,)
         without_scores: devel macro-F1 of the fusion without the member: (M,)
         full_score: devel macro-F1 of the fusion of all
@@ -189,12 +176,7 @@ def summary_figure(rows: Sequence[SystemScores]) -> Figure:
 
 
 def reliability_figure(probabilities: ArrayLike, truth: ArrayLike) -> Figure:
-    """Calibration diagram: how often clips recognised with a given probability come out right, and how many.
-
-    Args:
-        probabilities: (N, K)
-        truth: class indices: (N,)
-    """
+    """How often clips recognised with a given probability (N, K) come out right (truth: (N,)), and how many."""
     bins = calibration(probabilities, truth)
     figure = Figure((4.8, 5.6))
     share, number = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -240,11 +222,7 @@ def time_budget_figure(stages: Mapping[str, float], parts: Mapping[str, Mapping[
 
 
 def trials_figure(learning_rates: ArrayLike, batch_sizes: ArrayLike, macro_f1: ArrayLike) -> Figure:
-    """Finished trials of the CRNN's tuning: devel macro-F1 over the learning rate, one colour a batch size.
-
-    Args:
-        learning_rates, batch_sizes, macro_f1: one value a trial: (trials,)
-    """
+    """Finished trials of the CRNN's tuning, (trials,): devel macro-F1 over the learning rate, a colour a batch size."""
     rates, sizes, scores = (np.asarray(values, dtype=np.float64) for values in (learning_rates, batch_sizes, macro_f1))
     figure = Figure((6.5, 4.0))
     axes = figure.subplots()
@@ -282,11 +260,7 @@ def time_unit(seconds: float) -> tuple[str, int]:
     return next((unit for unit in _UNITS if seconds >= 2 * unit[1]), _UNITS[-1])
 
 
-def _fold_lines(axes: Axes, folds: Sequence[tuple[NDArray, NDArray]], colour: str, label: str = "") -> None:
-    """One thin line a fold, given by x and y, and the bold mean over what all folds reached."""
-    for x, y in folds:
-        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.4)
-    if folds:
-        shared = min(len(y) for _, y in folds)
-        mean = np.mean([y[:shared] for _, y in folds], axis=0)
-        axes.plot(folds[0][0][:shared], mean, color=colour, linewidth=2.3, label=label)
+def _fold_lines(axes: Axes, x: NDArray, by_fold: Floats, colour: str, label: str = "") -> None:
+    """One thin line a fold, (N, folds) over x (N,), and their bold mean."""
+    axes.plot(x, by_fold, color=colour, linewidth=0.8, alpha=0.4)
+    axes.plot(x, by_fold.mean(axis=1), color=colour, linewidth=2.3, label=label)

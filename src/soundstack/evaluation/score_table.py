@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -81,10 +81,9 @@ class ScoreTable:
         Raises:
             DataError: if no clip lies in ``fold``.
         """
-        rows = [row for row, name in enumerate(self.folds) if name == fold]
-        if not rows:
+        if fold not in self.folds:
             raise DataError(f"The score table has no fold {fold!r}: it has {', '.join(self.fold_names)}.")
-        return self.rows(rows)
+        return self.rows([row for row, name in enumerate(self.folds) if name == fold])
 
     def reordered(self, clips: Iterable[str]) -> ScoreTable:
         """The same table with its rows in the order of ``clips``, so that tables of several models line up.
@@ -94,13 +93,11 @@ class ScoreTable:
         """
         clips = tuple(clips)
         row_of = {clip: row for row, clip in enumerate(self.clips)}
-        unknown = [clip for clip in clips if clip not in row_of]
-        absent = sorted(row_of.keys() - set(clips))
-        if unknown or absent or len(clips) != len(row_of):
-            odd = (unknown or absent or [next(clip for clip, n in Counter(clips).items() if n > 1)])[0]
+        odd = [clip for clip in clips if clip not in row_of] or sorted(row_of.keys() - set(clips))
+        if odd:
             raise MemberError(
                 f"Score tables hold different clips ({len(self.clips)} against {len(clips)}, differing in "
-                f"{odd!r}): compare and fuse models of the same data set and split only."
+                f"{odd[0]!r}): compare and fuse models of the same data set and split only."
             )
         return self.rows([row_of[clip] for clip in clips])
 
@@ -110,13 +107,9 @@ class ScoreTable:
         Raises:
             StoreError: if the file cannot be written.
         """
-        columns: dict[str, Any] = {
-            "clip": pa.array(self.clips, pa.string()),
-            "label": pa.array(self.labels, pa.string()),
-            "fold": pa.array(self.folds, pa.string()),
-        }
-        for column, label in enumerate(self.classes):
-            columns[_SCORE + label] = pa.array(self.scores[:, column])
+        texts = zip(_TEXT_COLUMNS, (self.clips, self.labels, self.folds), strict=True)
+        columns = {name: pa.array(values, pa.string()) for name, values in texts}
+        columns |= {_SCORE + label: pa.array(self.scores[:, at]) for at, label in enumerate(self.classes)}
         table = pa.table(columns).replace_schema_metadata({"kind": self.kind})
         with replaced(Path(path)) as file:
             pq.write_table(table, file)
@@ -134,12 +127,34 @@ class ScoreTable:
             with pq.ParquetFile(path) as file:
                 table = file.read()
         except (OSError, pa.ArrowException) as error:
-            reason = f"not readable Parquet ({_line(error)})" if path.is_file() else "there is no such file"
+            first_line = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+            reason = f"not readable Parquet ({first_line})" if path.is_file() else "there is no such file"
             raise DataError(f"No scores in {path}: {reason}. Run the model again to write it.") from error
         try:
-            return cls(**_parts(table))
+            return cls._of(table)
         except DataError as error:
             raise DataError(f"Malformed score table {path}: {error}") from error
+
+    @classmethod
+    def _of(cls, table: pa.Table) -> ScoreTable:
+        names = table.column_names
+        if missing := [name for name in _TEXT_COLUMNS if name not in names]:
+            raise DataError(f"column {missing[0]!r} is missing.")
+        if len(set(names)) != len(names):
+            raise DataError("a column stands twice.")
+        kind = (table.schema.metadata or {}).get(b"kind")
+        if kind is None:
+            raise DataError("the file metadata has no 'kind'.")
+        score_columns = [name for name in names if name.startswith(_SCORE)]
+        for name in score_columns:
+            if not pa.types.is_floating(table.schema.field(name).type):
+                raise DataError(f"column {name!r} holds no floating-point numbers.")
+        scores = np.empty((table.num_rows, len(score_columns)))
+        for column, name in enumerate(score_columns):
+            scores[:, column] = table.column(name).to_numpy()
+        clips, labels, folds = (tuple(table.column(name).to_pylist()) for name in _TEXT_COLUMNS)
+        classes = tuple(name.removeprefix(_SCORE) for name in score_columns)
+        return cls(clips, labels, folds, scores, classes, kind.decode(errors="replace"))
 
     def rows(self, rows: Sequence[int]) -> ScoreTable:
         """The table of these rows, in their order.
@@ -159,80 +174,38 @@ def _check(table: ScoreTable) -> None:
         raise DataError("A score table needs at least one clip.")
     texts = {"clip": table.clips, "label": table.labels, "fold": table.folds, "class": classes}
     for name, values in texts.items():
-        odd = [value for value in values if not isinstance(value, str) or not value]
-        if odd:
+        if odd := [value for value in values if not isinstance(value, str) or not value]:
             raise DataError(f"Every {name} must be a text that is not empty; got {odd[0]!r}.")
     if len(classes) < 2 or list(classes) != sorted(set(classes)):
         raise DataError(f"Give two or more classes, in alphabetical order, none twice: got {_few(classes)}.")
     if not len(table.labels) == len(table.folds) == n_clips:
-        raise DataError(
-            f"{n_clips} clips need as many labels and folds; got {len(table.labels)} and {len(table.folds)}."
-        )
+        counts = f"{len(table.labels)} and {len(table.folds)}"
+        raise DataError(f"{n_clips} clips need as many labels and folds; got {counts}.")
     if table.scores.shape != (n_clips, len(classes)):
-        raise DataError(
-            f"{n_clips} clips and {len(classes)} classes need scores of that shape; got {table.scores.shape}."
-        )
+        shape = table.scores.shape
+        raise DataError(f"{n_clips} clips and {len(classes)} classes need scores of that shape; got {shape}.")
     if table.kind not in KINDS:
         raise DataError(f"Scores are of kind {' or '.join(map(repr, KINDS))}; got {table.kind!r}.")
     twice = next((clip for clip, n in Counter(table.clips).items() if n > 1), None)
     if twice is not None:
         raise DataError(f"Clip {twice!r} has scores twice: every clip may stand in the table once.")
-    known = set(classes)
     for clip, label in zip(table.clips, table.labels, strict=True):
-        if label not in known:
+        if label not in classes:
             raise DataError(f"Clip {clip!r} has the label {label!r}, none of the classes {_few(classes)}.")
-    _check_scores(table)
-
-
-def _check_scores(table: ScoreTable) -> None:
     finite = np.isfinite(table.scores).all(axis=1)
     if not finite.all():
-        row = int(np.argmin(finite))
-        raise DataError(f"Clip {table.clips[row]!r} has a score that is missing or not finite.")
-    if table.kind == "probability":
-        negative = (table.scores < -_TOLERANCE).any(axis=1)
-        wrong = negative | (np.abs(table.scores.sum(axis=1) - 1) > _TOLERANCE)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise DataError(
-                f"Clip {table.clips[row]!r} has probabilities that are negative or do not sum to 1; other "
-                "scores are of the kind 'decision'."
-            )
-
-
-def _parts(table: pa.Table) -> dict[str, Any]:
-    """The constructor's arguments from a Parquet table; raises DataError where a part is missing."""
-    names = table.column_names
-    missing = [name for name in _TEXT_COLUMNS if name not in names]
-    if missing:
-        raise DataError(f"column {missing[0]!r} is missing.")
-    if len(set(names)) != len(names):
-        raise DataError("a column stands twice.")
-    kind = (table.schema.metadata or {}).get(b"kind")
-    if kind is None:
-        raise DataError("the file metadata has no 'kind'.")
-    score_columns = [name for name in names if name.startswith(_SCORE)]
-    for name in score_columns:
-        if not pa.types.is_floating(table.schema.field(name).type):
-            raise DataError(f"column {name!r} holds no floating-point numbers.")
-    scores = np.empty((table.num_rows, len(score_columns)))
-    for column, name in enumerate(score_columns):
-        scores[:, column] = table.column(name).to_numpy()
-    clips, labels, folds = (tuple(table.column(name).to_pylist()) for name in _TEXT_COLUMNS)
-    return {
-        "clips": clips,
-        "labels": labels,
-        "folds": folds,
-        "scores": scores,
-        "classes": tuple(name.removeprefix(_SCORE) for name in score_columns),
-        "kind": kind.decode(errors="replace"),
-    }
+        clip = table.clips[int(np.argmin(finite))]
+        raise DataError(f"Clip {clip!r} has a score that is missing or not finite.")
+    sums = table.scores.sum(axis=1)
+    wrong = (table.scores < -_TOLERANCE).any(axis=1) | (np.abs(sums - 1) > _TOLERANCE)
+    if table.kind == "probability" and wrong.any():
+        clip = table.clips[int(np.argmax(wrong))]
+        raise DataError(
+            f"Clip {clip!r} has probabilities that are negative or do not sum to 1; other scores are of the kind "
+            "'decision'."
+        )
 
 
 def _few(classes: Sequence[str]) -> str:
     """At most eight class names for a message."""
     return ", ".join(map(repr, classes[:8])) + (", ..." if len(classes) > 8 else "")
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(". ") if str(error) else type(error).__name__

@@ -31,7 +31,6 @@ def spectrogram_grid_figure(
 
     Args:
         examples: by label, spectrograms (bands, frames), lowest band first; all on one colour scale
-        sample_rate: in Hz; bands run from 0 to half of it
         seconds: length of a clip
         htk: whether bands are spaced by the HTK formula (front end ``audeep``) and not by Slaney's
     """

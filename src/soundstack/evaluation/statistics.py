@@ -19,8 +19,9 @@ random swaps of whole groups make a difference as large (Yeh 2000, COLING). `ben
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,7 @@ Groups = Mapping[str, str]
 
 #: With fewer, an interval is only the best that can be had: what says so is `few_groups`.
 ENOUGH_GROUPS = 8
+_LEVEL = 0.95
 _TINY = 1e-12  # a beta distribution's parameters are positive
 _CHUNK_VALUES = 4_000_000  # float64 held at once while swaps are scored: 32 MB
 
@@ -52,16 +54,14 @@ class Interval:
     groups: int | None = None
 
 
-@dataclass(frozen=True)
-class PairedDifference:
+class PairedDifference(NamedTuple):
     """Score of A minus score of B, its interval, and the two-sided p-value of "no difference"."""
 
     interval: Interval
     p_value: float
 
 
-@dataclass(frozen=True)
-class PairedTests:
+class PairedTests(NamedTuple):
     """Two systems on the same clips, A minus B, and the clips that only A or only B recognises."""
 
     accuracy: PairedDifference
@@ -70,8 +70,7 @@ class PairedTests:
     only_b: int
 
 
-@dataclass(frozen=True)
-class McNemar:
+class McNemar(NamedTuple):
     """Clips that only A or only B recognises, and the two-sided mid-p value of "both equally often"."""
 
     only_a: int
@@ -79,8 +78,8 @@ class McNemar:
     mid_p: float
 
 
-def score_intervals(table: ScoreTable, groups: Groups | None = None, *, level: float = 0.95) -> dict[str, Interval]:
-    """Intervals of a devel or a test table, for ``"accuracy"`` and ``"macro_f1"``; never of width 0.
+def score_intervals(table: ScoreTable, groups: Groups | None = None) -> dict[str, Interval]:
+    """95 % intervals of a devel or a test table, for ``"accuracy"`` and ``"macro_f1"``; never of width 0.
 
     ``groups`` maps a clip to its group; without it every clip is its own group. Nothing is random.
 
@@ -88,8 +87,7 @@ def score_intervals(table: ScoreTable, groups: Groups | None = None, *, level: f
         DataError: if the table mixes devel and test clips, or ``groups`` lacks a clip.
     """
     sample = _Sample(table, _group_names(table, groups))
-    lows, highs = sample.ends(level)
-    ends = np.stack([sample.values, lows, highs], axis=1).tolist()
+    ends = np.stack([sample.values, *sample.ends()], axis=1).tolist()
     found = (Interval(value, low, high, sample.n_groups) for value, low, high in ends)
     return dict(zip(("accuracy", "macro_f1"), found, strict=True))
 
@@ -109,13 +107,7 @@ def few_groups(groups: Mapping[str, float | None]) -> str:
 
 
 def paired_tests(
-    table_a: ScoreTable,
-    table_b: ScoreTable,
-    groups: Groups | None = None,
-    *,
-    n_swaps: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
+    table_a: ScoreTable, table_b: ScoreTable, groups: Groups | None = None, *, n_swaps: int = 10_000, seed: int = 0
 ) -> PairedTests:
     """Is the difference of two systems on the same clips, A minus B, more than chance?
 
@@ -131,7 +123,10 @@ def paired_tests(
         MemberError: if the tables differ in clips, labels, folds or classes.
         DataError: as in `score_intervals`.
     """
-    table_b = _paired(table_a, table_b)
+    table_b = table_b.reordered(table_a.clips)
+    for name in ("classes", "labels", "folds"):
+        if getattr(table_a, name) != getattr(table_b, name):
+            raise MemberError(f"The score tables differ in their {name}: compare models of one data set.")
     names = _group_names(table_a, groups)
     a, b = _Sample(table_a, names), _Sample(table_b, names)
     p_values = _swap_p(a, b, n_swaps, seed).tolist()
@@ -139,11 +134,12 @@ def paired_tests(
     if a.n_groups == len(table_a.clips):
         p_values[0] = mcnemars.mid_p
     values = a.values - b.values
-    margins = t.ppf((1 + level) / 2, max(a.freedom, 1)) * np.sqrt(a.variance(b) + (a.group_weights**2).sum(axis=0) ** 2)
+    variance = a.variance(b) + (a.group_weights**2).sum(axis=0) ** 2
+    margins = t.ppf((1 + _LEVEL) / 2, max(a.freedom, 1)) * np.sqrt(variance)
     ends = np.stack([values, np.maximum(values - margins, -1.0), np.minimum(values + margins, 1.0)], axis=1).tolist()
     for_accuracy, for_macro_f1 = (
-        PairedDifference(Interval(value, low, high, a.n_groups), p_value)
-        for (value, low, high), p_value in zip(ends, p_values, strict=True)
+        PairedDifference(Interval(value, low, high, a.n_groups), p)
+        for (value, low, high), p in zip(ends, p_values, strict=True)
     )
     return PairedTests(for_accuracy, for_macro_f1, mcnemars.only_a, mcnemars.only_b)
 
@@ -162,10 +158,7 @@ def mcnemar(truth: ArrayLike, predicted_a: ArrayLike, predicted_b: ArrayLike) ->
     >>> test.only_a, test.only_b, round(test.mid_p, 5)
     (5, 0, 0.03125)
     """
-    truth, predicted_a, predicted_b = np.asarray(truth), np.asarray(predicted_a), np.asarray(predicted_b)
-    if not truth.shape == predicted_a.shape == predicted_b.shape:
-        raise ValueError("truth and both predictions must be equally long")
-    right_a, right_b = predicted_a == truth, predicted_b == truth
+    right_a, right_b = (np.equal(truth, predicted) for predicted in (predicted_a, predicted_b))
     only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
     fewer, discordant = min(only_a, only_b), only_a + only_b
     mid_p = 2 * float(binom.cdf(fewer, discordant, 0.5)) - float(binom.pmf(fewer, discordant, 0.5))
@@ -196,15 +189,6 @@ def _group_names(table: ScoreTable, groups: Groups | None) -> Sequence[str]:
     if missing is not None:
         raise DataError(f"Clip {missing!r} has no group: give every clip of the score table one, or none.")
     return [groups[clip] for clip in table.clips]
-
-
-def _paired(table_a: ScoreTable, table_b: ScoreTable) -> ScoreTable:
-    """Table B with its rows in A's order."""
-    table_b = table_b.reordered(table_a.clips)
-    for name in ("classes", "labels", "folds"):
-        if getattr(table_a, name) != getattr(table_b, name):
-            raise MemberError(f"The score tables differ in their {name}: compare models of one data set.")
-    return table_b
 
 
 class _Sample:
@@ -254,7 +238,7 @@ class _Sample:
         size = self.groups_of_fold[self.fold_of_group]
         return (size / np.maximum(size - 1, 1)) @ influence**2
 
-    def ends(self, level: float) -> tuple[Floats, Floats]:
+    def ends(self) -> tuple[Floats, Floats]:
         """Lower and upper ends of the scores' intervals: (2,) each."""
         clips, groups = 1 / (self.clip_weights**2).sum(axis=0), 1 / (self.group_weights**2).sum(axis=0)
         independent = self.values * (1 - self.values) / clips
@@ -264,7 +248,7 @@ class _Sample:
         some_right, some_wrong = (np.unique(self.group[each]).size for each in (self.right, ~self.right))
         k = min(some_right, some_wrong, self.freedom)
         design_effect = (k * seen + np.maximum(seen, clips / groups)) / (k + 1)
-        tail = (1 - level) / 2
+        tail = (1 - _LEVEL) / 2
         known, unknown = (t.ppf(tail, max(df, 1)) for df in (len(self.group) - 1, self.freedom))
         effective = clips / design_effect * (known / unknown) ** 2
         right, wrong = self.values * effective, (1 - self.values) * effective
@@ -300,7 +284,17 @@ def _swap_p(a: _Sample, b: _Sample, n_swaps: int, seed: int) -> Floats:
     for fold in range(n_folds):
         inside = a.fold_of_group[a.group] == fold
         outcomes, groups_of_kind = _kinds(cells[inside], a.group[inside], 2 * n_cells)
-        differences += np.concatenate(list(_swapped(outcomes, groups_of_kind, n_classes, n_swaps, rng))) / n_folds
+        of_a, of_b = outcomes[:, :n_cells], outcomes[:, n_cells:]
+        total = np.concatenate([groups_of_kind @ of_a, groups_of_kind @ of_b])
+        change = sparse.hstack([of_b - of_a, of_a - of_b], format="csr")
+        chunk = max(1, _CHUNK_VALUES // sum(outcomes.shape))
+        for start in range(0, n_swaps + 1, chunk):
+            swaps = rng.binomial(groups_of_kind, 0.5, size=(min(chunk, n_swaps + 1 - start), len(groups_of_kind)))
+            if start == 0:
+                swaps[0] = 0  # as it is
+            confusions = (total + swaps @ change).reshape(-1, 2, n_classes, n_classes)
+            scores = np.stack([accuracy(confusions), macro_f1(confusions)], axis=2)  # (b, 2 systems, 2 scores)
+            differences[start : start + len(swaps)] += (scores[:, 0] - scores[:, 1]) / n_folds
     size = np.abs(differences)
     return np.mean(size >= size[0] - 1e-12, axis=0)  # equal but for rounding counts as equal
 
@@ -322,21 +316,3 @@ def _kinds(cells: Indices, group: Indices, n_cells: int) -> tuple[csr_array, Ind
     ends = np.cumsum([0, *map(len, outcomes)])
     counts = csr_array((np.ones(len(columns)), columns, ends), shape=(len(outcomes), n_cells))
     return counts, np.array([kinds[kind] for kind in sorted(kinds)])
-
-
-def _swapped(
-    outcomes: csr_array, groups_of_kind: Indices, n_classes: int, n_swaps: int, rng: np.random.Generator
-) -> Iterator[Floats]:
-    """A fold's differences in accuracy and macro-F1, as it is and then swapped, in chunks of bounded memory: (b, 2)."""
-    a, b = outcomes[:, : n_classes**2], outcomes[:, n_classes**2 :]
-    total, change = (
-        np.concatenate([groups_of_kind @ a, groups_of_kind @ b]),
-        sparse.hstack([b - a, a - b], format="csr"),
-    )
-    chunk = max(1, _CHUNK_VALUES // sum(outcomes.shape))
-    for start in range(0, n_swaps + 1, chunk):
-        swaps = rng.binomial(groups_of_kind, 0.5, size=(min(chunk, n_swaps + 1 - start), len(groups_of_kind)))
-        if start == 0:
-            swaps[0] = 0
-        confusions = (total + swaps @ change).reshape(-1, 2, n_classes, n_classes)
-        yield np.stack([score[:, 0] - score[:, 1] for score in (accuracy(confusions), macro_f1(confusions))], axis=1)

@@ -13,9 +13,6 @@ COLUMNS = (
     ("test_accuracy", "test accuracy"),
     ("test_macro_f1", "test macro-F1"),
 )
-_ABSENT = "-"
-_LEGEND = "in brackets: 95 % interval\n"
-_BEST_LEGEND = f"* best of its column; {_LEGEND}"
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,11 @@ def summary_table(rows: Sequence[SystemScores], *, markdown: bool = False) -> st
     notes = dict.fromkeys(
         few_groups({part: each.groups if each else None for part, each in row.items()}) for row in scored
     )
-    legend = [_BEST_LEGEND if len(rows) > 1 else _LEGEND, *(f"{note}\n" for note in notes if note)]
-    return "".join(_aligned(cells, widths) for cells in lines) + "".join(legend)
+    best = "* best of its column; " if len(rows) > 1 else ""
+    legend = [f"{best}in brackets: 95 % interval\n", *(f"{note}\n" for note in notes if note)]
+    # Names to the left, numbers to the right.
+    aligned = [[f"{cell:{'>' if at else '<'}{widths[at]}}" for at, cell in enumerate(cells)] for cells in lines]
+    return "".join("  ".join(cells) + "\n" for cells in aligned) + "".join(legend)
 
 
 def percent(interval: Interval) -> str:
@@ -67,14 +67,8 @@ def _cells(rows: Sequence[SystemScores], column: str, markdown: bool) -> list[st
     best = max((value for value in shown if value is not None), default=None)
     cells = []
     for interval, value in zip(intervals, shown, strict=True):
-        text = _ABSENT if interval is None else percent(interval)
+        text = "-" if interval is None else percent(interval)
         if value is not None and value == best and len(rows) > 1:  # alone, it is the best of nothing
             text = f"**{text}**" if markdown else f"*{text}"
         cells.append(text)
     return cells
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """One line: names to the left, numbers to the right."""
-    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return "  ".join([cells[0].ljust(widths[0]), *numbers]) + "\n"

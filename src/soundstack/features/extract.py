@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 HELD_BYTES = 1 << 27
 
 
-def _unchanged(values: NDArray[Any]) -> NDArray[Any]:
-    return values
-
-
 @dataclass(frozen=True)
 class TwoStageTransform:
     """A transform in two parts.
@@ -53,8 +49,8 @@ class TwoStageTransform:
         names: What the two parts are called in the time budget; one that does nothing has none.
     """
 
-    clip: Callable[[Samples], NDArray[Any]] = _unchanged
-    batch: Callable[[NDArray[Any]], NDArray[np.float32]] = _unchanged
+    clip: Callable[[Samples], NDArray[Any]] = lambda waves: waves
+    batch: Callable[[NDArray[Any]], NDArray[np.float32]] = lambda values: values
     names: tuple[str, str] = ("prepare", "transform")
 
 
@@ -63,7 +59,6 @@ class Recipe:
     """How features are made, and where they are kept.
 
     Attributes:
-        store: Where features of this configuration live.
         make_transform: Builds the transform; called only if something is missing, so that a cached run builds no
             network.
         audio: The rate and length the transform wants (networks may ask for another rate than the data set's).
@@ -76,22 +71,14 @@ class Recipe:
 
 @dataclass
 class ExtractionReport:
-    """What an extraction did.
+    """What an extraction did: examples made, and reused from the cache.
 
-    Attributes:
-        made: Examples made.
-        reused: Examples reused from the cache.
-        seconds: By part, of all threads together: decoding, the two parts of the transform, the store.
+    ``seconds`` are by part, of all threads together: decoding, the two parts of the transform, the store.
     """
 
     made: int = 0
     reused: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-
-    def spent(self, part: str, seconds: float) -> None:
-        """Count time for a part; for none, if that has no name."""
-        if part:
-            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
 
 class _Made(NamedTuple):
@@ -140,10 +127,12 @@ class _Maker:
         features = stages.batch(inputs)
         transformed = time.perf_counter()
         store.add(list(wanted), features)
-        report.spent("decode", sum(made.decoding for made in clips))
-        report.spent(stages.names[0], sum(made.preparing for made in clips))
-        report.spent(stages.names[1], transformed - begun)
-        report.spent("store", time.perf_counter() - transformed)
+        stored = time.perf_counter()
+        decoding, preparing = (sum(getattr(made, part) for made in clips) for part in ("decoding", "preparing"))
+        spent = (decoding, preparing, transformed - begun, stored - transformed)
+        for part, seconds in zip(("decode", *stages.names, "store"), spent, strict=True):
+            if part:
+                report.seconds[part] = report.seconds.get(part, 0.0) + seconds
         report.made += len(wanted)
 
 
@@ -168,12 +157,7 @@ class Extraction(Generic[AnyRecipe]):
     """
 
     def __init__(self, plan: Callable[[AudioSpec], AnyRecipe], jobs: int) -> None:
-        """Prepare.
-
-        Args:
-            plan: Gives the recipe for the audio spec of a data set.
-            jobs: Decoding threads.
-        """
+        """Take what gives the recipe for the audio spec of a data set, and the number of decoding threads."""
         self.report = ExtractionReport()
         self.recipe = cache(plan)
         self._jobs = max(1, jobs)

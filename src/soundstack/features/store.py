@@ -84,12 +84,9 @@ class FeatureStore:
 
     def add(self, keys: Sequence[str], features: NDArray[Any]) -> None:
         """Store features (len(keys), ...) as one shard: all of it or nothing."""
-        if len(keys) != len(features):
-            raise ValueError(f"{len(keys)} keys for {len(features)} rows")
         if not self._rows:
-            write_atomically(
-                self.folder / "spec.json", json.dumps(self._spec, indent=1, default=str), instead="cache_dir"
-            )
+            text = json.dumps(self._spec, indent=1, default=str)
+            write_atomically(self.folder / "spec.json", text, instead="cache_dir")
         shard = _digest(keys)
         with replaced(self.folder / f"{shard}.npy", instead="cache_dir") as file:
             np.save(file, features, allow_pickle=False)

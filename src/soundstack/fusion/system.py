@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.config.steps import FuseConfig
-from soundstack.evaluation.calibration import fit_inverse_temperature, probabilities
+from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation, nested_file
 from soundstack.evaluation.metrics import mean_scores
 from soundstack.evaluation.score_table import ScoreTable
@@ -61,9 +61,7 @@ class Fetched:
 class TrainedFusion:
     """A trained stack: the SVM, its evaluation, the search for C, and what each member contributes.
 
-    Attributes:
-        shares: Each member's share of the absolute weights.
-        without: The devel macro-F1 of the fusion of all others, by member.
+    By member, ``shares`` are of the absolute weights, and ``without`` is the devel macro-F1 of all others' fusion.
     """
 
     svm: LinearSvm
@@ -143,8 +141,7 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
         _table(first.devel, search.decisions),
         _table(first.test, test_scores),
         fetched.groups,
-        probabilities(search.decisions, _KIND, inverse_temperature),
-        probabilities(test_scores, _KIND, inverse_temperature),
+        inverse_temperature,
         fetched.subsets,
         _nested(members, config) if config.nested else {},
     )

@@ -31,11 +31,8 @@ def predict(
 ) -> None:
     """Score files and keep the results in ``store``; a file that cannot be used is kept with its problem.
 
-    What is finished is kept also when this is interrupted.
-
-    Args:
-        jobs: Decoding threads.
-        advance: Called with bytes of sound files done since the last call.
+    What is finished is kept also when this is interrupted. ``jobs`` threads decode; ``advance`` is called with the
+    bytes of sound files done since the last call.
     """
     try:
         with closing(_decoded(recogniser, files, jobs)) as parts:

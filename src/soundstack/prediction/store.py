@@ -35,18 +35,10 @@ _OF_FILE = "FROM files WHERE path = ? AND size = ? AND modified = ?"
 
 
 class PredictionStore:
-    """The finished files of one model.
-
-    Attributes:
-        key: Tells the model; see :func:`model_key`.
-    """
+    """The finished files of one model, which ``key`` tells; see :func:`model_key`."""
 
     def __init__(self, path: Path, *, every: float = SECONDS) -> None:
-        """Open the store, or begin a new one in the place of a damaged one.
-
-        Args:
-            path: Its file, one a model.
-            every: Seconds after which finished files are committed.
+        """Open the store, or begin a new one in the place of a damaged one; commit after ``every`` so many seconds.
 
         Raises:
             StoreError: It cannot be read or written.

@@ -48,11 +48,7 @@ class Totals:
 def write(
     output: Path, files: Sequence[SoundFile], store: PredictionStore, labels: Sequence[str], model: str
 ) -> Totals:
-    """Write the tables of finished files, in their order.
-
-    Args:
-        output: The folder.
-        model: Name and version, for the last column.
+    """Write the tables of finished files, in their order; ``model`` is its name and version, for the last column.
 
     Raises:
         StoreError: The folder cannot be written.

@@ -47,10 +47,7 @@ def draw(
     model: str,
     advance: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Draw the files that have windows and no up-to-date picture.
-
-    Args:
-        advance: Called with the number of files done since the last call.
+    """Draw the files that have windows and no up-to-date picture; ``advance`` is called after each file.
 
     Raises:
         StoreError: The folder cannot be written.

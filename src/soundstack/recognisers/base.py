@@ -40,7 +40,6 @@ MODULES = {
 Decoded = tuple[Samples, int]
 Scores = NDArray[np.float64]
 
-
 _TYPES: dict[str, type[Recogniser]] = {}
 
 
@@ -103,8 +102,7 @@ class Recogniser(ABC):
     def shared_audio(self) -> AudioSpec | None:
         """The form of examples that all of it is fed; None where it has none, or its members' differ.
 
-        A clip that :func:`soundstack.audio.decode.prepare` brought into this form is left as it is when it does so
-        again.
+        A clip that :func:`soundstack.audio.decode.prepare` brought into this form is left as it is a second time.
         """
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,12 @@ def evaluate(
     data_set: DataSet,
     scores: NDArray[np.float64],
     recogniser: Recogniser,
-    nested: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
+    nested: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Evaluation:
     """Evaluate clip scores (N, K) in data set order: out-of-fold for development clips, the final model's for test.
 
     ``nested`` has such scores (development clips, K) by fold, of models that never saw it; see :class:`Evaluation`.
     """
-    probabilities = recogniser.probabilities(scores)
     devel = len(data_set.clip_table.devel)
 
     def table(clips: Sequence[Clip], part: NDArray[np.float64]) -> ScoreTable:
@@ -42,10 +40,9 @@ def evaluate(
         table(data_set.clips[:devel], scores[:devel]),
         table(data_set.clips[devel:], scores[devel:]),
         {clip.id: clip.group for clip in data_set.clips},
-        probabilities[:devel],
-        probabilities[devel:],
+        recogniser.inverse_temperature,
         known_and_unknown((clip.id, clip.tags.get("known", "")) for clip in data_set.clips[devel:]),
-        {fold: table(data_set.clips[:devel], part) for fold, part in nested.items()},
+        {fold: table(data_set.clips[:devel], part) for fold, part in (nested or {}).items()},
     )
 
 

@@ -113,7 +113,6 @@ def timelines(
 
     Args:
         parts: Windows and ends from :func:`read`; those of several clips may be mixed.
-        recogniser: What scores them.
         score: Called instead of ``recogniser.scores`` with each batch of windows, by who must come in between.
 
     Yields:

@@ -37,7 +37,7 @@ def per_class_figure(f1: Mapping[str, ArrayLike], classes: Sequence[str]) -> Fig
     size = max(0.24 if len(classes) > 20 else 0.34, 0.085 * len(values))
     across = max(1, min(len(values), 90 // (6 + max(map(len, values)))))
     height = 0.9 + 0.24 * -(-len(values) // across) + size * len(classes)
-    figure = Figure(figsize=(9, height), dpi=130, facecolor="white", layout="constrained")
+    figure = Figure((9, height))
     axes = figure.subplots()
     places = np.arange(len(classes))
     axes.hlines(places, every.min(axis=0)[order], every.max(axis=0)[order], color=PALE, linewidth=2, zorder=1)

@@ -13,21 +13,23 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
+from typing import TYPE_CHECKING
 
 from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 from starlette.requests import Request
 from starlette.responses import Response
 
-from soundstack.serving.request_gate import Model, RequestGate
+from soundstack.serving.request_gate import RequestGate
+
+if TYPE_CHECKING:
+    from soundstack.serving.model import SoundModel
 
 SERVER = "mlflow.pyfunc.scoring_server"
 DECORATOR = "_async_catch_mlflow_exception"
 _log = logging.getLogger(__name__)
 
-Endpoint = Callable[..., Awaitable[Response]]
 
-
-def install(model: Model) -> None:
+def install(model: SoundModel) -> None:
     """Let our gate answer for a model, if it is MLflow's scoring server that loads it."""
     if f"{SERVER}.app" not in sys.modules:
         return
@@ -37,7 +39,7 @@ def install(model: Model) -> None:
         return
     gate = RequestGate(model, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
 
-    def replace(endpoint: Endpoint) -> Endpoint:
+    def replace(endpoint: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
         @wraps(endpoint)  # FastAPI reads the signature
         async def answer(request: Request) -> Response:
             return await gate.answer(request)

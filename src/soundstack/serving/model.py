@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -77,13 +77,6 @@ def signature(labels: Sequence[str], limits: RequestLimits) -> ModelSignature:
     )
 
 
-class SentClip(NamedTuple):
-    """An encoded clip, or what is wrong with it, and the seconds that its header tells; 0 where it tells none."""
-
-    content: bytes | AudioError
-    seconds: float = 0.0
-
-
 class SoundModel(PythonModel):
     """The pyfunc around a saved recogniser."""
 
@@ -131,31 +124,31 @@ class SoundModel(PythonModel):
         options, limits = self.read_params(params)
         if not 0 < len(rows) <= limits.max_clips:
             raise _refusal(f"The request has {len(rows)} rows; send 1 to {limits.max_clips}.")
-        clips = [_opened(row, limits) for row in rows]
-        _check_totals(
-            sum(len(clip.content) for clip in clips if isinstance(clip.content, bytes)),
-            sum(clip.seconds for clip in clips),
-            limits,
-        )
+        opened = [_opened(row, limits) for row in rows]
+        clips = [content for content, _ in opened]
+        size = sum(len(clip) for clip in clips if isinstance(clip, bytes))
+        _check_totals(size, sum(seconds for _, seconds in opened), limits)
         strict = options.on_error == "refuse"
         parts = self._parts(clips, limits, deadline, strict=strict)
         found = dict(timelines(parts, self.recogniser, lambda windows: self._score(windows, deadline)))
         problems = {row: what for row, what in sorted(found.items()) if isinstance(what, AudioError)}
         if problems and strict:
-            raise _refusal(_listed(problems))
+            named = [f"row {row}: the clip {problem}" for row, problem in list(problems.items())[:NAMED_ROWS]]
+            more = [f"and {len(problems) - NAMED_ROWS} more rows"] if len(problems) > NAMED_ROWS else []
+            raise _refusal("; ".join([*named, *more]) + ".")
         return [self._record(found[row], options) for row in range(len(rows))]
 
     def _parts(
-        self, clips: Sequence[SentClip], limits: RequestLimits, deadline: float, *, strict: bool
+        self, clips: Sequence[bytes | AudioError], limits: RequestLimits, deadline: float, *, strict: bool
     ) -> Iterator[Window | End]:
         """Read the clips one after the other, up to the limits of a request.
 
         Once a strict request will be refused, the rest is read to name its bad rows, but not scored.
         """
-        refused = strict and any(isinstance(clip.content, AudioError) for clip in clips)
+        refused = strict and any(isinstance(clip, AudioError) for clip in clips)
         seconds = 0.0
         for row, clip in enumerate(clips):
-            for part in read(row, clip.content, self.recogniser, limits):
+            for part in read(row, clip, self.recogniser, limits):
                 if time.monotonic() > deadline:
                     raise _too_late()
                 bad = isinstance(part, End) and part.problem is not None
@@ -231,18 +224,19 @@ class SoundModel(PythonModel):
         return {"label": labels[best], "probability": float(probabilities[best])} | named
 
 
-def _opened(row: Any, limits: RequestLimits) -> SentClip:
-    """Take the bytes of a sound file out of a row, as they are or from base64, and read their header."""
+def _opened(row: Any, limits: RequestLimits) -> tuple[bytes | AudioError, float]:
+    """An encoded clip, or what is wrong with it, and the seconds that its header tells; 0 where it tells none."""
     try:
         content = _encoded(row, limits)
         with SoundReader(content, limits) as sound:
             most = limits.max_frames(sound.rate, sound.channels)
-            return SentClip(content, min(sound.expected, most) / sound.rate)
+            return content, min(sound.expected, most) / sound.rate
     except AudioError as error:
-        return SentClip(error)
+        return error, 0.0
 
 
 def _encoded(row: Any, limits: RequestLimits) -> bytes:
+    """The bytes of a sound file in a row, as they are or from base64."""
     if isinstance(row, str):
         limits.check_bytes(len(row) * 3 // 4 - 2)  # before they are made
         try:
@@ -268,13 +262,6 @@ def _named(value: Any) -> str:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return names.get(type(value), f"of type {type(value).__name__}")
-
-
-def _listed(problems: Mapping[int, AudioError]) -> str:
-    named = [f"row {number}: the clip {error}" for number, error in list(problems.items())[:NAMED_ROWS]]
-    if len(problems) > NAMED_ROWS:
-        named.append(f"and {len(problems) - NAMED_ROWS} more rows")
-    return "; ".join(named) + "."
 
 
 def _too_late() -> MlflowException:

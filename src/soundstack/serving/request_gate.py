@@ -13,16 +13,16 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from soundstack.audio.limits import RequestLimits
+if TYPE_CHECKING:
+    from soundstack.serving.model import SoundModel
 
 FORM = '{"dataframe_records": [{"audio": "<base64 of a sound file>"}]}'
 #: Requests that are worked on at a time: one is decoded while another is scored.
@@ -33,25 +33,14 @@ _FORMATS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 _log = logging.getLogger(__name__)
 
 
-class Model(Protocol):
-    """What the gate needs of a model."""
-
-    limits: RequestLimits
-
-    def recognise(self, rows: list[Any], params: Mapping[str, Any], *, deadline: float) -> list[dict[str, Any]]:
-        """Answer a record a row."""
-
-
 class RequestGate:
     """Answers HTTP requests: reads them within limits, and lets a bounded number of them to the model.
 
-    Args:
-        model: What answers.
-        timeout: Seconds after which the server itself would answer 504; half of them is for waiting and working,
-            so that a refusal of ours comes before.
+    After ``timeout`` seconds the server itself would answer 504; half of them is for waiting and working, so that a
+    refusal of ours comes before.
     """
 
-    def __init__(self, model: Model, timeout: float) -> None:
+    def __init__(self, model: SoundModel, timeout: float) -> None:
         self.model = model
         self.patience = timeout / 2
         limits = model.limits
@@ -66,7 +55,10 @@ class RequestGate:
         deadline = time.monotonic() + self.patience
         body = bytearray()
         try:
-            _check_content_type(request.headers.get("content-type", ""))
+            kind, *parameters = [part.strip().lower() for part in request.headers.get("content-type", "").split(";")]
+            if kind != "application/json" or not set(parameters) <= {"", "charset=utf-8", 'charset="utf-8"'}:
+                what = f"Send JSON, as application/json in UTF-8: {FORM}."
+                raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, what)
             await self._read(request, body, deadline)
             async with asyncio.timeout(deadline - time.monotonic()):
                 await self._slots.acquire()
@@ -119,14 +111,9 @@ class RequestGate:
 
 
 def read_request(body: bytes | bytearray, max_values: int) -> tuple[list[Any], dict[str, Any]]:
-    """Parse a request in one of MLflow's four JSON forms.
+    """Parse a request in one of MLflow's four JSON forms: the column ``audio``, whatever it holds, and the parameters.
 
-    Args:
-        body: JSON, as it came.
-        max_values: Refuse JSON of more values: a byte of it can become a hundred of Python's.
-
-    Returns:
-        The values of the column ``audio``, whatever they are, and the parameters.
+    JSON of more than ``max_values`` values is refused: a byte of it can become a hundred of Python's.
 
     Raises:
         HTTPException: The body is not JSON, or not of such a form.
@@ -171,12 +158,6 @@ def _audio_column(form: str, content: Any) -> list[Any]:
     if wrong := [n for n, row in enumerate(content) if not isinstance(row, dict) or row.keys() != {"audio"}]:
         raise _bad(f"{form}: row {wrong[0]} does not hold exactly one value, named audio. Send {FORM}.")
     return [row["audio"] for row in content]
-
-
-def _check_content_type(given: str) -> None:
-    kind, *parameters = [part.strip().lower() for part in given.split(";")]
-    if kind != "application/json" or not set(parameters) <= {"", "charset=utf-8", 'charset="utf-8"'}:
-        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Send JSON, as application/json in UTF-8: {FORM}.")
 
 
 def _bad(message: str) -> HTTPException:

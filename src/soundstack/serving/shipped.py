@@ -16,9 +16,7 @@ _LOADER = "serving.served_model"
 def copy_code(modules: Iterable[str], folder: Path) -> Path:
     """Copy what serving runs into a folder, and return the copied package.
 
-    Args:
-        modules: Those that the model needs besides the served model itself, as ``Recogniser.modules`` names them.
-        folder: Gets a folder ``soundstack``.
+    ``modules`` are those that the model needs besides the served model itself, as ``Recogniser.modules`` names them.
     """
     package = Path(soundstack.__file__).parent
     copy = folder / package.name

@@ -45,13 +45,6 @@ class SpectrogramSpec:
         """Hop in samples (16 kHz: 2560)."""
         return round(self.sample_rate * HOP_SECONDS)
 
-    def frames(self, samples: int) -> int:
-        """Number of frames of a clip of so many samples (5 s: 32 or 30; 10 s: 63 or 61)."""
-        samples = max(samples, self.window)
-        if self.front_end == "paper":
-            return samples // self.hop + 1
-        return (samples - self.window) // self.hop + 1
-
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
         return asdict(self)
@@ -67,8 +60,7 @@ class LogMel:
     def __init__(self, spec: SpectrogramSpec) -> None:
         self.spec = spec
         filters = slaney_filters if spec.front_end == "paper" else audeep_filters
-        self.bank = filters(spec.sample_rate, spec.window, spec.bands)  # (bins, bands)
-        self._bank = csr_array(self.bank.T)
+        self.bank = csr_array(filters(spec.sample_rate, spec.window, spec.bands).T)  # (bands, bins)
         turns = np.arange(spec.window) / spec.window
         self._hann = (0.5 - 0.5 * np.cos(2 * np.pi * turns)).astype(np.float32)  # periodic
 
@@ -93,7 +85,7 @@ class LogMel:
             frames = frames - frames.mean(axis=1, keepdims=True)
         spectrum = scipy.fft.rfft(frames * self._hann)  # (T, bins)
         power = spectrum.real**2 + spectrum.imag**2
-        return (self._bank @ power.T).T  # (T, F)
+        return (self.bank @ power.T).T  # (T, F)
 
 
 def relative_decibel(power: NDArray[np.float32], floor: float) -> NDArray[np.float32]:

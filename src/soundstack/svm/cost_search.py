@@ -83,7 +83,7 @@ class CostSearch:
             "fold_macro_f1": self.fold_macro_f1.tolist(),
         }
         write_json(run.folder / "svm" / "costs.json", content)
-        figure = plots.c_path_figure(self.costs, self.fold_macro_f1, self.chosen, self.fold_accuracy)
+        figure = plots.c_path_figure(self.costs, self.fold_macro_f1, self.fold_accuracy, self.chosen)
         save_figure(figure, run.folder / "svm" / "costs.png")
 
 
@@ -92,9 +92,7 @@ def search_cost(
 ) -> CostSearch:
     """Choose C by the mean macro-F1 over the held-out folds; of equals, the smallest (the simplest model).
 
-    Args:
-        decide: Gives out-of-fold decision values for costs.
-        truth, folds: Class index and fold of each row (N,).
+    ``truth`` and ``folds`` are the class index and the fold of each row (N,) that ``decide`` scores.
     """
     names = fold_order(folds.tolist())
     found: dict[float, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = {}
