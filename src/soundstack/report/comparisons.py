@@ -15,7 +15,7 @@ from soundstack.evaluation import metrics
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import holm, paired_tests
 from soundstack.report.collect import DataSetResults, SystemRuns, clip_table
-from soundstack.report.rows import MEASURES, crnn_name, is_fusion, layouts
+from soundstack.report.rows import MEASURES, is_fusion, layouts
 from soundstack.utils.errors import MemberError, SoundstackError
 
 
@@ -61,18 +61,17 @@ def chosen(results: Sequence[DataSetResults], wanted: str) -> dict[str, list[Sys
     """
     if wanted == "auto":
         return {each.dataset: _best_of_each_kind(each) for each in results}
-    found: dict[str, list[SystemRuns]] = {each.dataset: [] for each in results}
-    for name in wanted.split(","):
-        fits = [(each, system) for each in results for system in each.systems.values() if _is_named(system, each, name)]
+    found: dict[str, dict[str, SystemRuns]] = {each.dataset: {} for each in results}
+    for word in wanted.split(","):
+        fits = [(each, name) for each in results for name in each.systems if word in (name, f"{each.dataset}-{name}")]
         if not fits:
             there = ", ".join(sorted({name for each in results for name in each.systems}))
             raise MemberError(
-                f"rows: {name!r} is no model with a finished run on the reported data; there are: {there}."
+                f"rows: {word!r} is no model with a finished run on the reported data; there are: {there}."
             )
-        for each, system in fits:
-            if system not in found[each.dataset]:
-                found[each.dataset].append(system)
-    return found
+        for each, name in fits:
+            found[each.dataset][name] = each.systems[name]
+    return {dataset: list(systems.values()) for dataset, systems in found.items()}
 
 
 def best(systems: Iterable[SystemRuns], measure: str) -> SystemRuns | None:
@@ -137,13 +136,12 @@ def compare(seen: Mapping[str, Sequence[Predictions]], n_swaps: int, seed: int) 
 
 
 def _best_of_each_kind(results: DataSetResults) -> list[SystemRuns]:
-    single = [system for name, system in results.systems.items() if not is_fusion(name)]
-    crnns = [system for name, system in results.systems.items() if name.startswith("crnn")]
-    fusions = [system for name, system in results.systems.items() if is_fusion(name)]
-    crnn = results.systems.get(crnn_name(results.dataset)) or best(crnns, results.measure)
-    found = [best(single, results.measure), crnn, best(fusions, results.measure)]
-    return [system for number, system in enumerate(found) if system is not None and system not in found[:number]]
-
-
-def _is_named(system: SystemRuns, results: DataSetResults, name: str) -> bool:
-    return name in (system.name, f"{results.dataset}-{system.name}")
+    systems = results.systems
+    # "Proposed CRNN" is on DCASE 2018 the fusion of the three thresholds (section 4.1).
+    proposed = systems.get("fusion-crnn" if results.dataset == "dcase2018" else "crnn")
+    found = [
+        best([each for name, each in systems.items() if not is_fusion(name)], results.measure),
+        proposed or best([each for name, each in systems.items() if name.startswith("crnn")], results.measure),
+        best([each for name, each in systems.items() if is_fusion(name)], results.measure),
+    ]
+    return list({each.name: each for each in found if each}.values())

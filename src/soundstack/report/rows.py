@@ -17,19 +17,16 @@ TITLES: Mapping[str, str] = {
     "esc10": "ESC-10",
     "demo": "demo",
 }
-MACRO_F1, ACCURACY = "macro_f1", "accuracy"
-MEASURES: Mapping[str, str] = {ACCURACY: "accuracy", MACRO_F1: "macro-F1"}
+MEASURES: Mapping[str, str] = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table.
+    """A row of a table: the run's and registered model's name without ``<dataset>-``, and the paper's words for it.
 
-    ``name`` is the run's and registered model's name without ``<dataset>-``; ``labels`` are the paper's words for it,
-    one a label column; ``group`` is the heading over it and its like; ``step`` is the entry point that makes it, empty
-    for rows that only cite others' work; ``settings`` are its parameters; ``members`` are the models that a fusion
-    stacks; ``paper_name`` is its name in :mod:`soundstack.report.paper`, None for rows of ours that the paper does not
-    have.
+    ``group`` is the heading over it and its like; ``step`` is the entry point that makes it, empty for rows that only
+    cite others' work; ``members`` are the models that a fusion stacks; ``paper_name`` is its name in
+    :mod:`soundstack.report.paper`, None for rows of ours that the paper does not have.
     """
 
     name: str
@@ -55,16 +52,6 @@ class Layout:
     labels: tuple[str, ...]
     rows: tuple[TableRow, ...]
 
-    @property
-    def names(self) -> set[str]:
-        """The names of the rows."""
-        return {row.name for row in self.rows}
-
-
-def measure(dataset: str) -> str:
-    """Name the paper's score on a data set (section 4): macro-F1 on the unbalanced DCASE 2018, accuracy elsewhere."""
-    return MACRO_F1 if dataset == "dcase2018" else ACCURACY
-
 
 def command(row: TableRow, dataset: str, data_dir: str = "auto") -> str:
     """Write the command that makes a row's run.
@@ -86,11 +73,6 @@ def command(row: TableRow, dataset: str, data_dir: str = "auto") -> str:
 def layouts(dataset: str) -> tuple[Layout, ...]:
     """The three tables' forms on a data set."""
     return TABLE_1, TABLE_2, table_3(dataset)
-
-
-def crnn_name(dataset: str) -> str:
-    """The run behind "Proposed CRNN": on DCASE 2018 the fusion of the three thresholds (section 4.1)."""
-    return "fusion-crnn" if dataset == "dcase2018" else "crnn"
 
 
 def is_fusion(name: str) -> bool:
@@ -135,10 +117,9 @@ TABLE_1 = Layout(
 
 
 def _colours(name: str) -> TableRow:
-    # magma is the default and the row of Table 3: its run has no suffix.
-    suffix = {} if name == "magma" else {"colour_map": name, "suffix": name}
-    run = "resnet50-imagenet" + ("" if name == "magma" else f"-{name}")
-    settings = {"network": "resnet50", "pretraining": "imagenet"} | suffix
+    run, settings = "resnet50-imagenet", {"network": "resnet50", "pretraining": "imagenet"}
+    if name != "magma":  # the default and the row of Table 3: its run has no suffix
+        run, settings = f"{run}-{name}", settings | {"colour_map": name, "suffix": name}
     return TableRow(run, ("ResNet50", "ImageNet", name.capitalize()), "", "deepspectrum", settings, paper_name=run)
 
 
