@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationInfo, model_validator
 
 from soundstack.audio.limits import RequestLimits
-from soundstack.config import data_set_names, naming
+from soundstack.config import naming
 from soundstack.utils.project import cores, fingerprint
 
 #: Former names of parameters. They are still taken, from the command line and in suites, and read in what was logged.
@@ -40,15 +40,10 @@ def _own_name(name: str, info: ValidationInfo) -> str:
     return naming.checked(name)
 
 
-def _limits(text: str) -> str:
-    RequestLimits.parse(text)
-    return text.strip()
-
-
 if TYPE_CHECKING:
     DataSetName = str
 else:
-    DataSetName = Literal[*data_set_names.modules()]
+    DataSetName = Literal[*naming.data_set_modules()]
 Auto = Literal["auto"]
 Seconds = Annotated[float, Field(gt=0, le=600)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
@@ -79,7 +74,7 @@ CostPath = Annotated[
 ]
 ServedLimits = Annotated[
     str,
-    AfterValidator(_limits),
+    AfterValidator(lambda text: RequestLimits.parse(text) and text.strip()),
     Field(
         description="what the served model takes at most: pairs as in max_seconds=60,max_clips=16; a request may lower "
         "them, never raise them. Names: " + ", ".join(RequestLimits.model_fields)

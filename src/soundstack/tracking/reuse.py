@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from soundstack.config import data_set_names
+from soundstack.config import naming
 from soundstack.config.base import Config, DataConfig
 from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.evaluation.evaluation import SCORES, RegisteredModel
@@ -36,7 +36,7 @@ def row_key(config: Config, data_fingerprint: str) -> str:
     name = getattr(config, "model_name", "")
     roots, weights = [config.made_by], ""
     if isinstance(config, DataConfig):
-        roots.append(data_set_names.modules()[config.dataset])
+        roots.append(naming.data_set_modules()[config.dataset])
     if isinstance(config, DeepSpectrumConfig):
         network = network_spec(config.network)
         roots.append(network.module)

@@ -89,8 +89,10 @@ def whole(work: Callable[P, T]) -> Callable[P, T]:
 
 
 @cache
-def connect() -> None:
+def connect() -> str:
     """Point MLflow at ``mlflow.db`` where the user stands unless ``MLFLOW_TRACKING_URI`` says otherwise, and check it.
+
+    Returns its address.
 
     Raises:
         StoreError: The store cannot be reached, or its artifacts cannot be written from here.
@@ -104,11 +106,11 @@ def connect() -> None:
     try:
         uri = _absolute(given)
         mlflow.set_tracking_uri(uri)
-        experiment = _made_ready(uri)
-        if experiment is not None:
+        if (experiment := _made_ready(uri)) is not None:
             _refuse(uri, experiment)
         presence.remove_leftovers()
         _close_orphans(uri)
+        return uri
     except ImportError as error:
         raise StoreError(
             f"The tracking store {without_password(given)} needs a driver that is not here ({first_line(error)}): "
@@ -171,11 +173,11 @@ def _made_ready(uri: str) -> Experiment | None:
     with exclusive(lock, "the tracking store", "or name another store"):
         _create(uri, database)
         experiment = _experiment(client)
-        if database is None:
-            return experiment
-        number = experiment.experiment_id if experiment is not None else ""
-        moved_store.bring_home(database, number, os.environ.get("MLFLOW_RUN_ID"))
-        return _experiment(client)
+        if database is not None:
+            number = experiment.experiment_id if experiment is not None else ""
+            moved_store.bring_home(database, number, os.environ.get("MLFLOW_RUN_ID"))
+            experiment = _experiment(client)
+        return experiment
 
 
 def _create(uri: str, database: Path | None) -> None:
