@@ -20,11 +20,7 @@ FORMER_NAMES = {"clip_features": "feature_bound"}
 
 
 def absolute(value: str) -> str:
-    """A path from the root on; what is relative starts where the user stands.
-
-    Raises:
-        ValueError: It is empty, or of a user who is not known.
-    """
+    """A path from the root on, unless it is empty or of an unknown user; the relative starts where the user stands."""
     if not value.strip():
         raise ValueError("is empty; give a path")
     try:

@@ -46,11 +46,7 @@ def data_set_modules() -> dict[str, str]:
 
 
 def checked(name: str) -> str:
-    """Return a name as it is.
-
-    Raises:
-        ValueError: It cannot be one, or a published data set has it.
-    """
+    """Return a name, or raise a ValueError: it cannot be one, or a published data set has it."""
     if name in PUBLISHED:
         raise ValueError(f"{name} is the name of a published data set; choose another for your table")
     if not _ALLOWED.fullmatch(name):

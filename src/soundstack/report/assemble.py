@@ -63,7 +63,15 @@ def assemble(
         blocks=blocks,
         data={
             "results": tables.results_frame(chain.from_iterable(filled.values())),
-            "per_class": _per_class_frame(seen),
+            "per_class": pd.DataFrame(
+                (
+                    (dataset, each.name, each.seed, *values)
+                    for dataset, shown in seen.items()
+                    for each in shown
+                    for values in zip(each.table.classes, each.confusion.sum(axis=1), each.f1, strict=True)
+                ),
+                columns=["dataset", "model", "seed", "class", "clips", "f1"],
+            ),
             "paired_tests": compared,
             "runs": runs,
         },
@@ -73,7 +81,7 @@ def assemble(
 def _in_short(filled: tables.ResultTable) -> str:
     results = filled.results
     head = f"{results.title} ({MEASURES[results.measure]}, %)"
-    run = [each.system is not None for each in filled.rows if each.row.paper_name and each.row.step]
+    run = [each.system is not None for each in filled.rows if each.row.name in paper.ROWS and each.row.step]
     rows = f" {sum(run)} of the {len(run)} rows of Table 3 were run." if filled.has_paper else ""
     top = best(results.systems.values(), results.measure)
     if top is None:
@@ -122,9 +130,8 @@ def _missing(problems: Sequence[str]) -> Iterator[Block]:
 def _what_data(results: DataSetResults) -> str:
     newest = results.newest
     size = "" if results.clips is None else f" {results.clips[0]:,} development and {results.clips[1]:,} test clips."
-    part = f" Part of the data set: {newest.subset}." if newest.subset else ""
     text = (
-        f"Measure: {MEASURES[results.measure]}.{size}{part} Data fingerprint {newest.data_fingerprint}, "
+        f"Measure: {MEASURES[results.measure]}.{size} Data fingerprint {newest.data_fingerprint}, "
         f"that of the newest run ({newest.name}, {newest.started:%Y-%m-%d %H:%M} UTC)."
     )
     if other := sum(run.data_fingerprint != newest.data_fingerprint for run, _ in results.left_out):
@@ -182,16 +189,6 @@ def _per_class(results: DataSetResults, seen: Sequence[Predictions]) -> Iterator
         notes=[f"Newest run of each system (seed {seeds}). Bold: best of the class."],
         folded=len(classes) > _FOLD_BEYOND,
     )
-
-
-def _per_class_frame(seen: Mapping[str, Sequence[Predictions]]) -> pd.DataFrame:
-    records = [
-        (dataset, each.name, each.seed, *values)
-        for dataset, shown in seen.items()
-        for each in shown
-        for values in zip(each.table.classes, each.confusion.sum(axis=1), each.f1, strict=True)
-    ]
-    return pd.DataFrame(records, columns=["dataset", "model", "seed", "class", "clips", "f1"])
 
 
 def _paired_tests(
@@ -282,7 +279,7 @@ def _runs_frame(results: Sequence[DataSetResults]) -> pd.DataFrame:
             "started": f"{run.started:%Y-%m-%dT%H:%M:%SZ}",
             "seed": run.seed,
             "data_fingerprint": run.data_fingerprint,
-            "data_subset": run.subset,
+            "data_subset": "",
             "code": _version(run),
             "left_out": reason,
         }

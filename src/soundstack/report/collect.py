@@ -1,8 +1,7 @@
 """Which tracked runs a report shows: one column holds runs on exactly the same data, one row runs of one setting.
 
-On each data set the newest run decides: its data fingerprint (and ``data_subset``) is the column's, its name's newest
-run is the row's. Runs of the same name and setting with other seeds join it. Whatever is left out is listed with
-the reason.
+On each data set the newest run decides: its data fingerprint is the column's, its name's newest run is the row's. Runs
+of the same name and setting with other seeds join it. Whatever is left out is listed with the reason.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ class DataSetResults:
     @property
     def comparable(self) -> bool:
         """Whether ours and the paper's figures are scores on the same clips: published data set, whole."""
-        return not self.newest.subset and self.clips in set(product(*paper.CLIPS.get(self.dataset, ())))
+        return self.clips in set(product(*paper.CLIPS.get(self.dataset, ())))
 
     @property
     def data_dir(self) -> str:
@@ -127,10 +126,7 @@ class DataSetResults:
 
 
 def choose(runs: Sequence[ModelRun], wanted: str) -> list[DataSetResults]:
-    """Choose the runs to show, by data set: in the paper's order, then the user's own by name.
-
-    Args:
-        wanted: comma-separated data sets, or ``all``
+    """Choose the runs of data sets, comma-separated or ``all``: in the paper's order, then the user's own by name.
 
     Raises:
         StoreError: There is no run to show, or none of a data set that was asked for.
@@ -202,8 +198,6 @@ def _results(dataset: str, runs: Sequence[ModelRun]) -> DataSetResults:
     for run in runs:
         if run.data_fingerprint != newest.data_fingerprint:
             left_out.append((run, f"other data: fingerprint {run.data_fingerprint}"))
-        elif run.subset != newest.subset:
-            left_out.append((run, f"other part of the data: {run.subset or 'all of it'}"))
         else:
             fitting.setdefault(run.short_name, []).append(run)
     systems = {}

@@ -48,13 +48,10 @@ TEST_COLUMNS = [
 
 
 def chosen(results: Sequence[DataSetResults], wanted: str) -> dict[str, list[SystemRuns]]:
-    """The systems to look at, by data set.
+    """The systems to look at, by data set: those named, with or without the leading ``<dataset>-``, or ``auto``.
 
     ``auto`` takes the best single system, the CRNN and the best fusion, each once, as judged by the devel score: the
     test clips must not choose what is then tested on them.
-
-    Args:
-        wanted: ``auto`` or comma-separated names, with or without the leading ``<dataset>-``
 
     Raises:
         MemberError: A name fits no shown model of any data set.

@@ -49,7 +49,7 @@ class FilledRow:
     @property
     def extra(self) -> str:
         """A remark on a row that stands among the paper's without being one of them."""
-        return "(not in the paper)" if self.row.paper_name is None and self.row.group != _OTHERS else ""
+        return "(not in the paper)" if self.row.name not in paper.ROWS and self.row.group != _OTHERS else ""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,9 @@ class ResultTable:
     @cached_property
     def rows(self) -> list[FilledRow]:
         """The paper's rows, even where nothing was run, and rows of ours that were."""
-        published = paper.TABLES[self.layout.number].get(self.paper_dataset or "", {})
-        every = [
-            FilledRow(row, self.results.systems.get(row.name), published.get(row.paper_name or ""))
-            for row in self.layout.rows
-        ]
+        published = paper.TABLES[self.layout.number].get(self.results.paper_dataset or "", {})
+        systems = self.results.systems
+        every = (FilledRow(row, systems.get(row.name), published.get(row.name)) for row in self.layout.rows)
         return [each for each in every if each.system or each.published]
 
     @cached_property
@@ -79,11 +77,6 @@ class ResultTable:
     def has_paper(self) -> bool:
         """Whether the paper has figures for this table and data set, or for one to set beside it."""
         return any(each.published for each in self.rows)
-
-    @property
-    def paper_dataset(self) -> str | None:
-        """The data set of the paper's figures."""
-        return self.results.paper_dataset if self.layout.number == 3 else self.results.dataset
 
     @property
     def differences(self) -> bool:
@@ -114,7 +107,7 @@ def table(filled: ResultTable) -> Table:
     results, layout = filled.results, filled.layout
     kinds = ("ours", *(["paper"] if filled.has_paper else []), *(["difference"] if filled.differences else []))
     places = [(part, kind) for part in filled.parts for kind in (kinds if part in _ALWAYS else kinds[:1])]
-    foreign = filled.paper_dataset not in (None, results.dataset)
+    kind_of_paper = "paper" if results.paper_dataset == results.dataset else "paper, on ESC-50"
     lines: list[Line] = []
     for each, cells in zip(filled.rows, _score_cells(filled), strict=True):
         first, *labels = each.row.labels
@@ -125,7 +118,7 @@ def table(filled: ResultTable) -> Table:
         title=f"Table {layout.number}, {results.title}: {layout.title} ({MEASURES[results.measure]}, %)",
         columns=[
             *text_columns(*layout.labels),
-            *(Column(kind + (", on ESC-50" if kind == "paper" and foreign else ""), PARTS[p]) for p, kind in places),
+            *(Column(kind_of_paper if kind == "paper" else kind, PARTS[part]) for part, kind in places),
         ],
         lines=lines,
         notes=list(_notes(filled)),
@@ -138,7 +131,7 @@ def overview(filled: Sequence[ResultTable]) -> Table:
     # By section, system and pre-training, in order.
     lines: dict[tuple[str, Cell, Cell], list[Cell]] = {_overview_line(row): [] for each in filled for row in each.rows}
     for each in filled:
-        own_paper = each.has_paper and each.paper_dataset == each.results.dataset
+        own_paper = each.has_paper and each.results.paper_dataset == each.results.dataset
         places = [(part, kind) for part in _ALWAYS for kind in (("ours", "paper") if own_paper else ("ours",))]
         group = f"{each.results.title} ({MEASURES[each.results.measure]}, %)"
         columns += [Column(PARTS[part] if kind == "ours" else kind, group) for part, kind in places]
@@ -199,7 +192,7 @@ def _record(filled: ResultTable, each: FilledRow, part: str, measure: str) -> di
         "sd": score and score.deviation,
         "seeds": score and score.seeds,
         "paper": None if figure is None else round(figure / 100, 6),
-        "paper_dataset": None if figure is None else filled.paper_dataset,
+        "paper_dataset": None if figure is None else filled.results.paper_dataset,
         "difference_points": 100 * score.value - figure
         if score and figure is not None and filled.differences
         else None,
@@ -261,7 +254,7 @@ def _score_cells(filled: ResultTable) -> Iterator[dict[Place, Cell]]:
 
 
 def _overview_line(each: FilledRow) -> tuple[str, Cell, Cell]:
-    name = "Proposed CRNN" if each.row.paper_name == "crnn" else each.row.labels[0]
+    name = each.row.labels[0].removesuffix(" (3 thresholds)")
     return each.row.group, Cell(name, each.extra), Cell(each.row.labels[1])
 
 
@@ -303,9 +296,8 @@ def _paper_notes(filled: ResultTable) -> Iterator[str]:
     else:
         devel, test = results.clips
         expected = " + ".join(f"{max(numbers):,}" for numbers in paper.CLIPS[results.dataset])
-        part = f" ({results.newest.subset})" if results.newest.subset else ""
         yield (
-            f"Paper: {source}, on the whole data set ({expected} clips). Our runs used {devel:,} + {test:,}{part}: "
+            f"Paper: {source}, on the whole data set ({expected} clips). Our runs used {devel:,} + {test:,}: "
             "no differences."
         )
     remark = paper.REMARKS.get(results.paper_dataset or "")

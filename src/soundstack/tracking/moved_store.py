@@ -14,6 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 from soundstack.utils.errors import StoreError
 
+_ARTIFACTS = (
+    "SELECT artifact_uri FROM runs WHERE run_uuid IS NOT ? UNION ALL SELECT artifact_location FROM logged_models"
+)
+
 
 def bring_home(database: Path, experiment: str, present_run: str | None = None) -> None:
     """Let a moved or copied database know its new place; nothing is done to one that keeps its artifacts elsewhere.
@@ -36,7 +40,9 @@ def bring_home(database: Path, experiment: str, present_run: str | None = None) 
             old = local(root)
             if old is None or old == home or (old.exists() and home.exists() and old.samefile(home)):
                 continue
-            names = _folders_below(connection, root, present_run)
+            # Folders of artifacts, relative to the root; some runs have none.
+            places = [place or "" for (place,) in connection.execute(_ARTIFACTS, (present_run,))]
+            names = [place.removeprefix(f"{root}/") for place in places if place.startswith(f"{root}/")]
             here = {name for name in names if (home / name).exists()}
             left = [name for name in names if name not in here and (old / name).exists()]
             # A folder's own database would write to a place that has a database of its own, or is gone.
@@ -59,15 +65,6 @@ def local(root: str) -> Path | None:
     if root.startswith("file:"):
         return Path(unquote(parts.path))
     return Path(root) if root.startswith("/") else None
-
-
-def _folders_below(connection: sqlite3.Connection, root: str, present_run: str | None) -> list[str]:
-    """Folders of artifacts, relative to the root; some runs have none."""
-    query = (
-        "SELECT artifact_uri FROM runs WHERE run_uuid IS NOT ? UNION ALL SELECT artifact_location FROM logged_models"
-    )
-    found = (location or "" for (location,) in connection.execute(query, (present_run,)))
-    return [location.removeprefix(f"{root}/") for location in found if location.startswith(f"{root}/")]
 
 
 def _rewrite(connection: sqlite3.Connection, root: str, new: str) -> None:

@@ -41,18 +41,8 @@ class ModelRun:
         """The logged seed; ``"0"``, the default, where none was logged."""
         return self.params.get("seed", "0")
 
-    @property
-    def subset(self) -> str:
-        """The part of the data set that was used, empty for all of it: tag or parameter ``data_subset``."""
-        value = self.tags.get("data_subset") or self.params.get("data_subset", "")
-        return "" if value in ("none", "all", "None") else value
-
     def artifact(self, path: str) -> Path:
-        """Fetch an artifact.
-
-        Raises:
-            StoreError: It is not there any more.
-        """
+        """Fetch an artifact; a StoreError tells that it is not there any more."""
         what = f"{self.name} (run {self.id[:8]}): its artifact {path}"
         return fetched(what, StoreError, run_id=self.id, artifact_path=path)
 

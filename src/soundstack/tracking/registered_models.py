@@ -80,11 +80,7 @@ class FoundModel:
         raise MemberError(f"{self.shown} is not a model of this project; name another one.")
 
     def artifact(self, path: str, remedy: str = " Train it again, or name other members.") -> Path:
-        """Fetch an artifact of the run that trained it; without it, the ``remedy`` is told.
-
-        Raises:
-            MemberError: It is not there any more.
-        """
+        """Fetch an artifact of the run that trained it; a MemberError tells that it is gone, and the ``remedy``."""
         what = f"{self.shown}: its artifact {path}"
         return fetched(what, MemberError, remedy, run_id=self.run_id, artifact_path=path)
 

@@ -159,8 +159,7 @@ def _opened(name: str, step: str, *, continues: bool = True, pruned: type[Except
     connect()
     nested = mlflow.active_run() is not None
     given = not nested and "MLFLOW_RUN_ID" in os.environ
-    # Signed as it is made: if we die, it can be closed.
-    tags = {PROCESS_TAG: presence.mark(), "soundstack.step": step}
+    tags = {PROCESS_TAG: presence.mark(), "soundstack.step": step}  # signed as it is made: if we die, it can be closed
     opened: Run | None = None
     with explained(), _temporary_folder(of_libraries=not nested) as folder:
         try:
@@ -189,10 +188,7 @@ def _opened(name: str, step: str, *, continues: bool = True, pruned: type[Except
 
 @contextmanager
 def _temporary_folder(*, of_libraries: bool) -> Iterator[Path]:
-    """Make a folder for artifacts, beside which other things may lie, and let libraries put their copies there, too.
-
-    All of it is removed, by a later start if need be.
-    """
+    """Make a folder for artifacts, beside which libraries put their copies; a later start removes what is left."""
     before = tempfile.tempdir
     folder = presence.temporary_folder()
     try:
@@ -223,11 +219,7 @@ def _end_after(error: BaseException, opened: Run, pruned: type[Exception] | tupl
 
 
 def _end(status: int, *, patient: bool = True) -> None:
-    """End the active run; without patience where the store was just seen to be gone.
-
-    Raises:
-        MlflowException: The store did not take it; a later start will close the run.
-    """
+    """End the active run; without patience where the store was just seen to be gone."""
     before = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     if not patient:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"

@@ -44,7 +44,8 @@ T = TypeVar("T")
 PROCESS_TAG = "soundstack.process"
 #: MLflow asks a server that is gone for four minutes, and one that is silent for sixteen; here it is half a minute,
 #: enough for a restart, and three minutes. What the user has set is kept.
-_HTTP = {
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_SCHEMA_DETAILS": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -67,10 +68,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def whole(work: Callable[P, T]) -> Callable[P, T]:
-    """Let a function do its work on the store undisturbed, and once more if a SQLite file stays locked meanwhile.
-
-    It is for work that may be done again from its beginning.
-    """
+    """Let a function do its work on the store undisturbed, and again from its beginning if a SQLite file is locked."""
 
     @wraps(work)
     def done(*args: P.args, **options: P.kwargs) -> T:
@@ -97,8 +95,7 @@ def connect() -> str:
     Raises:
         StoreError: The store cannot be reached, or its artifacts cannot be written from here.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
-    for name, value in _HTTP.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for logger in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # tracebacks and retries; the error says it all
         logging.getLogger(logger).setLevel(logging.CRITICAL)
@@ -129,11 +126,7 @@ def connect() -> str:
 
 
 def _absolute(uri: str) -> str:
-    """Read a store's address from where the user stands; one that cannot be meant is refused.
-
-    Raises:
-        StoreError: It is none, or one that MLflow has given up.
-    """
+    """Read a store's address from where the user stands; refuse what is none, and what MLflow has given up."""
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
         raise StoreError(f"The tracking store {uri} is no address; for a server write http://{uri}.")
     if ":" not in uri or uri.startswith("file:"):
