@@ -29,8 +29,8 @@ from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig, 
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import holm, score_intervals
 from soundstack.report import collect, comparisons, paper, render, rows, tables
+from soundstack.report.comparisons import per_class_figure
 from soundstack.report.document import Bullets, Cell, Column, Commands, Heading, Report, Table
-from soundstack.report.figures import per_class_figure
 from soundstack.tracking import reader as tracking_reader
 from soundstack.tracking import run as tracking
 from soundstack.tracking.reader import ModelRun

@@ -179,13 +179,12 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _data_is_there(self) -> Self:
-        if self.dataset == "demo":
-            if self.data_dir != "auto":
-                raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
-            return self
+        if self.dataset == "demo" and self.data_dir != "auto":
+            raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
         if self.dataset == "csv" and self.data_dir == "auto":
             raise ValueError("data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label")
-        if not os.path.exists(self.data_path):  # noqa: PTH110  (false, too, for a name that no file can have)
+        # False, too, for a name that no file can have.
+        if self.dataset != "demo" and not os.path.exists(self.data_path):  # noqa: PTH110
             hint = {
                 "csv": "give the path of a CSV file with columns filename,label",
                 "esc10": "fetch it with `-e download -P dataset=esc50` (esc10 is a part of it) or give its folder",

@@ -14,9 +14,8 @@ from soundstack.config.steps import ReportConfig
 from soundstack.evaluation import plots
 from soundstack.report import paper, tables
 from soundstack.report.collect import DataSetResults, SystemRuns, data_notes, off_default
-from soundstack.report.comparisons import Predictions, best, best_fusion, compare, label, predictions
+from soundstack.report.comparisons import Predictions, best, best_fusion, compare, label, per_class_figure, predictions
 from soundstack.report.document import Block, Bullets, Cell, Column, Heading, Line, Picture, Report, Table, text_columns
-from soundstack.report.figures import per_class_figure
 from soundstack.report.rows import MEASURES, is_fusion
 from soundstack.tracking.reader import ModelRun
 from soundstack.utils.errors import SoundstackError
@@ -253,11 +252,10 @@ def _runs_shown(results: Sequence[DataSetResults]) -> Table:
 
 def _runs_left_out(titles: Mapping[str, str], runs: pd.DataFrame) -> Iterator[Table]:
     """One line for all runs of a name that are left out for the same reason."""
+    left_out = runs[runs["left_out"] != ""].groupby(["dataset", "model", "left_out"], sort=False)["started"]
     lines: list[Line] = [
         (titles[str(dataset)], [str(model), str(len(started)), started.max()[:16].replace("T", " "), str(reason)])
-        for (dataset, model, reason), started in runs[runs["left_out"] != ""].groupby(
-            ["dataset", "model", "left_out"], sort=False
-        )["started"]
+        for (dataset, model, reason), started in left_out
     ]
     if lines:
         yield Table(

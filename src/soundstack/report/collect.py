@@ -17,8 +17,7 @@ from functools import cached_property
 from itertools import product
 
 from soundstack.config.places import project
-from soundstack.config.presets import PRESETS
-from soundstack.config.steps import MODEL_STEPS, CrnnConfig
+from soundstack.config.steps import MODEL_STEPS, PRESETS, CrnnConfig
 from soundstack.report import paper
 from soundstack.report.rows import TITLES, TableRow
 from soundstack.tracking.reader import ModelRun
@@ -105,7 +104,7 @@ class DataSetResults:
     def clips(self) -> tuple[int, int] | None:
         """Clips in development and test; None where no run tells."""
         for run in self.runs:
-            if "clips_devel" in run.metrics and "clips_test" in run.metrics:
+            if {"clips_devel", "clips_test"} <= run.metrics.keys():
                 return int(run.metrics["clips_devel"]), int(run.metrics["clips_test"])
         for run in self.runs:
             with contextlib.suppress(StoreError, DataError):

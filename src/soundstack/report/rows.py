@@ -124,7 +124,6 @@ TABLE_2 = Layout(
 )
 
 _IMAGE_NETWORKS = {"densenet121": "Densenet121", "resnet50": "ResNet50", "vgg16": "VGG16", "vgg19": "VGG19"}
-_LITE = {"efficientnet_lite0": "EfficientNet-Lite0"}
 _AUDIO_NETWORKS = {"openl3_mel256_env_512": "openl3 [28]", "panns_wavegram_logmel_cnn14": "PANN [30]"}
 _MORE_AUDIO_NETWORKS = {
     "openl3_mel256_env_6144": "openl3, 6144 values",
@@ -176,7 +175,7 @@ def table_3(dataset: str) -> Layout:
         ("System", "Pre-training"),
         (
             *_networks(deep_spectrum, _IMAGE_NETWORKS, "imagenet", "none"),
-            *_networks(deep_spectrum, _LITE, "imagenet", "none"),
+            *_networks(deep_spectrum, {"efficientnet_lite0": "EfficientNet-Lite0"}, "imagenet", "none"),
             *_networks(audio, _AUDIO_NETWORKS | _MORE_AUDIO_NETWORKS, "audioset"),
             crnn,
             *_fusions(crnn.members or (crnn.name,), fusion),

@@ -254,8 +254,8 @@ def _score_cells(filled: ResultTable) -> Iterator[dict[Place, Cell]]:
 
 
 def _overview_line(each: FilledRow) -> tuple[str, Cell, Cell]:
-    name = each.row.labels[0].removesuffix(" (3 thresholds)")
-    return each.row.group, Cell(name, each.extra), Cell(each.row.labels[1])
+    name, pretraining = each.row.labels
+    return each.row.group, Cell(name.removesuffix(" (3 thresholds)"), each.extra), Cell(pretraining)
 
 
 def _notes(filled: ResultTable) -> Iterator[str]:

@@ -97,27 +97,25 @@ def log(run: Run, outcomes: Sequence[Outcome]) -> None:
     (run.folder / "summary.md").write_text(text, encoding="utf-8")
     lines = [
         {
-            "name": outcome.name,
-            "seed": outcome.seed,
-            "version": outcome.trained and outcome.trained.version,
-            "seconds": round(outcome.seconds, 1),
-            "note": outcome.note,
+            "name": each.name,
+            "seed": each.seed,
+            "version": each.trained and each.trained.version,
+            "seconds": round(each.seconds, 1),
+            "note": each.note,
         }
-        for outcome in outcomes
+        for each in outcomes
     ]
     write_json(run.folder / "summary.json", lines)
     if trained:
         save_figure(plots.summary_figure([each.scores for each in trained]), run.folder / "summary.png")
-    metrics: dict[str, float] = {}
     for name, by_score in _by_name(outcomes).items():
         for score, values in by_score.items():
-            metrics[f"{name}/{score}"] = values[0]
+            run.metrics({f"{name}/{score}": values[0]})
             if len(values) > 1:
-                metrics[f"{name}/{score}_mean"] = float(np.mean(values))
-                metrics[f"{name}/{score}_sd"] = float(np.std(values, ddof=1))
+                mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+                run.metrics({f"{name}/{score}_mean": mean, f"{name}/{score}_sd": deviation})
     if best := _best(outcomes):
-        metrics |= {score: getattr(best.scores, score).value for score in SCORES}
-    run.metrics(metrics)
+        run.metrics({score: getattr(best.scores, score).value for score in SCORES})
 
 
 def after_main(outcomes: Sequence[Outcome]) -> None:

@@ -25,9 +25,6 @@ from soundstack.tracking import champion
 from soundstack.tracking.store import connect, fetched, whole
 from soundstack.utils.errors import ConfigError, MemberError
 
-#: Version tags that say what data a model saw.
-_DATA_TAGS = ("dataset", "data_fingerprint", "table", "clips")
-
 
 @dataclass(frozen=True)
 class FoundModel:
@@ -62,7 +59,8 @@ class FoundModel:
     @property
     def data_tags(self) -> dict[str, str]:
         """The tags that say what data it saw, for what is made of it."""
-        return {name: self.tags[name] for name in _DATA_TAGS if name in self.tags}
+        names = ("dataset", "data_fingerprint", "table", "clips")
+        return {name: self.tags[name] for name in names if name in self.tags}
 
     @cached_property
     def folder(self) -> Path:

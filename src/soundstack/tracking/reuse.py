@@ -27,8 +27,6 @@ from soundstack.utils.project import fingerprint
 
 #: The tag of a run that holds its row's key.
 ROW_TAG = "soundstack.row"
-#: So many of the newest runs of a row are looked at: the others' models, too, were likely deleted on purpose.
-_NEWEST = 5
 
 
 def row_key(config: Config, data_fingerprint: str) -> str:
@@ -57,7 +55,7 @@ def find_done(config: Config, data_fingerprint: str) -> RegisteredModel | None:
         search_all_experiments=True,
         filter_string=query,
         order_by=["attributes.start_time DESC"],
-        max_results=_NEWEST,
+        max_results=5,  # the models of the others, too, were likely deleted on purpose
         output_format="list",
     )
     for run in found:
