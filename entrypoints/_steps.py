@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from soundstack.datasets.open_data_set import open_data_set
-from soundstack.tracking import ownership
+from soundstack.tracking import registered_models
 from soundstack.utils.progress import bar
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def scan_and_extract(opened: Run, config: DataConfig, begun: Extraction, what: s
     """
     with opened.stage("scan"):
         data_set = open_data_set(config, begun)
-    ownership.require(data_set.tags)
+    registered_models.require_name(data_set.tags)
     data_set.log(opened)
     with opened.stage("extract"), bar(what, len(data_set.clips), "clips") as advance:
         features = begun.finish(data_set, advance)

@@ -19,17 +19,17 @@ def run(config: FuseConfig) -> RegisteredModel:
     from soundstack.fusion import system as stacking
     from soundstack.recognisers import base as recognisers
     from soundstack.suites import summary
-    from soundstack.tracking import ownership, registered_models, registry
+    from soundstack.tracking import registered_models, registry
     from soundstack.tracking import run as tracking
     from soundstack.utils.files import save_figure, write_json
 
     if config.data_name == "auto":
-        ownership.refuse_nameless()
+        registered_models.refuse_nameless()
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("fetch"):
             found = registered_models.find_members(config.data_name, config.members)
             members = stacking.fetch(found, nested=config.nested)
-            ownership.require(found[0].data_tags)
+            registered_models.require_name(found[0].data_tags)
         with opened.stage("fit"):
             trained = stacking.train(members, config)
         versions = [f"{member.name}/{member.version}" for member in found]

@@ -11,8 +11,8 @@ from soak_bench import abuse, faults, fuzz, kills, load
 from soak_bench.config import SoakConfig
 from soak_bench.outcome import Part
 from soak_bench.workplace import MODEL, Template, Undisturbed, undisturbed
-from soundstack.tracking import reader as tracking_reader
 from soundstack.tracking import registered_models
+from soundstack.tracking.store import connect
 
 
 def run(config: SoakConfig, folder: Path) -> Iterator[Part]:
@@ -47,7 +47,7 @@ def load_tiny(reference: Undisturbed, seconds: float) -> Part:
 def load_registered(config: SoakConfig, folder: Path) -> Part:
     """Load a registered model of the user's own store."""
     found = registered_models.find_model(config.model)
-    return load.run(found.uri, tracking_reader.store(), found.folder, config.load_seconds, folder, say)
+    return load.run(found.uri, connect(), found.folder, config.load_seconds, folder, say)
 
 
 def say(text: str) -> None:

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from soak_bench.config import SoakConfig
 from soundstack.config import base as config_base
 from soundstack.config.base import Config, DataConfig
-from soundstack.config.report import ReportConfig
 from soundstack.config.steps import (
     PAPER_COSTS,
     CrnnConfig,
@@ -20,6 +19,7 @@ from soundstack.config.steps import (
     FuseConfig,
     MainConfig,
     PredictConfig,
+    ReportConfig,
     TestConfig,
 )
 from soundstack.networks.registry import NETWORKS

@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from soundstack.evaluation import fonts, plots, sound_plots
-from soundstack.report.figures import per_class_figure
+from soundstack.report.comparisons import per_class_figure
 
 #: Of the private use area: no font that is installed here or elsewhere has them, so that tests are the same everywhere.
 CAT, DOG = "\ue8a1", "\ue8a2"

@@ -169,9 +169,7 @@ def test_tracking_knows_no_data_set_and_no_search():
     assert not any("optuna" in third_party(path) for module, path in MODULES.items() if module.startswith("tracking."))
 
 
-@pytest.mark.parametrize(
-    "module", ["config.steps", "config.cli", "config.suite", "config.presets", "networks.registry"]
-)
+@pytest.mark.parametrize("module", ["config.steps", "config.cli", "config.suite", "networks.registry"])
 def test_what_a_command_line_needs_loads_nothing_heavy(module):
     assert packages_reached(module, eager_only=True).keys() <= LIGHT
 

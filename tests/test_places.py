@@ -16,8 +16,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from soundstack.config.report import ReportConfig
-from soundstack.config.steps import ExtractConfig, PredictConfig
+from soundstack.config.steps import ExtractConfig, PredictConfig, ReportConfig
 from soundstack.tracking import moved_store
 from soundstack.tracking import run as tracking
 from soundstack.utils.errors import StoreError

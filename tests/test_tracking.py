@@ -22,7 +22,7 @@ from soundstack.evaluation.evaluation import Evaluation, RegisteredModel
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.suites import summary
 from soundstack.svm.cost_search import SearchSpec, search_cost
-from soundstack.tracking import ownership, registered_models, registry, reuse
+from soundstack.tracking import registered_models, registry, reuse
 from soundstack.tracking import run as tracking
 from soundstack.utils.errors import ConfigError, DataError, MemberError, StoreError
 from test_recognisers import LABELS, crnn
@@ -256,12 +256,12 @@ def add_version(name: str, tags: dict[str, str]) -> None:
 
 def test_a_name_belongs_to_one_table_until_its_models_are_deleted(store: str) -> None:
     add_version("birds-crnn", of_table("birds", "A"))
-    ownership.require(of_table("birds", "A", "other folds"))
-    ownership.require({"dataset": "birds", "data_fingerprint": "x"})  # not an own table
+    registered_models.require_name(of_table("birds", "A", "other folds"))
+    registered_models.require_name({"dataset": "birds", "data_fingerprint": "x"})  # not an own table
     for free in ("bird", "birds.night", "b_rds"):
-        ownership.require(of_table(free, "B"))
+        registered_models.require_name(of_table(free, "B"))
     with pytest.raises(ConfigError) as caught:
-        ownership.require(of_table("birds", "B") | {"clips": "7"})
+        registered_models.require_name(of_table("birds", "B") | {"clips": "7"})
     assert re.fullmatch(
         r"name: birds belongs to another table, of 18 clips \(birds-crnn/1, made \d{4}-\d\d-\d\d \d\d:\d\d UTC\); this "
         r"one has 7\. Give this one a name of its own, -P name=OTHER, or first delete the models birds-\* in the "
@@ -269,11 +269,11 @@ def test_a_name_belongs_to_one_table_until_its_models_are_deleted(store: str) ->
         str(caught.value),
     )
     MlflowClient().delete_registered_model("birds-crnn")
-    ownership.require(of_table("birds", "B"))
+    registered_models.require_name(of_table("birds", "B"))
 
 
 def test_of_two_tables_that_take_a_name_at_once_the_first_has_it(store: str) -> None:
-    ownership.require(of_table("birds", "B"))  # free when B begins
+    registered_models.require_name(of_table("birds", "B"))  # free when B begins
     add_version("birds-crnn", of_table("birds", "A"))
     with (
         pytest.raises(ConfigError, match="birds belongs to another table"),
@@ -281,7 +281,7 @@ def test_of_two_tables_that_take_a_name_at_once_the_first_has_it(store: str) -> 
     ):
         registry.register(run, ExtractConfig(), crnn(), evaluation(0.5), of_table("birds", "B"))
     assert MlflowClient().search_model_versions("name='birds-vgg16-none'") == []
-    ownership.require(of_table("birds", "A"))
+    registered_models.require_name(of_table("birds", "A"))
 
 
 def test_a_name_is_not_the_beginning_of_another_s_models(store: str) -> None:
@@ -291,11 +291,11 @@ def test_a_name_is_not_the_beginning_of_another_s_models(store: str) -> None:
     assert [member.name for member in registered_models.find_members("a_b", "all")] == ["a_b-crnn"]
     assert [member.name for member in registered_models.find_members("csv", "all")] == ["csv-crnn"]
     with pytest.raises(ConfigError, match="csv belongs to another table"):
-        ownership.require(of_table("csv", "A"))
+        registered_models.require_name(of_table("csv", "A"))
     with pytest.raises(
         ConfigError, match=r"needs the name of your table, -P name=NAME. There are: a_b, a_b.c, acb, csv\."
     ):
-        ownership.refuse_nameless()
+        registered_models.refuse_nameless()
 
 
 def test_members_are_found_by_name_pattern_version_and_alias(store: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationInfo, model_validator
 
 from soundstack.audio.limits import RequestLimits
-from soundstack.config import data_set_names, naming
+from soundstack.config import naming
 from soundstack.utils.project import cores, fingerprint
 
 #: Former names of parameters. They are still taken, from the command line and in suites, and read in what was logged.
@@ -20,11 +20,7 @@ FORMER_NAMES = {"clip_features": "feature_bound"}
 
 
 def absolute(value: str) -> str:
-    """A path from the root on; what is relative starts where the user stands.
-
-    Raises:
-        ValueError: It is empty, or of a user who is not known.
-    """
+    """A path from the root on, unless it is empty or of an unknown user; the relative starts where the user stands."""
     if not value.strip():
         raise ValueError("is empty; give a path")
     try:
@@ -40,15 +36,10 @@ def _own_name(name: str, info: ValidationInfo) -> str:
     return naming.checked(name)
 
 
-def _limits(text: str) -> str:
-    RequestLimits.parse(text)
-    return text.strip()
-
-
 if TYPE_CHECKING:
     DataSetName = str
 else:
-    DataSetName = Literal[*data_set_names.modules()]
+    DataSetName = Literal[*naming.data_set_modules()]
 Auto = Literal["auto"]
 Seconds = Annotated[float, Field(gt=0, le=600)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
@@ -79,7 +70,7 @@ CostPath = Annotated[
 ]
 ServedLimits = Annotated[
     str,
-    AfterValidator(_limits),
+    AfterValidator(lambda text: RequestLimits.parse(text) and text.strip()),
     Field(
         description="what the served model takes at most: pairs as in max_seconds=60,max_clips=16; a request may lower "
         "them, never raise them. Names: " + ", ".join(RequestLimits.model_fields)
@@ -188,13 +179,12 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _data_is_there(self) -> Self:
-        if self.dataset == "demo":
-            if self.data_dir != "auto":
-                raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
-            return self
+        if self.dataset == "demo" and self.data_dir != "auto":
+            raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
         if self.dataset == "csv" and self.data_dir == "auto":
             raise ValueError("data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label")
-        if not os.path.exists(self.data_path):  # noqa: PTH110  (false, too, for a name that no file can have)
+        # False, too, for a name that no file can have.
+        if self.dataset != "demo" and not os.path.exists(self.data_path):  # noqa: PTH110
             hint = {
                 "csv": "give the path of a CSV file with columns filename,label",
                 "esc10": "fetch it with `-e download -P dataset=esc50` (esc10 is a part of it) or give its folder",

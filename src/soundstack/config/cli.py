@@ -41,7 +41,7 @@ def parse(model: type[C], arguments: Sequence[str]) -> C:
     try:
         return model.model_validate(_values(model, arguments))
     except ValidationError as error:
-        raise ConfigError(_one_line(explain(model, error))) from None
+        raise ConfigError(" ".join(explain(model, error).split())) from None
 
 
 def _values(model: type[Config], arguments: Sequence[str]) -> dict[str, str]:
@@ -70,12 +70,8 @@ def _values(model: type[Config], arguments: Sequence[str]) -> dict[str, str]:
         else:
             problems.append(f"{word}: not understood; parameters are given as --name value")
     if problems:
-        raise ConfigError(_one_line("; ".join(problems)))
+        raise ConfigError(" ".join("; ".join(problems).split()))
     return values
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def help_text(model: type[Config]) -> str:
@@ -105,8 +101,7 @@ def explain(model: type[Config], error: ValidationError) -> str:
         elif item["type"] == "value_error":
             problems[name] = f"{name}: {message}"
         else:
-            given = item["input"]
-            problems.setdefault(name, f"{name}: {given!r} is not allowed; give {allowed(model, name)}")
+            problems.setdefault(name, f"{name}: {item['input']!r} is not allowed; give {allowed(model, name)}")
     return "; ".join(problems.values())
 
 

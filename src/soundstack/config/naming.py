@@ -1,4 +1,4 @@
-"""The name of a user's own table of clips: what its runs and models are called.
+"""The names of the data sets, and of a user's own table of clips: what its runs and models are called.
 
 A name holds no ``-``: registered models are ``<name>-<system>``, so that no name is the beginning of another's models.
 Only lower-case letters, digits, ``_`` and ``.`` are in it, which no file system, pattern or address reads otherwise.
@@ -9,7 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+
+_REGISTERED = re.compile(r'^@data_set\(((?:"\w+"(?:, )?)+)', re.MULTILINE)
 
 #: Data sets that keep their own names.
 PUBLISHED = ("demo", "esc10", "esc50", "dcase2017", "dcase2018")
@@ -23,12 +27,26 @@ _LONGEST = 40
 _ALLOWED = re.compile(rf"[a-z0-9][a-z0-9_.]{{0,{_LONGEST - 1}}}")
 
 
-def checked(name: str) -> str:
-    """Return a name as it is.
+@cache
+def data_set_modules() -> dict[str, str]:
+    """The module that registers each data set by :func:`soundstack.datasets.catalogue.data_set`, by the set's name.
 
-    Raises:
-        ValueError: It cannot be one, or a published data set has it.
+    They are read from the source: a command line knows them without loading what loads them. Empty where the data sets
+    are not shipped. Modules are called as :func:`soundstack.utils.code_versions.code_version` takes them:
+    ``datasets.esc50``.
     """
+    package = find_spec("soundstack.datasets")
+    found: dict[str, str] = {}
+    for folder in map(Path, (package and package.submodule_search_locations) or ()):
+        for path in folder.rglob("*.py"):
+            module = ".".join(["datasets", *path.relative_to(folder).with_suffix("").parts])
+            for names in _REGISTERED.findall(path.read_text(encoding="utf-8")):
+                found.update(dict.fromkeys(re.findall(r"\w+", names), module))
+    return dict(sorted(found.items()))
+
+
+def checked(name: str) -> str:
+    """Return a name, or raise a ValueError: it cannot be one, or a published data set has it."""
     if name in PUBLISHED:
         raise ValueError(f"{name} is the name of a published data set; choose another for your table")
     if not _ALLOWED.fullmatch(name):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -27,15 +28,11 @@ def stand_with_the_user() -> None:
 
     Without such a process, or where it cannot be asked (another user's, another machine's), nothing changes.
     """
-    starter = _starter()
-    if starter is None:
-        return
-    import psutil
+    if (starter := _starter()) is not None:
+        import psutil
 
-    try:
-        os.chdir(starter.cwd())
-    except (psutil.Error, OSError):
-        return
+        with suppress(psutil.Error, OSError):
+            os.chdir(starter.cwd())
 
 
 @cache
@@ -57,12 +54,10 @@ def _starter() -> psutil.Process | None:
         return None
     import psutil
 
-    try:
+    with suppress(psutil.Error):
         for process in psutil.Process().parents():
             # A shell between the two knows the run; where macOS hides its environment, it stands in the project.
             shell = process.name() in ("bash", "sh") and "-c" in process.cmdline()
             if not shell and process.environ().get("MLFLOW_RUN_ID") != run:
                 return process
-    except psutil.Error:
-        pass
     return None

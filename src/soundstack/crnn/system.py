@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from soundstack.config.presets import PRESETS
-from soundstack.config.steps import CrnnConfig
+from soundstack.config.steps import PRESETS, CrnnConfig
 from soundstack.crnn.fold_workers import train_side_by_side
 from soundstack.crnn.recogniser import CrnnRecogniser
 from soundstack.crnn.training import FoldJob, FoldModel, Progress, TrainingSpec, train_fold

@@ -13,7 +13,7 @@ from importlib import import_module, resources
 from typing import TYPE_CHECKING
 
 from soundstack import datasets
-from soundstack.config import data_set_names
+from soundstack.config import naming
 from soundstack.datasets.clips import ClipTable
 from soundstack.utils.remote_file import RemoteFile
 
@@ -74,9 +74,9 @@ def data_set(*names: str, source: Source | None = None) -> Callable[[Loader], Lo
 @cache
 def data_sets() -> dict[str, Entry]:
     """All data sets by name."""
-    for module in data_set_names.modules().values():
+    for module in naming.data_set_modules().values():
         import_module(f"soundstack.{module}")
-    return {name: _ENTRIES[name] for name in data_set_names.modules()}
+    return {name: _ENTRIES[name] for name in naming.data_set_modules()}
 
 
 def published_archives(name: str, urls: Mapping[str, str]) -> tuple[Archive, ...]:

@@ -10,13 +10,12 @@ from typing import Any
 import pandas as pd
 
 import soundstack
-from soundstack.config.report import ReportConfig
+from soundstack.config.steps import ReportConfig
 from soundstack.evaluation import plots
 from soundstack.report import paper, tables
 from soundstack.report.collect import DataSetResults, SystemRuns, data_notes, off_default
-from soundstack.report.comparisons import Predictions, best, best_fusion, compare, label, predictions
+from soundstack.report.comparisons import Predictions, best, best_fusion, compare, label, per_class_figure, predictions
 from soundstack.report.document import Block, Bullets, Cell, Column, Heading, Line, Picture, Report, Table, text_columns
-from soundstack.report.figures import per_class_figure
 from soundstack.report.rows import MEASURES, is_fusion
 from soundstack.tracking.reader import ModelRun
 from soundstack.utils.errors import SoundstackError
@@ -34,12 +33,10 @@ def assemble(
     made: datetime,
     commit: str = "",
 ) -> Report:
-    """Make the report of chosen runs; fetches the predictions of ``systems`` and of the best fusions.
+    """Make the report of chosen runs.
 
-    Args:
-        systems: by data set, those to look at class by class and to test against each other
-        made: when the report is made, as it will say
-        commit: the version of the code that makes it
+    It fetches the predictions of the best fusions, and of ``systems``, by data set: those to look at class by class and
+    to test against each other.
     """
     filled = {each.dataset: tables.result_tables(each) for each in results}
     table_3 = [of_data_set[-1] for of_data_set in filled.values()]
@@ -65,7 +62,15 @@ def assemble(
         blocks=blocks,
         data={
             "results": tables.results_frame(chain.from_iterable(filled.values())),
-            "per_class": _per_class_frame(seen),
+            "per_class": pd.DataFrame(
+                (
+                    (dataset, each.name, each.seed, *values)
+                    for dataset, shown in seen.items()
+                    for each in shown
+                    for values in zip(each.table.classes, each.confusion.sum(axis=1), each.f1, strict=True)
+                ),
+                columns=["dataset", "model", "seed", "class", "clips", "f1"],
+            ),
             "paired_tests": compared,
             "runs": runs,
         },
@@ -75,17 +80,15 @@ def assemble(
 def _in_short(filled: tables.ResultTable) -> str:
     results = filled.results
     head = f"{results.title} ({MEASURES[results.measure]}, %)"
-    planned = [each for each in filled.rows if each.row.paper_name and each.row.step]
-    run = sum(each.system is not None for each in planned)
-    rows = f" {run} of the {len(planned)} rows of Table 3 were run." if filled.has_paper else ""
+    run = [each.system is not None for each in filled.rows if each.row.name in paper.ROWS and each.row.step]
+    rows = f" {sum(run)} of the {len(run)} rows of Table 3 were run." if filled.has_paper else ""
     top = best(results.systems.values(), results.measure)
     if top is None:
         return f"{head}: no devel scores.{rows}"
     row = next((each for each in filled.rows if each.system == top), None)
     words = []
     for part in ("devel", "test"):
-        score = top.score(f"{part}_{results.measure}")
-        if score is not None:
+        if score := top.score(f"{part}_{results.measure}"):
             figure = row.published_score(part) if row and filled.differences else None
             beside = "" if figure is None else f" (paper: {figure:.1f})"
             words.append(f"{part} {tables.percent(score.value)} {tables.interval(score)}".strip() + beside)
@@ -126,13 +129,11 @@ def _missing(problems: Sequence[str]) -> Iterator[Block]:
 def _what_data(results: DataSetResults) -> str:
     newest = results.newest
     size = "" if results.clips is None else f" {results.clips[0]:,} development and {results.clips[1]:,} test clips."
-    part = f" Part of the data set: {newest.subset}." if newest.subset else ""
     text = (
-        f"Measure: {MEASURES[results.measure]}.{size}{part} Data fingerprint {newest.data_fingerprint}, "
+        f"Measure: {MEASURES[results.measure]}.{size} Data fingerprint {newest.data_fingerprint}, "
         f"that of the newest run ({newest.name}, {newest.started:%Y-%m-%d %H:%M} UTC)."
     )
-    other = sum(left.run.data_fingerprint != newest.data_fingerprint for left in results.left_out)
-    if other:
+    if other := sum(run.data_fingerprint != newest.data_fingerprint for run, _ in results.left_out):
         text += f" {_number(other, 'run')} on other data left out: see the end."
     commits = {_version(run) for run in results.runs} - {""}
     if len(commits) > 1:
@@ -144,13 +145,13 @@ def _confusion(results: DataSetResults, seen: Sequence[Predictions]) -> Iterator
     system = best_fusion(results)
     if system is None:
         return
-    shown = next((each for each in seen if each.name == system.name), None)
-    if shown is None:
+    fetched = [each for each in seen if each.name == system.name]
+    if not fetched:
         fetched, problems = _fetch(results, [system])
         yield from _missing(problems)
         if problems:
             return
-        shown = fetched[0]
+    shown = fetched[0]
     figure = {"dcase2018": 2, "dcase2017": 3, "esc50": 4}.get(results.dataset)
     like = f" Like Fig. {figure} of the paper." if figure else ""
     kind = "fusion" if is_fusion(system.name) else "system"
@@ -175,9 +176,8 @@ def _per_class(results: DataSetResults, seen: Sequence[Predictions]) -> Iterator
     )
     lines: list[Line] = []
     for name, number, *values in zip(classes, clips, *(each.f1 for each in seen), strict=True):
-        shown = [tables.percent(value) for value in values]
-        top = tables.percent(max(values)) if len(set(shown)) > 1 else None
-        cells = (Cell(text, best=text == top) for text in shown)
+        shown, top = [tables.percent(value) for value in values], tables.percent(max(values))
+        cells = (Cell(text, best=text == top and len(set(shown)) > 1) for text in shown)
         lines.append(("", [name.replace("_", " "), str(number), *cells]))
     seeds = _listed(sorted({each.seed for each in seen}))
     yield Table(
@@ -188,17 +188,6 @@ def _per_class(results: DataSetResults, seen: Sequence[Predictions]) -> Iterator
         notes=[f"Newest run of each system (seed {seeds}). Bold: best of the class."],
         folded=len(classes) > _FOLD_BEYOND,
     )
-
-
-def _per_class_frame(seen: Mapping[str, Sequence[Predictions]]) -> pd.DataFrame:
-    columns = ["dataset", "model", "seed", "class", "clips", "f1"]
-    records = [
-        (dataset, each.name, each.seed, *values)
-        for dataset, shown in seen.items()
-        for each in shown
-        for values in zip(each.table.classes, each.confusion.sum(axis=1), each.f1, strict=True)
-    ]
-    return pd.DataFrame(records, columns=columns)
 
 
 def _paired_tests(
@@ -216,14 +205,13 @@ def _paired_tests(
         accuracy, macro_f1 = _difference_cells(test, "accuracy"), _difference_cells(test, "macro_f1")
         accuracy.insert(1, f"{test['only_a']} / {test['only_b']}")
         lines.append((shown.title, [label(shown, test["a"]), label(shown, test["b"]), *accuracy, *macro_f1]))
-    titles = ["A − B, points", "p", "corrected"]
     yield Table(
         key="paired-tests",
         title="Paired tests on the test clips",
         columns=[
             *text_columns("A", "B"),
-            *(Column(title, "Accuracy") for title in (titles[0], "only A / only B", *titles[1:])),
-            *(Column(title, "Macro-F1") for title in titles),
+            *(Column(title, "Accuracy") for title in ("A − B, points", "only A / only B", "p", "corrected")),
+            *(Column(title, "Macro-F1") for title in ("A − B, points", "p", "corrected")),
         ],
         lines=lines,
         notes=[
@@ -244,34 +232,30 @@ def _difference_cells(test: Mapping[Hashable, Any], measure: str) -> list[Cell |
 
 
 def _runs_shown(results: Sequence[DataSetResults]) -> Table:
+    lines: list[Line] = []
+    for each in results:
+        for system in each.systems.values():
+            changed = ", ".join(f"{name}={value}" for name, value in off_default(system).items())
+            settings = Cell(changed or "none", muted=not changed)
+            for run in system.runs:
+                started = f"{run.started:%Y-%m-%d %H:%M}"
+                lines.append((each.title, [run.name, run.id[:8], started, run.seed, _version(run), settings]))
     return Table(
         key="runs",
         title="Runs shown",
         columns=text_columns("Model", "Run", "Started (UTC)", "Seed", "Code", "Settings off the defaults"),
-        lines=[
-            (each.title, _run_cells(run, system))
-            for each in results
-            for system in each.systems.values()
-            for run in system.runs
-        ],
+        lines=lines,
         notes=["The newest run of each name, and runs of other seeds with the same data and setting."],
         folded=True,
     )
 
 
-def _run_cells(run: ModelRun, system: SystemRuns) -> list[Cell | str]:
-    changed = ", ".join(f"{name}={value}" for name, value in off_default(system).items())
-    started = f"{run.started:%Y-%m-%d %H:%M}"
-    return [run.name, run.id[:8], started, run.seed, _version(run), Cell(changed or "none", muted=not changed)]
-
-
 def _runs_left_out(titles: Mapping[str, str], runs: pd.DataFrame) -> Iterator[Table]:
     """One line for all runs of a name that are left out for the same reason."""
+    left_out = runs[runs["left_out"] != ""].groupby(["dataset", "model", "left_out"], sort=False)["started"]
     lines: list[Line] = [
         (titles[str(dataset)], [str(model), str(len(started)), started.max()[:16].replace("T", " "), str(reason)])
-        for (dataset, model, reason), started in runs[runs["left_out"] != ""].groupby(
-            ["dataset", "model", "left_out"], sort=False
-        )["started"]
+        for (dataset, model, reason), started in left_out
     ]
     if lines:
         yield Table(
@@ -293,12 +277,12 @@ def _runs_frame(results: Sequence[DataSetResults]) -> pd.DataFrame:
             "started": f"{run.started:%Y-%m-%dT%H:%M:%SZ}",
             "seed": run.seed,
             "data_fingerprint": run.data_fingerprint,
-            "data_subset": run.subset,
+            "data_subset": "",
             "code": _version(run),
             "left_out": reason,
         }
         for each in results
-        for run, reason in [*((run, "") for run in each.runs), *((left.run, left.reason) for left in each.left_out)]
+        for run, reason in [*((run, "") for run in each.runs), *each.left_out]
     )
 
 

@@ -1,8 +1,7 @@
 """Which tracked runs a report shows: one column holds runs on exactly the same data, one row runs of one setting.
 
-On each data set the newest run decides: its data fingerprint (and ``data_subset``) is the column's, its name's newest
-run is the row's. Runs of the same name and setting with other seeds join it. Whatever is left out is listed with
-the reason.
+On each data set the newest run decides: its data fingerprint is the column's, its name's newest run is the row's. Runs
+of the same name and setting with other seeds join it. Whatever is left out is listed with the reason.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 from soundstack.config.places import project
-from soundstack.config.presets import PRESETS
-from soundstack.config.steps import MODEL_STEPS, CrnnConfig
+from soundstack.config.steps import MODEL_STEPS, PRESETS, CrnnConfig
 from soundstack.report import paper
-from soundstack.report.rows import TITLES, TableRow, measure
+from soundstack.report.rows import TITLES, TableRow
 from soundstack.tracking.reader import ModelRun
 from soundstack.utils.errors import DataError, StoreError
 
@@ -31,11 +30,7 @@ _NAMED = frozenset({"dataset", "name", "network", "pretraining", "members"})
 
 @dataclass(frozen=True)
 class Score:
-    """A score in 0..1 over one or several seeds.
-
-    One seed: ``low`` and ``high`` are the run's 95 % interval, None where it has none. Several: ``value`` is their
-    mean and ``deviation`` their sample standard deviation.
-    """
+    """A score in 0..1: of one seed with its 95 % interval, where it has one; of several, mean and sample deviation."""
 
     value: float
     low: float | None = None
@@ -46,14 +41,14 @@ class Score:
 
 @dataclass(frozen=True)
 class SystemRuns:
-    """The runs of one model, one a seed, newest first."""
+    """The runs of one model, one a seed, newest first: of that are confusions and paired tests."""
 
     name: str
     runs: tuple[ModelRun, ...]
 
     @property
     def newest(self) -> ModelRun:
-        """The newest run: what confusions and paired tests are made from."""
+        """The newest run."""
         return self.runs[0]
 
     def score(self, metric: str) -> Score | None:
@@ -75,21 +70,13 @@ class SystemRuns:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A run that is not shown, and why."""
-
-    run: ModelRun
-    reason: str
-
-
-@dataclass(frozen=True)
 class DataSetResults:
-    """What a report shows of one data set; ``systems`` by name without ``<dataset>-``."""
+    """What a report shows of one data set: systems by name without ``<dataset>-``, and runs left out, with the why."""
 
     dataset: str
     newest: ModelRun
     systems: Mapping[str, SystemRuns]
-    left_out: tuple[LeftOut, ...]
+    left_out: Sequence[tuple[ModelRun, str]]
 
     @property
     def title(self) -> str:
@@ -98,8 +85,8 @@ class DataSetResults:
 
     @property
     def measure(self) -> str:
-        """``"accuracy"`` or ``"macro_f1"``: the paper's score on this data set."""
-        return measure(self.dataset)
+        """The paper's score (section 4): macro-F1 on the unbalanced DCASE 2018, accuracy elsewhere."""
+        return "macro_f1" if self.dataset == "dcase2018" else "accuracy"
 
     @property
     def paper_dataset(self) -> str | None:
@@ -117,7 +104,7 @@ class DataSetResults:
     def clips(self) -> tuple[int, int] | None:
         """Clips in development and test; None where no run tells."""
         for run in self.runs:
-            if "clips_devel" in run.metrics and "clips_test" in run.metrics:
+            if {"clips_devel", "clips_test"} <= run.metrics.keys():
                 return int(run.metrics["clips_devel"]), int(run.metrics["clips_test"])
         for run in self.runs:
             with contextlib.suppress(StoreError, DataError):
@@ -128,10 +115,7 @@ class DataSetResults:
     @property
     def comparable(self) -> bool:
         """Whether ours and the paper's figures are scores on the same clips: published data set, whole."""
-        expected = paper.CLIPS.get(self.dataset)
-        if expected is None or self.clips is None or self.newest.subset:
-            return False
-        return all(number in allowed for number, allowed in zip(self.clips, expected, strict=True))
+        return self.clips in set(product(*paper.CLIPS.get(self.dataset, ())))
 
     @property
     def data_dir(self) -> str:
@@ -141,10 +125,7 @@ class DataSetResults:
 
 
 def choose(runs: Sequence[ModelRun], wanted: str) -> list[DataSetResults]:
-    """Choose the runs to show, by data set: in the paper's order, then the user's own by name.
-
-    Args:
-        wanted: comma-separated data sets, or ``all``
+    """Choose the runs of data sets, comma-separated or ``all``: in the paper's order, then the user's own by name.
 
     Raises:
         StoreError: There is no run to show, or none of a data set that was asked for.
@@ -196,51 +177,38 @@ def off_default(system: SystemRuns, row: TableRow | None = None) -> dict[str, st
     config = MODEL_STEPS.get(run.tags.get("soundstack.step", ""))
     if config is None:
         return {}
-    prescribed = dict(row.settings) if row else {}
-    found = {}
-    for name, default in config.defaults().items():
-        if name in _FREE | _NAMED or name not in run.params:
-            continue
-        if name == "split_seed" and run.dataset in TITLES:  # published folds are not drawn
-            continue
-        expected = prescribed.get(name, str(default))
-        if expected == "auto" and config is CrnnConfig:
-            expected = str(getattr(PRESETS[run.dataset if run.dataset in TITLES else "csv"], name, expected))
-        given = run.params[name]
-        if given != "auto" and _plain(given) != _plain(expected):
-            found[name] = given
-    return found
+    expected = {name: str(default) for name, default in config.defaults().items()} | dict(row.settings if row else {})
+    if config is CrnnConfig:
+        preset = vars(PRESETS[run.dataset if run.dataset in TITLES else "csv"])
+        expected |= {name: str(value) for name, value in preset.items() if expected[name] == "auto"}
+    ignored = _FREE | _NAMED | ({"split_seed"} if run.dataset in TITLES else set())  # published folds are not drawn
+    return {
+        name: given
+        for name, value in expected.items()
+        if name not in ignored and (given := run.params.get(name, "auto")) != "auto" and _plain(given) != _plain(value)
+    }
 
 
 def _results(dataset: str, runs: Sequence[ModelRun]) -> DataSetResults:
     """Sort the runs (newest first) of one data set: into systems, and those that are left out."""
     newest = runs[0]
     fitting: dict[str, list[ModelRun]] = {}
-    left_out: list[LeftOut] = []
+    left_out: list[tuple[ModelRun, str]] = []
     for run in runs:
         if run.data_fingerprint != newest.data_fingerprint:
-            left_out.append(LeftOut(run, f"other data: fingerprint {run.data_fingerprint}"))
-        elif run.subset != newest.subset:
-            left_out.append(LeftOut(run, f"other part of the data: {run.subset or 'all of it'}"))
+            left_out.append((run, f"other data: fingerprint {run.data_fingerprint}"))
         else:
             fitting.setdefault(run.short_name, []).append(run)
     systems = {}
     for name, candidates in fitting.items():
-        kept: list[ModelRun] = []
+        by_seed: dict[str, ModelRun] = {}
         for run in candidates:
-            if reason := _why_not(run, kept):
-                left_out.append(LeftOut(run, reason))
-            else:
-                kept.append(run)
-        systems[name] = SystemRuns(name, tuple(kept))
-    return DataSetResults(dataset, newest, systems, tuple(left_out))
-
-
-def _why_not(run: ModelRun, kept: Sequence[ModelRun]) -> str:
-    """Why a run is no further seed of those kept, of which the first is the newest of its name; empty where it is."""
-    if kept and (other := ", ".join(_differences(run, kept[0]))):
-        return f"other setting than the newest run of this name: {other}"
-    return f"older run of seed {run.seed}" if run.seed in {known.seed for known in kept} else ""
+            if other := ", ".join(_differences(run, candidates[0])):
+                left_out.append((run, f"other setting than the newest run of this name: {other}"))
+            elif by_seed.setdefault(run.seed, run) is not run:
+                left_out.append((run, f"older run of seed {run.seed}"))
+        systems[name] = SystemRuns(name, tuple(by_seed.values()))
+    return DataSetResults(dataset, newest, systems, left_out)
 
 
 def _differences(run: ModelRun, newest: ModelRun) -> Iterator[str]:

@@ -29,7 +29,7 @@ class Column(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A common heading over ``width`` columns, the first of which has the number ``first``."""
+    """A common heading over columns: their first one's number, and how many they are."""
 
     title: str
     first: int
@@ -42,11 +42,7 @@ Line = tuple[str, list[Cell | str]]
 
 @dataclass(frozen=True)
 class Table:
-    """A table: columns, and lines in sections.
-
-    ``key`` names it in files and references, ``notes`` stand below it; ``folded`` hides it behind its title where that
-    can be done.
-    """
+    """A table: columns, lines in sections, notes below; ``folded`` hides it behind its title where that can be done."""
 
     key: str
     title: str
@@ -58,9 +54,9 @@ class Table:
     @property
     def sections(self) -> dict[str, list[list[Cell]]]:
         """The cells of the lines by the headings of their sections."""
-        found: dict[str, list[list[Cell]]] = {}
+        found: dict[str, list[list[Cell]]] = {section: [] for section, _ in self.lines}
         for section, cells in self.lines:
-            found.setdefault(section, []).append([cell if isinstance(cell, Cell) else Cell(cell) for cell in cells])
+            found[section].append([cell if isinstance(cell, Cell) else Cell(cell) for cell in cells])
         return found
 
     @property

@@ -33,10 +33,7 @@ _LATEX_SYNTAX = {
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write all files of a report: ``report.html``, ``report.md``, ``tables.tex``, the figures, one CSV a topic.
-
-    Returns the files, relative to the folder, the HTML first.
-    """
+    """Write all files of a report, and return them, relative to the folder, the HTML first."""
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     images = {}
     for picture in (block for block in report.blocks if isinstance(block, Picture)):
@@ -53,11 +50,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 
 def to_html(report: Report, images: Mapping[str, bytes]) -> str:
-    """The whole report as one file.
-
-    Args:
-        images: PNG bytes by the name of their `Picture`
-    """
+    """The whole report as one file; ``images`` are PNG bytes by the name of their `Picture`."""
     encoded = {name: base64.b64encode(content).decode() for name, content in images.items()}
     return _rendered("report.html.j2", escape, report, images=encoded)
 
@@ -115,10 +108,9 @@ def text_table(table: Table) -> str:
     sections = {title: [[text(cell) for cell in row] for row in rows] for title, rows in table.sections.items()}
     widths = [max(map(len, cells)) for cells in zip(header, *chain.from_iterable(sections.values()), strict=True)]
     groups = _group_line(table, widths)
-    lines = [table.title, "", *([groups] if groups else []), line(header), "  ".join("-" * width for width in widths)]
+    lines = [table.title, "", *filter(None, [groups]), line(header), "  ".join("-" * width for width in widths)]
     for title, rows in sections.items():
-        lines += [f"{title}:"] if title else []
-        lines += map(line, rows)
+        lines += [*filter(None, [title and f"{title}:"]), *map(line, rows)]
     notes = [note.replace("Bold:", "*:") for note in table.notes]
     return "\n".join([*lines, "", *notes, ""]).translate(_ASCII)
 

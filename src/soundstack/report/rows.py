@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
 from soundstack.config.places import project
+from soundstack.report import paper
 
 #: Data sets in the order of Table 3, then those that the paper does not have; the user's own follow by name.
 TITLES: Mapping[str, str] = {
@@ -17,19 +19,15 @@ TITLES: Mapping[str, str] = {
     "esc10": "ESC-10",
     "demo": "demo",
 }
-MACRO_F1, ACCURACY = "macro_f1", "accuracy"
-MEASURES: Mapping[str, str] = {ACCURACY: "accuracy", MACRO_F1: "macro-F1"}
+MEASURES: Mapping[str, str] = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table.
+    """A row of a table: the run's and registered model's name without ``<dataset>-``, and the paper's words for it.
 
-    ``name`` is the run's and registered model's name without ``<dataset>-``; ``labels`` are the paper's words for it,
-    one a label column; ``group`` is the heading over it and its like; ``step`` is the entry point that makes it, empty
-    for rows that only cite others' work; ``settings`` are its parameters; ``members`` are the models that a fusion
-    stacks; ``paper_name`` is its name in :mod:`soundstack.report.paper`, None for rows of ours that the paper does not
-    have.
+    ``group`` is the heading over it and its like; ``step`` is the entry point that makes it, empty for rows that only
+    cite others' work; ``members`` are the models that a fusion stacks.
     """
 
     name: str
@@ -38,7 +36,6 @@ class TableRow:
     step: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     members: tuple[str, ...] = ()
-    paper_name: str | None = None
 
     @property
     def label(self) -> str:
@@ -54,16 +51,6 @@ class Layout:
     title: str
     labels: tuple[str, ...]
     rows: tuple[TableRow, ...]
-
-    @property
-    def names(self) -> set[str]:
-        """The names of the rows."""
-        return {row.name for row in self.rows}
-
-
-def measure(dataset: str) -> str:
-    """Name the paper's score on a data set (section 4): macro-F1 on the unbalanced DCASE 2018, accuracy elsewhere."""
-    return MACRO_F1 if dataset == "dcase2018" else ACCURACY
 
 
 def command(row: TableRow, dataset: str, data_dir: str = "auto") -> str:
@@ -88,21 +75,16 @@ def layouts(dataset: str) -> tuple[Layout, ...]:
     return TABLE_1, TABLE_2, table_3(dataset)
 
 
-def crnn_name(dataset: str) -> str:
-    """The run behind "Proposed CRNN": on DCASE 2018 the fusion of the three thresholds (section 4.1)."""
-    return "fusion-crnn" if dataset == "dcase2018" else "crnn"
-
-
 def is_fusion(name: str) -> bool:
     """Tell fusions of different systems from single systems; fused CRNNs of several thresholds count as one system."""
     return (name == "fusion" or name.startswith("fusion-")) and name != "fusion-crnn"
 
 
-def _crnn(learning_rate: str, batch: str, decibel: str) -> TableRow:
-    name = f"lr{learning_rate}_b{batch}_{decibel}db"
-    settings = {"learning_rate": learning_rate, "batch_size": batch, "clip_db": f"-{decibel}", "suffix": name}
-    labels = (learning_rate, batch, f"−{decibel}")
-    return TableRow(f"crnn-{name}", labels, "CRNN", "crnn", settings, paper_name=f"crnn-{name}")
+def _crnn(name: str) -> TableRow:
+    suffix = name.removeprefix("crnn-")
+    learning_rate, batch, decibel = re.findall(r"[\d.]+", suffix)
+    settings = {"learning_rate": learning_rate, "batch_size": batch, "clip_db": f"-{decibel}", "suffix": suffix}
+    return TableRow(name, (learning_rate, batch, f"−{decibel}"), "CRNN", "crnn", settings)
 
 
 _FUSED_CRNNS = TableRow(
@@ -112,7 +94,6 @@ _FUSED_CRNNS = TableRow(
     step="fuse",
     settings={"suffix": "crnn"},
     members=tuple(f"crnn-lr0.01_b64_{decibel}db" for decibel in (30, 45, 60)),
-    paper_name="fusion-crnn",
 )
 
 TABLE_1 = Layout(
@@ -120,37 +101,29 @@ TABLE_1 = Layout(
     "CRNNs by learning rate, batch size and amplitude threshold",
     ("lr", "Batch size", "Threshold [dB]"),
     (
-        _crnn("0.001", "128", "30"),
-        _crnn("0.001", "128", "45"),
-        _crnn("0.001", "64", "30"),
-        _crnn("0.01", "128", "30"),
-        _crnn("0.01", "128", "60"),
-        _crnn("0.01", "64", "30"),
-        _crnn("0.01", "64", "45"),
-        _crnn("0.01", "64", "60"),
+        *(_crnn(name) for name in paper.TABLES[1]["dcase2018"] if name.startswith("crnn-")),
         _FUSED_CRNNS,
-        TableRow("baseline", ("0.0001", "256", "–"), "DCASE 2018, task 5 baseline [8]", paper_name="baseline"),
+        TableRow("baseline", ("0.0001", "256", "–"), "DCASE 2018, task 5 baseline [8]"),
     ),
 )
 
 
 def _colours(name: str) -> TableRow:
-    # magma is the default and the row of Table 3: its run has no suffix.
-    suffix = {} if name == "magma" else {"colour_map": name, "suffix": name}
-    run = "resnet50-imagenet" + ("" if name == "magma" else f"-{name}")
-    settings = {"network": "resnet50", "pretraining": "imagenet"} | suffix
-    return TableRow(run, ("ResNet50", "ImageNet", name.capitalize()), "", "deepspectrum", settings, paper_name=run)
+    colours = name.removeprefix("resnet50-imagenet").removeprefix("-")
+    settings = {"network": "resnet50", "pretraining": "imagenet"}
+    if colours:  # magma is the default and the row of Table 3: its run has no suffix
+        settings |= {"colour_map": colours, "suffix": colours}
+    return TableRow(name, ("ResNet50", "ImageNet", (colours or "magma").capitalize()), "", "deepspectrum", settings)
 
 
 TABLE_2 = Layout(
     2,
     "colour maps of the pictures for an ImageNet pre-trained ResNet50",
     ("Network", "Pre-training", "Colour map"),
-    tuple(map(_colours, ("cividis", "gray", "hot", "magma", "viridis"))),
+    tuple(map(_colours, paper.TABLES[2]["dcase2018"])),
 )
 
 _IMAGE_NETWORKS = {"densenet121": "Densenet121", "resnet50": "ResNet50", "vgg16": "VGG16", "vgg19": "VGG19"}
-_LITE = {"efficientnet_lite0": "EfficientNet-Lite0"}
 _AUDIO_NETWORKS = {"openl3_mel256_env_512": "openl3 [28]", "panns_wavegram_logmel_cnn14": "PANN [30]"}
 _MORE_AUDIO_NETWORKS = {
     "openl3_mel256_env_6144": "openl3, 6144 values",
@@ -168,12 +141,11 @@ _CITED = {
 }
 
 
-def _networks(group: str, networks: Mapping[str, str], *pretrainings: str, in_paper: bool = True) -> Iterator[TableRow]:
+def _networks(group: str, networks: Mapping[str, str], *pretrainings: str) -> Iterator[TableRow]:
     for (network, label), pretraining in product(networks.items(), pretrainings):
-        name = f"{network}-{pretraining}"
         settings = {"network": network, "pretraining": pretraining}
         labels = (label, _PRETRAININGS[pretraining])
-        yield TableRow(name, labels, group, "deepspectrum", settings, paper_name=name if in_paper else None)
+        yield TableRow(f"{network}-{pretraining}", labels, group, "deepspectrum", settings)
 
 
 def _fusions(crnns: Sequence[str], group: str) -> Iterator[TableRow]:
@@ -188,29 +160,26 @@ def _fusions(crnns: Sequence[str], group: str) -> Iterator[TableRow]:
         ("deepspectrum_audioset", "DEEP SPECTRUM + AudioSet nets", imagenet + untrained + audioset),
         ("all", "CRNN + AudioSet nets + DEEP SPECTRUM", [*crnns, *imagenet, *untrained, *audioset]),
     ):
-        name = f"fusion-{suffix}"
-        yield TableRow(name, (label, ""), group, "fuse", {"suffix": suffix}, tuple(members), paper_name=name)
+        yield TableRow(f"fusion-{suffix}", (label, ""), group, "fuse", {"suffix": suffix}, tuple(members))
 
 
 def table_3(dataset: str) -> Layout:
     """The form of Table 3 on a data set: its CRNN is a fusion of three on DCASE 2018."""
     deep_spectrum, audio, fusion = "Proposed DEEP SPECTRUM [42]", "Pre-trained audio models", "Proposed fusion"
+    crnn = TableRow("crnn", ("Proposed CRNN", ""), fusion, "crnn")
     if dataset == "dcase2018":
-        crnn = replace(_FUSED_CRNNS, labels=("Proposed CRNN (3 thresholds)", ""), group=fusion, paper_name="crnn")
-    else:
-        crnn = TableRow("crnn", ("Proposed CRNN", ""), fusion, "crnn", paper_name="crnn")
+        crnn = replace(_FUSED_CRNNS, labels=("Proposed CRNN (3 thresholds)", ""), group=fusion)
     return Layout(
         3,
         "DEEP SPECTRUM, pre-trained audio models, CRNN and their fusion",
         ("System", "Pre-training"),
         (
             *_networks(deep_spectrum, _IMAGE_NETWORKS, "imagenet", "none"),
-            *_networks(deep_spectrum, _LITE, "imagenet", "none", in_paper=False),
-            *_networks(audio, _AUDIO_NETWORKS, "audioset"),
-            *_networks(audio, _MORE_AUDIO_NETWORKS, "audioset", in_paper=False),
+            *_networks(deep_spectrum, {"efficientnet_lite0": "EfficientNet-Lite0"}, "imagenet", "none"),
+            *_networks(audio, _AUDIO_NETWORKS | _MORE_AUDIO_NETWORKS, "audioset"),
             crnn,
             *_fusions(crnn.members or (crnn.name,), fusion),
             TableRow("fusion", ("Quick suite's fusion", ""), fusion, "main"),
-            *(TableRow(name, (text, ""), "Baselines and SOTA", paper_name=name) for name, text in _CITED.items()),
+            *(TableRow(name, (text, ""), "Baselines and SOTA") for name, text in _CITED.items()),
         ),
     )

@@ -13,7 +13,7 @@ from soundstack.evaluation.statistics import few_groups
 from soundstack.report import paper
 from soundstack.report.collect import DataSetResults, Score, SystemRuns, off_default
 from soundstack.report.document import Cell, Column, Commands, Line, Table, text_columns
-from soundstack.report.rows import MEASURES, Layout, TableRow, command, layouts, table_3
+from soundstack.report.rows import MEASURES, Layout, TableRow, command, layouts
 
 #: What is scored, as in the metrics' names, and how it is called; those after the first two only where logged.
 PARTS = {
@@ -32,7 +32,7 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class FilledRow:
-    """A row of a table on a data set: our runs, the paper's figures, both or neither."""
+    """A row of a table on a data set: our runs, the paper's figures in per cent, or both."""
 
     row: TableRow
     system: SystemRuns | None
@@ -44,12 +44,12 @@ class FilledRow:
 
     def published_score(self, part: str) -> float | None:
         """The paper's figure in per cent; it has one for devel and one for test."""
-        return getattr(self.published, part, None) if self.published else None
+        return getattr(self.published, part, None)
 
     @property
     def extra(self) -> str:
         """A remark on a row that stands among the paper's without being one of them."""
-        return "(not in the paper)" if self.row.paper_name is None and self.row.group != _OTHERS else ""
+        return "(not in the paper)" if self.row.name not in paper.ROWS and self.row.group != _OTHERS else ""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,10 @@ class ResultTable:
     @cached_property
     def rows(self) -> list[FilledRow]:
         """The paper's rows, even where nothing was run, and rows of ours that were."""
-        filled = []
-        for row in self.layout.rows:
-            published = paper.published(self.layout.number, self.paper_dataset, row.paper_name)
-            system = self.results.systems.get(row.name)
-            if system or published:
-                filled.append(FilledRow(row, system, published))
-        return filled
+        published = paper.TABLES[self.layout.number].get(self.results.paper_dataset or "", {})
+        systems = self.results.systems
+        every = (FilledRow(row, systems.get(row.name), published.get(row.name)) for row in self.layout.rows)
+        return [each for each in every if each.system or each.published]
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
@@ -82,20 +79,9 @@ class ResultTable:
         return any(each.published for each in self.rows)
 
     @property
-    def paper_dataset(self) -> str | None:
-        """The data set of the paper's figures."""
-        return self.results.paper_dataset if self.layout.number == 3 else self.results.dataset
-
-    @property
     def differences(self) -> bool:
         """Whether ours and the paper's may be subtracted."""
         return self.has_paper and self.results.comparable
-
-    @property
-    def places(self) -> list[Place]:
-        """What the columns hold, from left to right."""
-        kinds = ("ours", *(["paper"] if self.has_paper else []), *(["difference"] if self.differences else []))
-        return [(part, kind) for part in self.parts for kind in (kinds if part in _ALWAYS else kinds[:1])]
 
 
 def result_tables(results: DataSetResults) -> list[ResultTable]:
@@ -104,23 +90,24 @@ def result_tables(results: DataSetResults) -> list[ResultTable]:
     Table 3 always; Tables 1 and 2 where the paper has them (DCASE 2018) or where runs of theirs exist. Models that no
     table has a row for follow in Table 3.
     """
-    dataset, systems = results.dataset, set(results.systems)
-    only_there = systems - table_3(dataset).names
-    shown = [
-        layout
-        for layout in layouts(dataset)
-        if layout.number == 3 or dataset in paper.TABLES[layout.number] or only_there & layout.names
-    ]
-    others = sorted(systems.difference(*(layout.names for layout in shown)))
-    last = shown.pop()
-    last = replace(last, rows=(*last.rows, *(TableRow(name, (name, ""), _OTHERS) for name in others)))
-    return [ResultTable(layout, results) for layout in (*shown, last)]
+    *others, last = layouts(results.dataset)
+    systems = results.systems.keys() - {row.name for row in last.rows}
+    shown = []
+    for layout in others:
+        names = {row.name for row in layout.rows}
+        if results.dataset in paper.TABLES[layout.number] or systems & names:
+            shown.append(layout)
+            systems -= names
+    more = (TableRow(name, (name, ""), _OTHERS) for name in sorted(systems))
+    return [ResultTable(layout, results) for layout in (*shown, replace(last, rows=(*last.rows, *more)))]
 
 
 def table(filled: ResultTable) -> Table:
     """A filled-in table for readers: scores in per cent with 95 % intervals, the paper's, and the differences."""
-    results, layout, places = filled.results, filled.layout, filled.places
-    foreign = filled.paper_dataset not in (None, results.dataset)
+    results, layout = filled.results, filled.layout
+    kinds = ("ours", *(["paper"] if filled.has_paper else []), *(["difference"] if filled.differences else []))
+    places = [(part, kind) for part in filled.parts for kind in (kinds if part in _ALWAYS else kinds[:1])]
+    kind_of_paper = "paper" if results.paper_dataset == results.dataset else "paper, on ESC-50"
     lines: list[Line] = []
     for each, cells in zip(filled.rows, _score_cells(filled), strict=True):
         first, *labels = each.row.labels
@@ -131,7 +118,7 @@ def table(filled: ResultTable) -> Table:
         title=f"Table {layout.number}, {results.title}: {layout.title} ({MEASURES[results.measure]}, %)",
         columns=[
             *text_columns(*layout.labels),
-            *(Column(kind + (", on ESC-50" if kind == "paper" and foreign else ""), PARTS[p]) for p, kind in places),
+            *(Column(kind_of_paper if kind == "paper" else kind, PARTS[part]) for part, kind in places),
         ],
         lines=lines,
         notes=list(_notes(filled)),
@@ -141,12 +128,10 @@ def table(filled: ResultTable) -> Table:
 def overview(filled: Sequence[ResultTable]) -> Table:
     """Table 3 over all data sets in the paper's form: one line a system, ours and the paper's side by side."""
     columns = text_columns("System", "Pre-training")
-    lines: dict[tuple[str, Cell, Cell], list[Cell]] = {}  # by section, system and pre-training, in order
+    # By section, system and pre-training, in order.
+    lines: dict[tuple[str, Cell, Cell], list[Cell]] = {_overview_line(row): [] for each in filled for row in each.rows}
     for each in filled:
-        for row in each.rows:
-            lines.setdefault(_overview_line(row), [])
-    for each in filled:
-        own_paper = each.has_paper and each.paper_dataset == each.results.dataset
+        own_paper = each.has_paper and each.results.paper_dataset == each.results.dataset
         places = [(part, kind) for part in _ALWAYS for kind in (("ours", "paper") if own_paper else ("ours",))]
         group = f"{each.results.title} ({MEASURES[each.results.measure]}, %)"
         columns += [Column(PARTS[part] if kind == "ours" else kind, group) for part, kind in places]
@@ -169,11 +154,8 @@ def overview(filled: Sequence[ResultTable]) -> Table:
 def not_run(filled: ResultTable) -> Commands | None:
     """The commands that would make the rows that were not run; None where all were."""
     results = filled.results
-    items = [
-        (each.row.label, command(each.row, results.dataset, results.data_dir))
-        for each in filled.rows
-        if each.system is None and each.row.step
-    ]
+    rows = [each.row for each in filled.rows if each.system is None and each.row.step]
+    items = [(row.label, command(row, results.dataset, results.data_dir)) for row in rows]
     title = f"Table {filled.layout.number}, {results.title}: commands for the rows that were not run"
     return Commands(title, items) if items else None
 
@@ -195,8 +177,8 @@ def results_frame(filled: Iterable[ResultTable]) -> pd.DataFrame:
 
 def _record(filled: ResultTable, each: FilledRow, part: str, measure: str) -> dict[str, object]:
     score = each.score(part, measure)
-    published = each.published_score(part) if measure == filled.results.measure else None
-    record: dict[str, object] = {
+    figure = each.published_score(part) if measure == filled.results.measure else None
+    return {
         "table": filled.layout.number,
         "dataset": filled.results.dataset,
         "group": each.row.group,
@@ -204,17 +186,18 @@ def _record(filled: ResultTable, each: FilledRow, part: str, measure: str) -> di
         "model": each.row.name if each.row.step or each.system else "",
         "part": part,
         "measure": measure,
+        "value": score and score.value,
+        "ci_low": score and score.low,
+        "ci_high": score and score.high,
+        "sd": score and score.deviation,
+        "seeds": score and score.seeds,
+        "paper": None if figure is None else round(figure / 100, 6),
+        "paper_dataset": None if figure is None else filled.results.paper_dataset,
+        "difference_points": 100 * score.value - figure
+        if score and figure is not None and filled.differences
+        else None,
+        "run_ids": " ".join(run.id for run in each.system.runs) if each.system and score else None,
     }
-    names = {"value": "value", "low": "ci_low", "high": "ci_high", "deviation": "sd", "seeds": "seeds"}
-    record |= {column: getattr(score, name, None) for name, column in names.items()}
-    record |= dict.fromkeys(("paper", "paper_dataset", "difference_points", "run_ids"))
-    if published is not None:
-        record |= {"paper": round(published / 100, 6), "paper_dataset": filled.paper_dataset}
-    if published is not None and score and filled.differences:
-        record["difference_points"] = 100 * score.value - published
-    if each.system and score:
-        record["run_ids"] = " ".join(run.id for run in each.system.runs)
-    return record
 
 
 def percent(value: float) -> str:
@@ -236,9 +219,7 @@ def interval(score: Score) -> str:
     """What is known of a score's uncertainty: its 95 % interval, or its deviation over seeds."""
     if score.deviation is not None:
         return f"± {percent(score.deviation)} ({score.seeds} seeds)"
-    if score.low is None or score.high is None:
-        return ""
-    return f"[{percent(score.low)}, {percent(score.high)}]"
+    return "" if score.low is None or score.high is None else f"[{percent(score.low)}, {percent(score.high)}]"
 
 
 def _score_cells(filled: ResultTable) -> Iterator[dict[Place, Cell]]:
@@ -253,33 +234,28 @@ def _score_cells(filled: ResultTable) -> Iterator[dict[Place, Cell]]:
                 shown[each.row.group, part, "paper"].append(figure)
     best = {key: f"{max(values):.1f}" for key, values in shown.items() if len(values) > 1}
     for each in filled.rows:
+        # "not run" once for devel and once for test is enough; others' work is never run.
+        not_run = dict.fromkeys(_ALWAYS, Cell("not run", muted=True)) if each.row.step else {}
         cells: dict[Place, Cell] = {}
         for part in filled.parts:
             score, figure = each.score(part, measure), each.published_score(part)
-            cells[part, "ours"] = _ours(each, part, score, best.get((each.row.group, part, "ours")))
+            cells[part, "ours"] = _NO_FIGURE if each.system else not_run.get(part, Cell(""))
             cells[part, "paper"] = _NO_FIGURE
             cells[part, "difference"] = Cell("")
+            if score:
+                text = percent(score.value)
+                cells[part, "ours"] = Cell(text, interval(score), best=text == best.get((each.row.group, part, "ours")))
             if figure is not None:
                 text = f"{figure:.1f}"
                 cells[part, "paper"] = Cell(text, best=text == best.get((each.row.group, part, "paper")))
-                if score:  # of the figures as shown, so that the line adds up
-                    cells[part, "difference"] = Cell(points(float(percent(score.value)) - figure))
+            if score and figure is not None:  # of the figures as shown, so that the line adds up
+                cells[part, "difference"] = Cell(points(float(percent(score.value)) - figure))
         yield cells
 
 
-def _ours(each: FilledRow, part: str, score: Score | None, best: str | None) -> Cell:
-    if score:
-        text = percent(score.value)
-        return Cell(text, interval(score), best=text == best)
-    if each.system:
-        return Cell("–", muted=True)
-    # "not run" once for devel and once for test is enough; others' work is never run.
-    return Cell("not run", muted=True) if each.row.step and part in _ALWAYS else Cell("")
-
-
 def _overview_line(each: FilledRow) -> tuple[str, Cell, Cell]:
-    name = "Proposed CRNN" if each.row.paper_name == "crnn" else each.row.labels[0]
-    return each.row.group, Cell(name, each.extra), Cell(each.row.labels[1])
+    name, pretraining = each.row.labels
+    return each.row.group, Cell(name.removesuffix(" (3 thresholds)"), each.extra), Cell(pretraining)
 
 
 def _notes(filled: ResultTable) -> Iterator[str]:
@@ -320,9 +296,8 @@ def _paper_notes(filled: ResultTable) -> Iterator[str]:
     else:
         devel, test = results.clips
         expected = " + ".join(f"{max(numbers):,}" for numbers in paper.CLIPS[results.dataset])
-        part = f" ({results.newest.subset})" if results.newest.subset else ""
         yield (
-            f"Paper: {source}, on the whole data set ({expected} clips). Our runs used {devel:,} + {test:,}{part}: "
+            f"Paper: {source}, on the whole data set ({expected} clips). Our runs used {devel:,} + {test:,}: "
             "no differences."
         )
     remark = paper.REMARKS.get(results.paper_dataset or "")
@@ -334,9 +309,8 @@ def _row_notes(system: SystemRuns, row: TableRow) -> Iterator[str]:
     if settings := ", ".join(f"{name}={value}" for name, value in off_default(system, row).items()):
         yield f"{row.label}: run with {settings}, which is not the default."
     if row.members and system.members and system.members != set(row.members):
-        without, besides = sorted(set(row.members) - system.members), sorted(system.members - set(row.members))
-        words = [f"without {', '.join(without)}"] if without else []
-        words += [f"with {', '.join(besides)}"] if besides else []
+        apart = {"without": set(row.members) - system.members, "with": system.members - set(row.members)}
+        words = [f"{how} {', '.join(sorted(names))}" for how, names in apart.items() if names]
         yield f"{row.label}: stacks other members than the paper, {' and '.join(words)}."
     elif not row.members and system.members:
         yield f"{row.label}: stacks {', '.join(sorted(system.members))}."

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.config.presets import PRESETS
-from soundstack.config.steps import SpectrogramConfig
+from soundstack.config.steps import PRESETS, SpectrogramConfig
 from soundstack.datasets.data_set import DataSet
 from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
 from soundstack.features.store import FeatureStore

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from soundstack.config.base import DataConfig
 from soundstack.config.cli import explain
 from soundstack.config.steps import MODEL_STEPS, DeepSpectrumConfig, MainConfig, ModelConfig
-from soundstack.config.suite import Fusion, Row
+from soundstack.config.suite import Row
 from soundstack.evaluation.evaluation import RegisteredModel
 from soundstack.networks import weights
 from soundstack.networks.registry import network_spec
@@ -73,7 +73,14 @@ def run_suite(config: MainConfig, steps: Steps, data_fingerprint: str) -> list[O
         for fusion in fusions:
             wanted = fusion.pick(config.data_name, [outcome.name for outcome in of_seed])
             members = [outcome for outcome in of_seed if outcome.name in wanted]
-            settings = _fusion_settings(fusion, config, seed, members)
+            versions = [f"{each.name}/{each.trained.version}" for each in members if each.trained]
+            own = {
+                "name": config.data_name if config.dataset == "csv" else "auto",
+                "members": ",".join(versions) or "none",
+                "seed": seed,
+                "suffix": fusion.suffix,
+            }
+            settings = _settings("fuse", config, own | fusion.parameters, f"fusion {fusion.suffix}")
             if settings.model_name in fixed:
                 continue
             outcome = _fuse(settings, seed, members, steps, data_fingerprint, rerun=config.rerun)
@@ -86,34 +93,24 @@ def run_suite(config: MainConfig, steps: Steps, data_fingerprint: str) -> list[O
 def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *, rerun: bool) -> Outcome:
     """Train what a row or a fusion says, unless it is done already or something that it needs cannot be had."""
     started = time.perf_counter()
-    name, trained, note = settings.model_name, None, ""
+    name, note = settings.model_name, ""
     key = reuse.row_key(settings, data_fingerprint)
     with exclusive(Path(settings.cache_dir) / "rows" / f"{key}.lock", name):
-        if not rerun:
-            trained = reuse.find_done(settings, data_fingerprint)
+        trained = None if rerun else reuse.find_done(settings, data_fingerprint)
         if trained is not None:
             note = "reused"
             print(f"{name}: done already, reused (models:/{trained.name}/{trained.version}).")
         else:
             try:
-                if isinstance(settings, DeepSpectrumConfig):
-                    _require_weights(settings)
+                if isinstance(settings, DeepSpectrumConfig) and settings.chosen_pretraining != "none":
+                    # Before a run is opened: without weights there is nothing to track.
+                    folder = None if settings.weights_dir == "auto" else Path(settings.weights_dir)
+                    weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), folder)
                 trained = steps[settings.step()](settings)
             except (WeightsError, MemberError) as error:
                 note = str(error)
                 print(f"{name}: not run. {note}")
     return Outcome(name, seed, trained, time.perf_counter() - started, note)
-
-
-def _require_weights(settings: DeepSpectrumConfig) -> None:
-    """Find or fetch published weights before a run is opened: without them there is nothing to track.
-
-    Raises:
-        WeightsError: They cannot be had.
-    """
-    if settings.chosen_pretraining != "none":
-        folder = None if settings.weights_dir == "auto" else Path(settings.weights_dir)
-        weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), folder)
 
 
 def _fuse(
@@ -130,27 +127,13 @@ def _fuse(
 
 
 def row_settings(row: Row, config: MainConfig, seed: int, number: int) -> ModelConfig:
-    """The settings of a suite's row, counted from 1, with one of the seeds.
-
-    Raises:
-        ConfigError: The row has a parameter that its entry point refuses.
-    """
+    """The settings of a suite's row, counted from 1, with one of the seeds."""
     own = {"seed": seed, "split_seed": config.drawn_with} | row.parameters
     return _settings(row.step, config, own, f"suite row {number} ({row.step})")
 
 
-def _fusion_settings(fusion: Fusion, config: MainConfig, seed: int, members: Sequence[Outcome]) -> ModelConfig:
-    there = [outcome.trained for outcome in members if outcome.trained is not None]
-    own = {
-        "name": config.data_name if config.dataset == "csv" else "auto",
-        "members": ",".join(f"{trained.name}/{trained.version}" for trained in there) or "none",
-        "seed": seed,
-        "suffix": fusion.suffix,
-    }
-    return _settings("fuse", config, own | fusion.parameters, f"fusion {fusion.suffix}")
-
-
 def _settings(step: str, config: MainConfig, own: dict[str, Any], where: str) -> ModelConfig:
+    """What a row or a fusion sets itself, over what it shares with the suite."""
     values = {name: getattr(config, name) for name in _SHARED[step]}
     try:
         return MODEL_STEPS[step].model_validate(values | own)

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from soundstack.evaluation.evaluation import SCORES, RegisteredModel
-from soundstack.evaluation.tables import summary_table
+from soundstack.evaluation.tables import SystemScores, summary_table
 from soundstack.utils.progress import duration
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ def after_extract(data_set: DataSet, made: Spectrograms) -> None:
     )
     for note in table.notes:
         print(f"Note: {note}")
-    if data_set.silent:
-        print(f"Note: {_several(data_set.silent)} digital silence.")
+    if silent := data_set.silent:
+        which = f"{silent[0]} is" if len(silent) == 1 else f"{len(silent)} clips ({', '.join(silent[:3])} ...) are"
+        print(f"Note: {which} digital silence.")
     for problem in data_set.skipped:
         print(f"Skipped: {problem}")
 
@@ -66,14 +67,9 @@ def after_prediction(
 ) -> None:
     """Say what was recognised, how fast, and where the tables are.
 
-    Args:
-        taken: Files that an earlier run had finished.
-        spent: Seconds that decoding and scoring took.
-        scored_seconds: Seconds of sound that were scored in this run.
-        next_command: What to type next, with its heading.
+    ``taken`` files were finished by an earlier run; in this one, ``scored_seconds`` of sound took ``spent`` seconds.
     """
-    done = f"{totals.files} files, {totals.seconds / 3600:.2f} h of sound, {totals.windows} windows"
-    print(f"\n{model}: {done}.")
+    print(f"\n{model}: {totals.files} files, {totals.seconds / 3600:.2f} h of sound, {totals.windows} windows.")
     if taken:
         print(f"{taken} files were done by an earlier run and reused.")
     if scored_seconds:
@@ -94,30 +90,32 @@ def log(run: Run, outcomes: Sequence[Outcome]) -> None:
     from soundstack.evaluation import plots
     from soundstack.utils.files import save_figure, write_json
 
-    (run.folder / "summary.md").write_text(_markdown(outcomes), encoding="utf-8")
+    trained = _of_first_seed(outcomes)
+    text = summary_table([each.scores for each in trained], markdown=True) if trained else ""
+    text += "".join(f"\n{line}\n" for line in _over_seeds(outcomes).splitlines() if line)
+    text += "".join(f"\n{each.name} (seed {each.seed}): {each.note}\n" for each in outcomes if each.note)
+    (run.folder / "summary.md").write_text(text, encoding="utf-8")
     lines = [
         {
-            "name": outcome.name,
-            "seed": outcome.seed,
-            "version": outcome.trained and outcome.trained.version,
-            "seconds": round(outcome.seconds, 1),
-            "note": outcome.note,
+            "name": each.name,
+            "seed": each.seed,
+            "version": each.trained and each.trained.version,
+            "seconds": round(each.seconds, 1),
+            "note": each.note,
         }
-        for outcome in outcomes
+        for each in outcomes
     ]
     write_json(run.folder / "summary.json", lines)
-    if trained := _of_first_seed(outcomes):
+    if trained:
         save_figure(plots.summary_figure([each.scores for each in trained]), run.folder / "summary.png")
-    metrics: dict[str, float] = {}
     for name, by_score in _by_name(outcomes).items():
         for score, values in by_score.items():
-            metrics[f"{name}/{score}"] = values[0]
+            run.metrics({f"{name}/{score}": values[0]})
             if len(values) > 1:
-                metrics[f"{name}/{score}_mean"] = float(np.mean(values))
-                metrics[f"{name}/{score}_sd"] = float(np.std(values, ddof=1))
+                mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+                run.metrics({f"{name}/{score}_mean": mean, f"{name}/{score}_sd": deviation})
     if best := _best(outcomes):
-        metrics |= {score: getattr(best.scores, score).value for score in SCORES}
-    run.metrics(metrics)
+        run.metrics({score: getattr(best.scores, score).value for score in SCORES})
 
 
 def after_main(outcomes: Sequence[Outcome]) -> None:
@@ -135,8 +133,7 @@ def after_main(outcomes: Sequence[Outcome]) -> None:
     spent = duration(sum(outcome.seconds for outcome in outcomes))
     not_run = f", {absent} not run" if absent else ""
     print(f"{len(outcomes) - taken - absent} rows run, {taken} reused{not_run}, in {spent}.")
-    best = _best(outcomes)
-    if best is None:
+    if (best := _best(outcomes)) is None:
         return
     mlflow, manager, _ = _commands_of_the_user()
     print(_champion_line(best), end="")
@@ -184,35 +181,21 @@ def _best(outcomes: Sequence[Outcome]) -> RegisteredModel | None:
 
 def _by_name(outcomes: Sequence[Outcome]) -> dict[str, dict[str, list[float]]]:
     """Scores by system and kind, one value a seed."""
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, list[SystemScores]] = {}
     for outcome in outcomes:
         if outcome.trained:
-            scores = found.setdefault(outcome.name, {score: [] for score in SCORES})
-            for score in SCORES:
-                scores[score].append(getattr(outcome.trained.scores, score).value)
-    return found
+            found.setdefault(outcome.name, []).append(outcome.trained.scores)
+    return {
+        name: {score: [getattr(each, score).value for each in seeds] for score in SCORES}
+        for name, seeds in found.items()
+    }
 
 
 def _over_seeds(outcomes: Sequence[Outcome]) -> str:
     """Mean and deviation over seeds of the systems that were repeated; empty where there was one seed."""
     lines = []
     for name, scores in _by_name(outcomes).items():
-        count = len(scores[SCORES[0]])
-        if count > 1:
+        if (count := len(scores[SCORES[0]])) > 1:
             cells = [f"{part} {100 * np.mean(v):.1f} +- {100 * np.std(v, ddof=1):.1f}" for part, v in scores.items()]
             lines.append(f"{name}, {count} seeds: {', '.join(cells)}\n")
     return "\n" + "".join(lines) if lines else ""
-
-
-def _markdown(outcomes: Sequence[Outcome]) -> str:
-    trained = _of_first_seed(outcomes)
-    text = summary_table([each.scores for each in trained], markdown=True) if trained else ""
-    text += "".join(f"\n{line}\n" for line in _over_seeds(outcomes).splitlines() if line)
-    for outcome in outcomes:
-        if outcome.note:
-            text += f"\n{outcome.name} (seed {outcome.seed}): {outcome.note}\n"
-    return text
-
-
-def _several(clips: Sequence[str]) -> str:
-    return f"{clips[0]} is" if len(clips) == 1 else f"{len(clips)} clips ({', '.join(clips[:3])} ...) are"

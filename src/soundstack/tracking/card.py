@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ LONGEST_DESCRIPTION = 4999
 FILE = "MODEL_CARD.md"
 CONFUSION_PICTURE = "confusion/devel.png"
 DATA_FILE = "data/data.json"
-CONTRIBUTIONS_FILE = "contributions.json"
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,11 @@ class Facts:
     """What a card says.
 
     Attributes:
-        name, version: of the registered model.
-        dataset, fingerprint: what it was trained on.
         systems: the system itself, or those of a fusion's members.
         members: of a fusion; empty for a single system.
-        settings: the main ones by name.
         scores: ``devel_accuracy`` ... ``test_macro_f1``.
-        classes: the labels in alphabetical order.
         confusion: of the development clips, out of fold: (K, K), rows are the truth.
         clips: the number of development and of test clips.
-        folds: the number of development folds.
         data: what ``data/data.json`` holds; empty where the run has none.
     """
 
@@ -85,12 +79,12 @@ class Facts:
         return sorted(found.items())
 
 
-_ALL = sys.maxsize
 #: How much is told, from all to the least, which fits whatever the facts are: at most so many rows and items, and so
 #: many characters a text and a name.
 _DETAIL = ("worst", "members", "labels", "notes", "settings", "text", "name")
+_ALL = sys.maxsize
 _DETAILS = (
-    (_ALL, _ALL, _ALL, _ALL, _ALL, _ALL, _ALL),
+    (_ALL,) * len(_DETAIL),
     (10, _ALL, _ALL, 6, _ALL, 400, 60),
     (8, _ALL, 50, 4, 16, 300, 60),
     (6, 20, 20, 3, 16, 200, 50),
@@ -116,7 +110,7 @@ def facts_of(
         dataset=tags.get("dataset", ""),
         fingerprint=tags.get("data_fingerprint", ""),
         systems=recogniser.systems,
-        members=_members(_json(folder / CONTRIBUTIONS_FILE)),
+        members=_members(_json(folder / "contributions.json")),
         settings=_settings(config, _json(folder / "config.json").get("resolved", {})),
         scores=evaluation.intervals,
         classes=evaluation.devel.classes,
@@ -129,13 +123,8 @@ def facts_of(
 
 def card(facts: Facts, picture: str = CONFUSION_PICTURE, limit: int | None = None) -> str:
     """The card as Markdown, of at most ``limit`` characters; ``picture`` is the address of the confusion matrix."""
-    known = {
-        "facts": facts,
-        "picture": picture,
-        "file": FILE,
-        "classes": list(_worst_first(facts)),
-        "few_groups": few_groups({part: facts.scores[f"{part}_accuracy"].groups for part in ("devel", "test")}),
-    }
+    few = few_groups({part: facts.scores[f"{part}_accuracy"].groups for part in ("devel", "test")})
+    known = {"facts": facts, "picture": picture, "file": FILE, "classes": _worst_first(facts), "few_groups": few}
     template, text = _TEMPLATES.get_template("model_card.md.j2"), ""
     for numbers in _DETAILS:
         most = dict(zip(_DETAIL, numbers, strict=True))
@@ -172,20 +161,25 @@ _TEMPLATES.filters |= {
 }
 
 
-def _worst_first(facts: Facts) -> Iterator[dict[str, Any]]:
+def _worst_first(facts: Facts) -> list[dict[str, Any]]:
     """The classes with their scores, by F1, and the two that each is most often taken for."""
     precision, recall, f1 = class_scores(facts.confusion)
-    for row in np.argsort(f1, kind="stable"):
-        wrong = facts.confusion[row].copy()
-        wrong[row] = 0
-        yield {
+    wrong = facts.confusion * ~np.eye(len(f1), dtype=bool)
+    return [
+        {
             "label": facts.classes[row],
             "f1": f1[row],
             "precision": precision[row],
             "recall": recall[row],
             "clips": facts.confusion[row].sum(),
-            "taken_for": [(facts.classes[at], wrong[at]) for at in np.argsort(-wrong, kind="stable")[:2] if wrong[at]],
+            "taken_for": [
+                (facts.classes[at], wrong[row, at])
+                for at in np.argsort(-wrong[row], kind="stable")[:2]
+                if wrong[row, at]
+            ],
         }
+        for row in np.argsort(f1, kind="stable")
+    ]
 
 
 def _members(contributions: Mapping[str, Any]) -> tuple[Member, ...]:
@@ -200,12 +194,11 @@ def _members(contributions: Mapping[str, Any]) -> tuple[Member, ...]:
 def _settings(config: Config, resolved: Mapping[str, Any]) -> dict[str, Any]:
     """What was set or chosen and changes the result, but for what the card says elsewhere."""
     elsewhere = {"dataset", "network", "pretraining", "members", "layout", "audio", "spectrogram"}
-    given = config.model_dump(mode="json", exclude=set(config.irrelevant) | elsewhere)
-    chosen = {name: value for name, value in resolved.items() if name not in elsewhere}
+    given = config.model_dump(mode="json", exclude=set(config.irrelevant))
     return {
         name: f"{value:g}" if isinstance(value, float) else value
-        for name, value in (given | chosen).items()
-        if value not in ("auto", None) and not isinstance(value, dict)
+        for name, value in (given | dict(resolved)).items()
+        if name not in elsewhere and value not in ("auto", None) and not isinstance(value, dict)
     }
 
 

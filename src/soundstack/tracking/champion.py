@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 ALIAS = "champion"
-#: What MLflow says of a model, version or alias that is not there.
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def of(name: str) -> ModelVersion | None:
@@ -18,12 +19,9 @@ def of(name: str) -> ModelVersion | None:
     Raises:
         MlflowException: The store does not answer, which is not the same as a store without a champion.
     """
-    try:
+    with _absence_allowed():
         return MlflowClient().get_model_version_by_alias(name, ALIAS)
-    except MlflowException as error:
-        if error.error_code in _ABSENT:
-            return None
-        raise
+    return None
 
 
 def make_way(new: ModelVersion) -> str:
@@ -33,20 +31,19 @@ def make_way(new: ModelVersion) -> str:
     and the new devel macro-F1 is at least as good: other scores cannot be compared.
     """
     present = of(new.name)
-    as_good = present is None or (_comparable(present, new) and _devel(new) >= _devel(present))
-    if present is not None and not as_good and _has_model(present):
-        return f"champion stays {beside(present, new)}"
+    if present is not None and not (_comparable(present, new) and _devel(new) >= _devel(present)):
+        with _absence_allowed():
+            if mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{present.name}/{present.version}"):
+                return f"champion stays {beside(present, new)}"
     MlflowClient().set_registered_model_alias(new.name, ALIAS, new.version)
     return ""
 
 
 def beside(champion: ModelVersion, other: ModelVersion) -> str:
     """Name the champion and what is known of it beside another version."""
-    here = (
-        f"devel macro-F1 {100 * _devel(champion):.2f} against {100 * _devel(other):.2f} here"
-        if _comparable(champion, other)
-        else "scored on other clips or folds, so that the two cannot be compared"
-    )
+    here = "scored on other clips or folds, so that the two cannot be compared"
+    if _comparable(champion, other):
+        here = f"devel macro-F1 {100 * _devel(champion):.2f} against {100 * _devel(other):.2f} here"
     return f"models:/{champion.name}/{champion.version}, {here}"
 
 
@@ -58,11 +55,11 @@ def _devel(version: ModelVersion) -> float:
     return float(version.tags.get("devel_macro_f1", "0"))
 
 
-def _has_model(version: ModelVersion) -> bool:
-    """Tell whether the files of a version are still there."""
+@contextmanager
+def _absence_allowed() -> Iterator[None]:
+    """Go on where MLflow says that a model, a version, an alias or its files are not there."""
     try:
-        return bool(mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
+        yield
     except MlflowException as error:
-        if error.error_code in _ABSENT:
-            return False
-        raise
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise

@@ -14,12 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from soundstack.utils.errors import StoreError
 
-_LOCATIONS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
+_ARTIFACTS = (
+    "SELECT artifact_uri FROM runs WHERE run_uuid IS NOT ? UNION ALL SELECT artifact_location FROM logged_models"
 )
 
 
@@ -44,15 +40,19 @@ def bring_home(database: Path, experiment: str, present_run: str | None = None) 
             old = local(root)
             if old is None or old == home or (old.exists() and home.exists() and old.samefile(home)):
                 continue
-            names = _folders_below(connection, root, present_run)
+            # Folders of artifacts, relative to the root; some runs have none.
+            places = [place or "" for (place,) in connection.execute(_ARTIFACTS, (present_run,))]
+            names = [place.removeprefix(f"{root}/") for place in places if place.startswith(f"{root}/")]
             here = {name for name in names if (home / name).exists()}
             left = [name for name in names if name not in here and (old / name).exists()]
+            # A folder's own database would write to a place that has a database of its own, or is gone.
+            strays = (old.parent / "mlflow.db").exists() or (names and not old.exists())
             if here and not left:
                 _rewrite(connection, root, home.as_uri() if root.startswith("file:") else str(home))
                 print(
                     f"{database} was moved here from {old.parent}: its artifacts are those in {home}.", file=sys.stderr
                 )
-            elif here or (used and database == Path("mlflow.db").absolute() and _strays(old, names)):
+            elif here or (used and database == Path("mlflow.db").absolute() and strays):
                 raise StoreError(
                     f"{database} comes from {old.parent}, and artifacts of its runs are not in {home}: copy {old} "
                     f"there, or remove {database.name} to begin a new one."
@@ -67,23 +67,15 @@ def local(root: str) -> Path | None:
     return Path(root) if root.startswith("/") else None
 
 
-def _folders_below(connection: sqlite3.Connection, root: str, present_run: str | None) -> list[str]:
-    """Folders of artifacts, relative to the root; some runs have none."""
-    query = (
-        "SELECT artifact_uri FROM runs WHERE run_uuid IS NOT ? UNION ALL SELECT artifact_location FROM logged_models"
-    )
-    found = [location or "" for (location,) in connection.execute(query, (present_run,))]
-    return [location.removeprefix(f"{root}/") for location in found if location.startswith(f"{root}/")]
-
-
-def _strays(old: Path, names: list[str]) -> bool:
-    """Tell whether a folder's own database would write to a place that has a database of its own, or is gone."""
-    return (old.parent / "mlflow.db").exists() or (bool(names) and not old.exists())
-
-
 def _rewrite(connection: sqlite3.Connection, root: str, new: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    for table, column in _LOCATIONS:
+    for table, column in (
+        ("experiments", "artifact_location"),
+        ("runs", "artifact_uri"),
+        ("logged_models", "artifact_location"),
+        ("model_versions", "source"),
+        ("model_versions", "storage_location"),
+    ):
         connection.execute(
             f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
             (new, len(root) + 1, len(root) + 1, f"{root}/"),

@@ -20,11 +20,7 @@ from soundstack.utils.errors import StoreError
 
 @dataclass(frozen=True)
 class ModelRun:
-    """A finished run that trained, scored and registered a model.
-
-    ``name`` is that of the registered model (the run's own name where nothing is registered); ``metrics`` holds the
-    last value of every metric.
-    """
+    """A finished run that trained and scored a model; its name is the registered model's, else the run's own."""
 
     id: str
     name: str
@@ -45,28 +41,17 @@ class ModelRun:
         """The logged seed; ``"0"``, the default, where none was logged."""
         return self.params.get("seed", "0")
 
-    @property
-    def subset(self) -> str:
-        """The part of the data set that was used, empty for all of it: tag or parameter ``data_subset``."""
-        value = self.tags.get("data_subset") or self.params.get("data_subset", "")
-        return "" if value in ("none", "all", "None") else value
-
     def artifact(self, path: str) -> Path:
-        """Fetch an artifact.
-
-        Raises:
-            StoreError: It is not there any more.
-        """
+        """Fetch an artifact; a StoreError tells that it is not there any more."""
         what = f"{self.name} (run {self.id[:8]}): its artifact {path}"
         return fetched(what, StoreError, run_id=self.id, artifact_path=path)
 
 
 @whole
 def finished_model_runs() -> list[ModelRun]:
-    """Find the FINISHED runs of all experiments that scored a model on known data, newest first.
+    """The finished runs of all experiments that scored a model on known data, newest first.
 
-    A model run has the tags ``dataset`` and ``data_fingerprint`` and a devel score; extractions, tuning trials and
-    the parents of whole suites lack one of them.
+    They have the tags ``dataset`` and ``data_fingerprint`` and a devel score; others lack one of them.
 
     Raises:
         StoreError: The store cannot be read.
@@ -77,18 +62,9 @@ def finished_model_runs() -> list[ModelRun]:
         runs = mlflow.search_runs(search_all_experiments=True, filter_string=query, output_format="list")
     except MlflowException as error:
         raise StoreError(f"The tracking store cannot be read: {first_line(error)}") from None
-    scored = [_model_run(run) for run in runs if "dataset" in run.data.tags and _scored(run.data.metrics)]
-    return sorted(scored, key=lambda run: run.started, reverse=True)
-
-
-def store() -> str:
-    """The tracking URI of the store where the user stands, or of the one that ``MLFLOW_TRACKING_URI`` names."""
-    connect()
-    return str(mlflow.get_tracking_uri())
-
-
-def _scored(metrics: Mapping[str, float]) -> bool:
-    return "devel_accuracy" in metrics or "devel_macro_f1" in metrics
+    scored = {"devel_accuracy", "devel_macro_f1"}
+    found = [_model_run(run) for run in runs if "dataset" in run.data.tags and scored & run.data.metrics.keys()]
+    return sorted(found, key=lambda run: run.started, reverse=True)
 
 
 def _model_run(run: Run) -> ModelRun:

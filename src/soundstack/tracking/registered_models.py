@@ -1,4 +1,8 @@
-"""Registered models found by what a user calls them: for a fusion, for prediction, and for the name of a table."""
+"""Registered models found by what a user calls them: for a fusion and for prediction.
+
+A name belongs to one table of clips: the one that the oldest registered version of that name was trained on. Two under
+one name would be one line of versions, and whoever asks for the name would be answered by either.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import fnmatch
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -17,23 +23,15 @@ from mlflow.tracking import MlflowClient
 from soundstack.config.places import project
 from soundstack.tracking import champion
 from soundstack.tracking.store import connect, fetched, whole
-from soundstack.utils.errors import MemberError
-
-#: Version tags that say what data a model saw.
-_DATA_TAGS = ("dataset", "data_fingerprint", "table", "clips")
+from soundstack.utils.errors import ConfigError, MemberError
 
 
 @dataclass(frozen=True)
 class FoundModel:
     """A model to predict with or to fuse: a registered version, or a folder or a logged model that need not be one.
 
-    Attributes:
-        name: Of the registered model; else of the folder, or of the logged model.
-        version: Empty for what is not registered.
-        run_id: The run that trained it.
-        tags: Of the version.
-        source: The folder or URI of what is not registered.
-        chosen: Why this version, where the user named none.
+    ``source`` is the folder or URI of what is not registered; ``chosen`` tells why it is this version, where the user
+    named none.
     """
 
     name: str
@@ -61,7 +59,8 @@ class FoundModel:
     @property
     def data_tags(self) -> dict[str, str]:
         """The tags that say what data it saw, for what is made of it."""
-        return {name: self.tags[name] for name in _DATA_TAGS if name in self.tags}
+        names = ("dataset", "data_fingerprint", "table", "clips")
+        return {name: self.tags[name] for name in names if name in self.tags}
 
     @cached_property
     def folder(self) -> Path:
@@ -79,20 +78,55 @@ class FoundModel:
         raise MemberError(f"{self.shown} is not a model of this project; name another one.")
 
     def artifact(self, path: str, remedy: str = " Train it again, or name other members.") -> Path:
-        """Fetch an artifact of the run that trained it; without it, the ``remedy`` is told.
-
-        Raises:
-            MemberError: It is not there any more.
-        """
+        """Fetch an artifact of the run that trained it; a MemberError tells that it is gone, and the ``remedy``."""
         what = f"{self.shown}: its artifact {path}"
         return fetched(what, MemberError, remedy, run_id=self.run_id, artifact_path=path)
 
 
 @whole
-def versions(prefix: str = "") -> list[ModelVersion]:
+def _versions(prefix: str = "") -> list[ModelVersion]:
     """The versions of all registered models whose names begin so."""
+    connect()
     found = mlflow.search_model_versions(filter_string=f"name LIKE '{prefix}%'")
     return [version for version in found if version.name.startswith(prefix)]  # in LIKE, _ is any character
+
+
+def require_name(tags: Mapping[str, str], made: ModelVersion | None = None) -> None:
+    """Check that a name is free or belongs to this table; data sets with a name of their own have no ``table`` tag.
+
+    Args:
+        tags: of the models to be registered: ``dataset`` (the name), ``table`` and ``clips``.
+        made: a version that was registered just now; it is withdrawn where another table was first.
+
+    Raises:
+        ConfigError: The name belongs to another table.
+    """
+    if "table" not in tags:
+        return
+    name = tags["dataset"]
+    found = sorted(_versions(f"{name}-"), key=lambda each: (each.creation_timestamp, each.name, int(each.version)))
+    if not found or found[0].tags.get("table") == tags["table"]:
+        return
+    owner = found[0]
+    if made is not None:
+        MlflowClient().delete_model_version(made.name, made.version)
+    since = datetime.fromtimestamp(owner.creation_timestamp / 1000, tz=UTC)
+    raise ConfigError(
+        f"name: {name} belongs to another table, of {owner.tags.get('clips', '?')} clips ({owner.name}/"
+        f"{owner.version}, made {since:%Y-%m-%d %H:%M} UTC); this one has {tags['clips']}. Give this one a name of its "
+        f"own, -P name=OTHER, or first delete the models {name}-* in the MLflow UI."
+    )
+
+
+def refuse_nameless() -> NoReturn:
+    """Refuse work on a table of which only the name could tell which one it is.
+
+    Raises:
+        ConfigError: It lists the names that have registered models; ``csv`` holds those of no name.
+    """
+    there = {v.tags["dataset"] for v in _versions() if "table" in v.tags or v.tags.get("dataset") == "csv"}
+    listed = ", ".join(sorted(there)) or "none; train some first with -e crnn and -e deepspectrum"
+    raise ConfigError(f"name: dataset=csv needs the name of your table, -P name=NAME. There are: {listed}.")
 
 
 def find_model(wanted: str) -> FoundModel:
@@ -111,7 +145,7 @@ def find_model(wanted: str) -> FoundModel:
     word = wanted.removeprefix("models:/")
     if re.fullmatch(r"m-[0-9a-f]{32}", word):  # a logged model that need not be registered
         return FoundModel(word, source=f"models:/{word}")
-    registered = versions()
+    registered = _versions()
     names = sorted({version.name for version in registered})
     there = ", ".join(names) or f"none; train some first with `mlflow run {project()}`"
     if word == "auto":
@@ -139,8 +173,7 @@ def find_members(dataset: str, wanted: str) -> list[FoundModel]:
         MemberError: A name or pattern fits nothing, and what there is; or the members saw different data, and which
             versions saw the same.
     """
-    connect()
-    registered = versions(f"{dataset}-")
+    registered = _versions(f"{dataset}-")
     names = {version.name for version in registered}
     available = sorted(name for name in names if not f"{name}-".startswith(f"{dataset}-fusion-"))
     found: dict[str, FoundModel] = {}

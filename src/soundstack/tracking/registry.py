@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from soundstack.config.base import Config
 from soundstack.evaluation.evaluation import Evaluation, RegisteredModel
 from soundstack.recognisers.base import Recogniser
 from soundstack.tracking import card as cards
-from soundstack.tracking import champion, ownership
+from soundstack.tracking import champion, registered_models
 from soundstack.tracking.reuse import ROW_TAG, row_key
 from soundstack.tracking.run import Run
 from soundstack.tracking.store import undisturbed
@@ -41,8 +41,8 @@ def register(
 ) -> RegisteredModel:
     """Log the recogniser as the run's model, register it under the run's name, and move the alias if it is as good.
 
-    ``limits`` are what the served model takes at most; without them, the defaults. The card says what the run's folder
-    holds by now: data, settings, contributions. For the alias see :func:`soundstack.tracking.champion.make_way`.
+    ``limits`` are what the served model takes at most. The card says what the run's folder holds by now: data,
+    settings, contributions.
 
     Raises:
         ConfigError: Another table took the name since the run began; nothing is registered.
@@ -51,7 +51,7 @@ def register(
     scores = {name: f"{evaluation.intervals[name].value:.6f}" for name in ("devel_macro_f1", "test_macro_f1")}
     with undisturbed():
         version = _log_and_register(run, recogniser, dict(tags) | scores, limits or RequestLimits())
-        ownership.require(tags, made=version)
+        registered_models.require_name(tags, made=version)
         facts = cards.facts_of(run.name, str(version.version), recogniser, evaluation, config, tags, run.folder)
         _describe(run, facts)
         key = row_key(config, tags["data_fingerprint"])
@@ -62,26 +62,23 @@ def register(
 
 
 def _log_and_register(run: Run, recogniser: Recogniser, tags: Mapping[str, str], limits: RequestLimits) -> ModelVersion:
-    with _quiet():  # MLflow remarks on the model class when it is defined
+    with _quiet(), tempfile.TemporaryDirectory(dir=run.folder.parent, ignore_cleanup_errors=True) as folder:
+        # MLflow remarks on the model class when it is defined.
         from soundstack.serving import model as serving
         from soundstack.serving import shipped
 
-        folder, code = run.folder.with_name("model"), run.folder.with_name("code")
-        try:
-            recogniser.save(folder)
-            limits.save(folder)
-            model = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(Path(serving.__file__).with_name("served_model.py")),
-                artifacts={"recogniser": str(folder)},
-                code_paths=[str(shipped.copy_code(recogniser.modules, code))],
-                signature=serving.signature(recogniser.labels, limits),
-                pip_requirements=shipped.requirements(recogniser.modules),
-            )
-            return mlflow.register_model(model.model_uri, run.name, tags=dict(tags))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(code, ignore_errors=True)
+        saved = Path(folder, "model")
+        recogniser.save(saved)
+        limits.save(saved)
+        model = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(serving.__file__).with_name("served_model.py")),
+            artifacts={"recogniser": str(saved)},
+            code_paths=[str(shipped.copy_code(recogniser.modules, Path(folder, "code")))],
+            signature=serving.signature(recogniser.labels, limits),
+            pip_requirements=shipped.requirements(recogniser.modules),
+        )
+        return mlflow.register_model(model.model_uri, run.name, tags=dict(tags))
 
 
 @contextmanager
@@ -90,8 +87,7 @@ def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.disable(level)

@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from soundstack.config import data_set_names
+from soundstack.config import naming
 from soundstack.config.base import Config, DataConfig
 from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.evaluation.evaluation import SCORES, RegisteredModel
@@ -27,8 +27,6 @@ from soundstack.utils.project import fingerprint
 
 #: The tag of a run that holds its row's key.
 ROW_TAG = "soundstack.row"
-#: So many of the newest runs of a row are looked at: the others' models, too, were likely deleted on purpose.
-_NEWEST = 5
 
 
 def row_key(config: Config, data_fingerprint: str) -> str:
@@ -36,7 +34,7 @@ def row_key(config: Config, data_fingerprint: str) -> str:
     name = getattr(config, "model_name", "")
     roots, weights = [config.made_by], ""
     if isinstance(config, DataConfig):
-        roots.append(data_set_names.modules()[config.dataset])
+        roots.append(naming.data_set_modules()[config.dataset])
     if isinstance(config, DeepSpectrumConfig):
         network = network_spec(config.network)
         roots.append(network.module)
@@ -57,7 +55,7 @@ def find_done(config: Config, data_fingerprint: str) -> RegisteredModel | None:
         search_all_experiments=True,
         filter_string=query,
         order_by=["attributes.start_time DESC"],
-        max_results=_NEWEST,
+        max_results=5,  # the models of the others, too, were likely deleted on purpose
         output_format="list",
     )
     for run in found:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,13 @@ from soundstack.utils.files import save_figure, write_json
 from soundstack.utils.signals import interrupted, put_off
 
 _BATCH = 1000
-_LONGEST_PARAM = 6000
 
 
 @dataclass
 class Run:
     """An open MLflow run: what is written to its folder becomes its artifacts.
 
-    Its time budget: ``stages`` follow one another; ``parts`` of a stage are what its threads did side by side.
+    ``stages`` follow one another; ``parts`` of a stage are what its threads did side by side. Both are in seconds.
     """
 
     id: str
@@ -89,7 +88,7 @@ class Run:
         """Log parameters; what `mlflow run` was given it has logged, and the same key takes no other value."""
         client = MlflowClient()
         present = client.get_run(self.id).data.params
-        new = [Param(name, str(value)[:_LONGEST_PARAM]) for name, value in values.items() if name not in present]
+        new = [Param(name, str(value)[:6000]) for name, value in values.items() if name not in present]
         client.log_batch(self.id, params=new)
 
     def settings(self, config: Config, resolved: Mapping[str, Any]) -> None:
@@ -144,15 +143,13 @@ class Run:
             yield opened
 
 
-@contextmanager
-def run(name: str, config: Config) -> Iterator[Run]:
+def run(name: str, config: Config) -> AbstractContextManager[Run]:
     """Open the run of a step: the one that ``mlflow run`` made, a child of the open one, or a new one.
 
     Raises:
         StoreError: The tracking store cannot be used, or a disk is full.
     """
-    with _opened(name, config.step(), continues=config.continues) as opened:
-        yield opened
+    return _opened(name, config.step(), continues=config.continues)
 
 
 @contextmanager
@@ -162,8 +159,7 @@ def _opened(name: str, step: str, *, continues: bool = True, pruned: type[Except
     connect()
     nested = mlflow.active_run() is not None
     given = not nested and "MLFLOW_RUN_ID" in os.environ
-    # Signed as it is made: if we die, it can be closed.
-    tags = {PROCESS_TAG: presence.mark(), "soundstack.step": step}
+    tags = {PROCESS_TAG: presence.mark(), "soundstack.step": step}  # signed as it is made: if we die, it can be closed
     opened: Run | None = None
     with explained(), _temporary_folder(of_libraries=not nested) as folder:
         try:
@@ -179,22 +175,20 @@ def _opened(name: str, step: str, *, continues: bool = True, pruned: type[Except
                 with put_off():
                     _end(RunStatus.FINISHED)
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | StoreError) or interrupted()
-            if opened is not None and continues and stopped and not hasattr(error, "__notes__"):
-                error.add_note("Finished work is kept; the same command continues.")
-            active_now = mlflow.active_run()
-            if opened is not None and active_now is not None and active_now.info.run_id == opened.id:
-                with put_off():
-                    _end_after(error, opened, pruned)
+            if opened is not None:
+                stopped = isinstance(error, KeyboardInterrupt | StoreError) or interrupted()
+                if continues and stopped and not hasattr(error, "__notes__"):
+                    error.add_note("Finished work is kept; the same command continues.")
+                active_now = mlflow.active_run()
+                if active_now is not None and active_now.info.run_id == opened.id:
+                    with put_off():
+                        _end_after(error, opened, pruned)
             raise
 
 
 @contextmanager
 def _temporary_folder(*, of_libraries: bool) -> Iterator[Path]:
-    """Make a folder for artifacts, beside which other things may lie, and let libraries put their copies there, too.
-
-    All of it is removed, by a later start if need be.
-    """
+    """Make a folder for artifacts, beside which libraries put their copies; a later start removes what is left."""
     before = tempfile.tempdir
     folder = presence.temporary_folder()
     try:
@@ -225,11 +219,7 @@ def _end_after(error: BaseException, opened: Run, pruned: type[Exception] | tupl
 
 
 def _end(status: int, *, patient: bool = True) -> None:
-    """End the active run; without patience where the store was just seen to be gone.
-
-    Raises:
-        MlflowException: The store did not take it; a later start will close the run.
-    """
+    """End the active run; without patience where the store was just seen to be gone."""
     before = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     if not patient:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"

@@ -44,7 +44,8 @@ T = TypeVar("T")
 PROCESS_TAG = "soundstack.process"
 #: MLflow asks a server that is gone for four minutes, and one that is silent for sixteen; here it is half a minute,
 #: enough for a restart, and three minutes. What the user has set is kept.
-_HTTP = {
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_SCHEMA_DETAILS": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -67,10 +68,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def whole(work: Callable[P, T]) -> Callable[P, T]:
-    """Let a function do its work on the store undisturbed, and once more if a SQLite file stays locked meanwhile.
-
-    It is for work that may be done again from its beginning.
-    """
+    """Let a function do its work on the store undisturbed, and again from its beginning if a SQLite file is locked."""
 
     @wraps(work)
     def done(*args: P.args, **options: P.kwargs) -> T:
@@ -89,14 +87,15 @@ def whole(work: Callable[P, T]) -> Callable[P, T]:
 
 
 @cache
-def connect() -> None:
+def connect() -> str:
     """Point MLflow at ``mlflow.db`` where the user stands unless ``MLFLOW_TRACKING_URI`` says otherwise, and check it.
+
+    Returns its address.
 
     Raises:
         StoreError: The store cannot be reached, or its artifacts cannot be written from here.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
-    for name, value in _HTTP.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for logger in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # tracebacks and retries; the error says it all
         logging.getLogger(logger).setLevel(logging.CRITICAL)
@@ -104,11 +103,11 @@ def connect() -> None:
     try:
         uri = _absolute(given)
         mlflow.set_tracking_uri(uri)
-        experiment = _made_ready(uri)
-        if experiment is not None:
+        if (experiment := _made_ready(uri)) is not None:
             _refuse(uri, experiment)
         presence.remove_leftovers()
         _close_orphans(uri)
+        return uri
     except ImportError as error:
         raise StoreError(
             f"The tracking store {without_password(given)} needs a driver that is not here ({first_line(error)}): "
@@ -127,11 +126,7 @@ def connect() -> None:
 
 
 def _absolute(uri: str) -> str:
-    """Read a store's address from where the user stands; one that cannot be meant is refused.
-
-    Raises:
-        StoreError: It is none, or one that MLflow has given up.
-    """
+    """Read a store's address from where the user stands; refuse what is none, and what MLflow has given up."""
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
         raise StoreError(f"The tracking store {uri} is no address; for a server write http://{uri}.")
     if ":" not in uri or uri.startswith("file:"):
@@ -171,11 +166,11 @@ def _made_ready(uri: str) -> Experiment | None:
     with exclusive(lock, "the tracking store", "or name another store"):
         _create(uri, database)
         experiment = _experiment(client)
-        if database is None:
-            return experiment
-        number = experiment.experiment_id if experiment is not None else ""
-        moved_store.bring_home(database, number, os.environ.get("MLFLOW_RUN_ID"))
-        return _experiment(client)
+        if database is not None:
+            number = experiment.experiment_id if experiment is not None else ""
+            moved_store.bring_home(database, number, os.environ.get("MLFLOW_RUN_ID"))
+            experiment = _experiment(client)
+        return experiment
 
 
 def _create(uri: str, database: Path | None) -> None:

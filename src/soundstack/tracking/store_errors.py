@@ -18,9 +18,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from soundstack.utils.errors import SoundstackError, StoreError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-
 
 class LostStoreError(StoreError):
     """The tracking store is out of reach: nothing more can be written to it now."""
@@ -40,13 +37,15 @@ def explained() -> Iterator[None]:
 
 def trouble(error: BaseException) -> StoreError | None:
     """Say in one line what went wrong with the store or a disk; ``None`` if that is not what went wrong."""
-    name = getattr(error, "filename", None)
-    if _is_full(error):
+    name, number = getattr(error, "filename", None), error.errno if isinstance(error, OSError) else None
+    # Whoever writes has an error type of their own; what the system says is in all of them.
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if number in full or any(said in str(error) for said in (*map(os.strerror, full), "database or disk is full")):
         return StoreError(f"No space left on the disk{f' of {name}' if name else ''}. Free space{_full_folders()}.")
     if _is_lost(error):
         store = without_password(mlflow.get_tracking_uri())
         return LostStoreError(f"The tracking store {store} cannot be used any more ({reason(error)}).")
-    if isinstance(error, OSError) and error.errno in _REFUSED and name:
+    if isinstance(error, OSError) and number in (errno.EROFS, errno.EACCES, errno.EPERM) and name:
         return StoreError(f"{name} cannot be written ({error.strerror}); mend its rights.")
     return None
 
@@ -54,12 +53,14 @@ def trouble(error: BaseException) -> StoreError | None:
 def reason(error: BaseException) -> str:
     """Why a store was not reached: in plain words, or the first line of what the error says."""
     text = first_line(error)
-    meanings = {
-        "Connection refused": "connection refused",
-        "timed out": "no answer in time",
-        "Max retries exceeded": "no connection",
-    }
-    return next((meaning for sign, meaning in meanings.items() if sign in text), text)
+    for sign, meaning in (
+        ("Connection refused", "connection refused"),
+        ("timed out", "no answer in time"),
+        ("Max retries exceeded", "no connection"),
+    ):
+        if sign in text:
+            return meaning
+    return text
 
 
 def first_line(error: BaseException) -> str:
@@ -79,12 +80,6 @@ def database_file(uri: str) -> Path | None:
     """The file of a SQLite store."""
     name = make_url(uri).database if uri.startswith("sqlite:") else None
     return None if not name or name == ":memory:" else Path(name).absolute()
-
-
-def _is_full(error: BaseException) -> bool:
-    # Whoever writes has an error type of their own; what the system says is in all of them.
-    said = (*map(os.strerror, _FULL), "database or disk is full")
-    return (isinstance(error, OSError) and error.errno in _FULL) or any(words in str(error) for words in said)
 
 
 def _is_lost(error: BaseException) -> bool:
