@@ -67,7 +67,7 @@ def _measure(work: str, model: str, source: Path, output: Path) -> tuple[float, 
 
 def _predict(model: str, source: Path, output: Path) -> tuple[float, Any]:
     import predict
-    from soundstack.config.steps import PredictConfig
+    from soundstack.config.tools import PredictConfig
 
     config = PredictConfig(model=model, input=str(source), output_dir=str(output))
     started = time.perf_counter()

@@ -7,7 +7,7 @@ import shlex
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack.config import cli
 from soundstack.config.places import project
-from soundstack.config.steps import DownloadConfig
+from soundstack.config.tools import DownloadConfig
 
 
 def run(config: DownloadConfig) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack.config import cli
 from soundstack.config.places import project
-from soundstack.config.steps import PredictConfig
+from soundstack.config.tools import PredictConfig
 from soundstack.utils.project import cores
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack.config import cli
-from soundstack.config.steps import ReportConfig
+from soundstack.config.tools import ReportConfig
 
 
 def run(config: ReportConfig) -> None:

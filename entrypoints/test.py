@@ -8,7 +8,7 @@ import sys
 
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack.config import cli
-from soundstack.config.steps import TestConfig
+from soundstack.config.tools import TestConfig
 from soundstack.utils.project import PROJECT
 
 

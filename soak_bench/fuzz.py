@@ -24,7 +24,8 @@ from soundstack.audio.decode import AudioSpec, decode, prepare
 from soundstack.audio.limits import RequestLimits
 from soundstack.config.base import Config
 from soundstack.config.cli import parse
-from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, DownloadConfig, FuseConfig, MainConfig
+from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig
+from soundstack.config.tools import DownloadConfig
 from soundstack.datasets import csv_table as custom
 from soundstack.utils.errors import AudioError, ConfigError, DataError, SoundstackError
 

@@ -12,15 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundstack.config import cli
-from soundstack.config.steps import (
-    CrnnConfig,
-    DeepSpectrumConfig,
-    DownloadConfig,
-    ExtractConfig,
-    FuseConfig,
-    MainConfig,
-    TestConfig,
-)
+from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, ExtractConfig, FuseConfig, MainConfig
+from soundstack.config.tools import DownloadConfig, TestConfig
 from soundstack.utils import signals
 from soundstack.utils.errors import ConfigError, DataError
 from waiting import PATIENCE

@@ -10,18 +10,8 @@ from pydantic import ValidationError
 from soak_bench.config import SoakConfig
 from soundstack.config import base as config_base
 from soundstack.config.base import Config, DataConfig
-from soundstack.config.steps import (
-    PAPER_COSTS,
-    CrnnConfig,
-    DeepSpectrumConfig,
-    DownloadConfig,
-    ExtractConfig,
-    FuseConfig,
-    MainConfig,
-    PredictConfig,
-    ReportConfig,
-    TestConfig,
-)
+from soundstack.config.steps import PAPER_COSTS, CrnnConfig, DeepSpectrumConfig, ExtractConfig, FuseConfig, MainConfig
+from soundstack.config.tools import DownloadConfig, PredictConfig, ReportConfig, TestConfig
 from soundstack.networks.registry import NETWORKS
 from soundstack.utils.errors import ConfigError
 from soundstack.utils.project import PROJECT, fingerprint

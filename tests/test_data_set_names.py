@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from soundstack.config.base import DataSetName
-from soundstack.config.steps import DownloadConfig
+from soundstack.config.tools import DownloadConfig
 from soundstack.datasets.catalogue import data_sets
 
 

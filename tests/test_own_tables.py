@@ -12,7 +12,8 @@ from mlflow.tracking import MlflowClient
 
 import main
 import predict
-from soundstack.config.steps import MainConfig, PredictConfig
+from soundstack.config.steps import MainConfig
+from soundstack.config.tools import PredictConfig
 from soundstack.utils.errors import ConfigError, MemberError
 
 pytestmark = pytest.mark.e2e

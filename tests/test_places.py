@@ -16,7 +16,8 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from soundstack.config.steps import ExtractConfig, PredictConfig, ReportConfig
+from soundstack.config.steps import ExtractConfig
+from soundstack.config.tools import PredictConfig, ReportConfig
 from soundstack.tracking import moved_store
 from soundstack.tracking import run as tracking
 from soundstack.utils.errors import StoreError
@@ -386,7 +387,7 @@ def test_a_locale_that_is_not_utf_8_changes_nothing(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(PROJECT / 'src')!r})\n"
         "from pathlib import Path\nfrom soundstack.config import cli\n"
-        "from soundstack.config.steps import PredictConfig\n"
+        "from soundstack.config.tools import PredictConfig\n"
         "def show(config):\n"
         "    print(sys.flags.utf8_mode, config.input, Path('täble').write_text('日'))\n"
         "cli.run(PredictConfig, show)\n"

@@ -23,7 +23,7 @@ from soundstack.audio.decode import Samples, decode
 from soundstack.audio.decoder import SoundReader
 from soundstack.audio.find import SoundFile
 from soundstack.audio.windows import windows
-from soundstack.config.steps import PredictConfig
+from soundstack.config.tools import PredictConfig
 from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.prediction import run as prediction
 from soundstack.prediction import tables as prediction_tables

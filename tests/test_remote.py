@@ -502,7 +502,7 @@ import signal
 import sys
 from pathlib import Path
 from soundstack.config import cli; from soundstack.utils import download as remote
-from soundstack.config.steps import DownloadConfig
+from soundstack.config.tools import DownloadConfig
 from soundstack.utils.remote_file import RemoteFile
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored

@@ -25,7 +25,8 @@ from mlflow.tracking import MlflowClient
 
 import report as entry_point
 from soundstack.config import cli
-from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig, ReportConfig
+from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig
+from soundstack.config.tools import ReportConfig
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import holm, score_intervals
 from soundstack.report import collect, comparisons, paper, render, rows, tables

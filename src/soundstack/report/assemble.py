@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 import soundstack
-from soundstack.config.steps import ReportConfig
+from soundstack.config.tools import ReportConfig
 from soundstack.evaluation import plots
 from soundstack.report import paper, tables
 from soundstack.report.collect import DataSetResults, SystemRuns, data_notes, off_default

@@ -1,0 +1,135 @@
+"""What a user may set where nothing is trained: prediction, report, download and tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from soundstack.config import naming
+from soundstack.config.base import Config, Device, Place, PlaceOrAuto, Seed, Switch, Threads, absolute
+from soundstack.config.steps import listed
+
+
+class PredictConfig(Config):
+    """Recognise sound files of any length with a registered model: a table of windows, one of files, one of bad files.
+
+    Memory stays flat however long the recordings are; a killed run continues, and what is done is not done again.
+    Examples: mlflow run . -e predict -P model=demo-fusion -P input=path/to/recordings
+              mlflow run . -e predict -P model=esc10-fusion/2 -P input="field/**/*.wav" -P timeline=yes
+    """
+
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"output_dir", "timeline", "jobs", "device"})
+    keeps_work: ClassVar[bool] = True
+
+    model: str = "auto"
+    """registered model: NAME (its champion), NAME/version, NAME@alias or a models:/ URI; or the folder of a saved one.
+    auto: the only registered fusion"""
+    input: str = "none"
+    """what to recognise: a folder (searched through), a glob in quotes, a sound file, or a CSV with a column filename
+    (relative to the CSV); required"""
+    output_dir: PlaceOrAuto = "auto"
+    """folder of the tables; auto: predictions/<model name>"""
+    timeline: Switch = False
+    """yes: also draw a timeline picture of every file"""
+    jobs: Threads = 0
+    device: Device = "auto"
+
+    @field_validator("model")
+    @classmethod
+    def _model_named(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty; name a registered model, e.g. demo-fusion")
+        place = absolute(value)
+        saved = any(os.path.isfile(f"{place}/{name}") for name in ("recogniser.json", "MLmodel"))  # noqa: PTH113
+        return place if saved else value.strip()
+
+    @field_validator("input")
+    @classmethod
+    def _input_given(cls, value: str) -> str:
+        if value.strip() in {"", "none"}:
+            raise ValueError("is required; give a folder of recordings, a quoted glob, a sound file, or a CSV")
+        return absolute(value)
+
+    def output_path(self, model: str) -> Path:
+        """The folder of the tables, for a model of that name."""
+        return Path("predictions", model).absolute() if self.output_dir == "auto" else Path(self.output_dir)
+
+
+class ReportConfig(Config):
+    """Report tracked runs as Tables 1-3 of the paper, with intervals, confusions and paired tests.
+
+    Nothing is trained: scores and predictions come from the tracking store.
+    Example: mlflow run . -e report -P datasets=esc10
+    """
+
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"output_dir"})
+
+    datasets: str = "all"
+    """comma-separated data sets, own ones by name; all: every one with runs"""
+    rows: str = "auto"
+    """comma-separated names of models, with or without the leading '<dataset>-', for per-class F1 and paired tests;
+    auto: best single system, CRNN and best fusion, as judged on devel"""
+    output_dir: Place = "reports"
+    """folder that the files are copied to"""
+    swaps: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    """random swaps of the paired tests"""
+    seed: Seed = Field(0, description="fixes the random swaps")
+
+    @field_validator("datasets")
+    @classmethod
+    def _datasets_known(cls, value: str) -> str:
+        names = listed(value, f"name at least one data set, {', '.join(naming.PUBLISHED)} or your own, or all")
+        for name in names:
+            if name not in naming.PUBLISHED:
+                naming.checked(name)
+        return "all" if "all" in names else ",".join(dict.fromkeys(names))
+
+    @field_validator("rows")
+    @classmethod
+    def _rows_named(cls, value: str) -> str:
+        names = listed(value, "name at least one model, e.g. crnn,fusion, or auto")
+        if "auto" in names and len(names) > 1:
+            raise ValueError("auto stands alone; name the models, or leave rows out")
+        return ",".join(dict.fromkeys(names))
+
+
+class DownloadConfig(Config):
+    """Fetch a published data set: verified, resumable, and only what is missing.
+
+    Example: mlflow run . -e download -P dataset=esc50
+    """
+
+    keeps_work: ClassVar[bool] = True
+
+    dataset: Literal["esc50", "dcase2017", "dcase2018"] = "esc50"
+    """esc50 (about 0.6 GB; holds esc10), dcase2017 (about 15 GB) or dcase2018 (about 90 GB)"""
+    data_dir: PlaceOrAuto = "auto"
+    """folder to put it in; auto: data/<dataset>"""
+    parts: str = "all"
+    """comma-separated parts such as development or evaluation/meta; or all"""
+    keep_archives: Switch = False
+    """yes: keep the archives after unpacking"""
+    base_url: str = "official"
+    """fetch the same files from a mirror, http(s)://...; official: where they were published"""
+    jobs: Annotated[int, Field(ge=1, le=16)] = 4
+    """files fetched at the same time"""
+
+    @property
+    def folder(self) -> Path:
+        """Where the data set goes."""
+        return Path("data", self.dataset).absolute() if self.data_dir == "auto" else Path(self.data_dir)
+
+
+class TestConfig(Config):
+    """Run the project's tests.
+
+    Example: mlflow run . -e test -P options="-k spectrogram"
+    """
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    options: str = "none"
+    """further options for pytest, in quotes; none: the whole suite"""
