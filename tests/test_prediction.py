@@ -30,7 +30,7 @@ from soundstack.prediction import tables as prediction_tables
 from soundstack.prediction import timelines as prediction_timelines
 from soundstack.prediction.store import PredictionStore, claim, model_key
 from soundstack.recognisers import timelines
-from soundstack.recognisers.base import Decoded, Recogniser
+from soundstack.recognisers.base import Decoded, Recogniser, System
 from soundstack.utils.errors import AudioError, DataError, MemberError, StoreError
 from test_recognisers import LABELS, crnn
 from test_windows import spans, timeline_of_the_whole
@@ -52,6 +52,10 @@ class Loudness(Recogniser):
     @property
     def seconds(self) -> float:
         return self.length
+
+    @property
+    def systems(self) -> tuple[System, ...]:
+        raise NotImplementedError
 
     def scores(self, clips: Sequence[Decoded]) -> Any:
         self.clips += len(clips)

@@ -13,16 +13,13 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import TYPE_CHECKING
 
 from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 from starlette.requests import Request
 from starlette.responses import Response
 
+from soundstack.serving.model import SoundModel
 from soundstack.serving.request_gate import RequestGate
-
-if TYPE_CHECKING:
-    from soundstack.serving.model import SoundModel
 
 SERVER = "mlflow.pyfunc.scoring_server"
 DECORATOR = "_async_catch_mlflow_exception"

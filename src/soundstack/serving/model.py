@@ -32,11 +32,11 @@ from soundstack.audio.decoder import SoundReader
 from soundstack.audio.limits import RequestLimits, explained
 from soundstack.recognisers.base import Decoded, Recogniser, Scores, load
 from soundstack.recognisers.timelines import End, Timeline, Window, read, timelines
-from soundstack.serving import mlflow_hook
-from soundstack.serving.request_gate import FORM
 from soundstack.utils import deadlines, devices
 from soundstack.utils.errors import AudioError, ConfigError
 
+#: What a request looks like.
+FORM = '{"dataframe_records": [{"audio": "<base64 of a sound file>"}]}'
 #: Bad rows that a refusal names; of more it tells the number.
 NAMED_ROWS = 20
 _TYPES = {bool: DataType.boolean, int: DataType.long, float: DataType.double, str: DataType.string}
@@ -87,7 +87,6 @@ class SoundModel(PythonModel):
         """Load the recogniser and its limits from the model's own files."""
         folder = Path(context.artifacts["recogniser"])
         self.use(load(folder, devices.choose("auto")), RequestLimits.load(folder))
-        mlflow_hook.install(self)
 
     def use(self, recogniser: Recogniser, limits: RequestLimits) -> None:
         """Answer with this recogniser, within these limits."""

@@ -14,17 +14,15 @@ import json
 import logging
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow.exceptions import MlflowException
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-if TYPE_CHECKING:
-    from soundstack.serving.model import SoundModel
+from soundstack.serving.model import FORM, SoundModel
 
-FORM = '{"dataframe_records": [{"audio": "<base64 of a sound file>"}]}'
 #: Requests that are worked on at a time: one is decoded while another is scored.
 AT_WORK = 2
 #: Bodies that wait in memory, in units of the largest one that is allowed.

@@ -31,6 +31,7 @@ def _writing_nothing() -> Iterator[None]:
 # Before torch is loaded: waiting threads sleep instead of spinning, as in training (see entrypoints/_project.py).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 with _writing_nothing():
+    from soundstack.serving import mlflow_hook
     from soundstack.serving.model import SoundModel
 
 
@@ -41,6 +42,7 @@ class ServedModel(SoundModel):
         """See :meth:`SoundModel.load_context`."""
         with _writing_nothing():
             super().load_context(context)
+            mlflow_hook.install(self)
 
 
 set_model(ServedModel())
