@@ -46,11 +46,10 @@ def examples(heading: str) -> dict[str, str]:
 class Copy:
     """A copy of the project that examples are added to."""
 
-    def __init__(self, folder: Path, store: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in ("src", "entrypoints"):
             shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(store, folder / "mlflow.db")
         self.environment = {k: value for k, value in os.environ.items() if not k.startswith(("MLFLOW_", "PYTHON"))}
         self.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
 
@@ -76,8 +75,8 @@ class Copy:
 
 
 @pytest.fixture
-def copy(tmp_path: Path, store_file: Path) -> Copy:
-    return Copy(tmp_path / "copy", store_file)
+def copy(tmp_path: Path) -> Copy:
+    return Copy(tmp_path / "copy")
 
 
 def test_the_picture_is_that_of_the_imports(monkeypatch: pytest.MonkeyPatch) -> None:
