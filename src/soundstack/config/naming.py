@@ -10,7 +10,6 @@ import hashlib
 import re
 import unicodedata
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 _REGISTERED = re.compile(r'^@data_set\(((?:"\w+"(?:, )?)+)', re.MULTILINE)
@@ -31,17 +30,15 @@ _ALLOWED = re.compile(rf"[a-z0-9][a-z0-9_.]{{0,{_LONGEST - 1}}}")
 def data_set_modules() -> dict[str, str]:
     """The module that registers each data set by :func:`soundstack.datasets.catalogue.data_set`, by the set's name.
 
-    They are read from the source: a command line knows them without loading what loads them. Empty where the data sets
-    are not shipped. Modules are called as :func:`soundstack.utils.code_versions.code_version` takes them:
-    ``datasets.esc50``.
+    They are read from the source: a command line knows them without loading what loads them. Modules are called as
+    :func:`soundstack.utils.code_versions.code_version` takes them: ``datasets.esc50``.
     """
-    package = find_spec("soundstack.datasets")
+    package = Path(__file__).parents[1]
     found: dict[str, str] = {}
-    for folder in map(Path, (package and package.submodule_search_locations) or ()):
-        for path in folder.rglob("*.py"):
-            module = ".".join(["datasets", *path.relative_to(folder).with_suffix("").parts])
-            for names in _REGISTERED.findall(path.read_text(encoding="utf-8")):
-                found.update(dict.fromkeys(re.findall(r"\w+", names), module))
+    for path in (package / "datasets").rglob("*.py"):
+        module = ".".join(path.relative_to(package).with_suffix("").parts)
+        for names in _REGISTERED.findall(path.read_text(encoding="utf-8")):
+            found.update(dict.fromkeys(re.findall(r"\w+", names), module))
     return dict(sorted(found.items()))
 
 
