@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import _project  # noqa: F401  (first: makes src importable)
 from soundstack.config import cli
 from soundstack.config.steps import DeepSpectrumConfig
-from soundstack.networks.registry import NETWORKS
+from soundstack.networks.registry import network_spec
 
 if TYPE_CHECKING:
     from soundstack.evaluation.evaluation import RegisteredModel
@@ -34,7 +34,7 @@ def run(config: DeepSpectrumConfig) -> RegisteredModel:
             opened.metrics({"examples_made": features.report.made, "examples_reused": features.report.reused})
             trained.search.log(opened)
             opened.evaluation(trained.evaluation)
-            tags = data_set.tags | {"family": NETWORKS[config.network].family}
+            tags = data_set.tags | {"family": network_spec(config.network).family}
             limits = RequestLimits.parse(config.served_limits)
             registered = registry.register(opened, config, trained.recogniser, trained.evaluation, tags, limits)
     return summary.after_model(registered)

@@ -37,7 +37,7 @@ def facts(labels: tuple[str, ...] = ("cat", "dog", "siren"), members: int = 0) -
     confusion[-1, 1] = 7
     confusion[-1, -1] = 3
     audio = AudioSpec(44_100, 5.0)
-    one = System("A network and a linear SVM.", audio, "efficientnet_lite0", "imagenet")
+    one = System("A network and a linear SVM.", audio, "efficientnet_lite0", "imagenet", "Apache-2.0")
     return cards.Facts(
         name="esc10-fusion" if members else "esc10-efficientnet_lite0-imagenet",
         version="3",

@@ -259,7 +259,19 @@ def test_an_error_of_ours_keeps_its_traceback():
         cli.run(CrnnConfig, action, [])
 
 
-_HEAVY = ("torch", "mlflow", "sklearn", "scipy", "matplotlib", "librosa", "pandas", "optuna")
+_HEAVY = (
+    "torch",
+    "mlflow",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "librosa",
+    "pandas",
+    "optuna",
+    "timm",
+    "transformers",
+    "huggingface_hub",
+)
 _ANSWERS = """
 import contextlib, io, json, runpy, sys
 entry_points, heavy = json.loads(sys.argv[1])

@@ -35,7 +35,8 @@ from soundstack.config.base import (
     absolute,
     run_name,
 )
-from soundstack.networks.registry import NETWORKS
+from soundstack.networks.registry import NETWORKS, SCHEMES, folder_of, network_spec, slug
+from soundstack.utils.errors import ConfigError
 
 #: The paper's ten values of the SVM's complexity (section 3.3): 1e-9 ... 1, one a decade.
 PAPER_COSTS: tuple[float, ...] = tuple(10.0**power for power in range(-9, 1))
@@ -55,6 +56,19 @@ def listed(value: str, otherwise: str) -> list[str]:
     if names := [name.strip() for name in value.split(",") if name.strip()]:
         return names
     raise ValueError(otherwise)
+
+
+def _network(value: str) -> str:
+    """The name of a network, with the folder in it made absolute, checked without loading what loads it."""
+    if (folder := folder_of(value)) is not None:
+        value = f"{value.partition(':')[0]}:{absolute(str(folder))}"
+    try:
+        network_spec(value)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("network: ").rstrip(".")) from None
+    if (folder := folder_of(value)) is not None and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    return value
 
 
 #: Whether devel scores come from nested cross-validation, too; stands after ``trials``.
@@ -151,9 +165,17 @@ class DeepSpectrumConfig(DataConfig):
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir"}
     made_by: ClassVar[str] = "deepspectrum.system"
 
-    network: str = Field("efficientnet_lite0", description="one of: " + ", ".join(NETWORKS))
-    pretraining: Literal["auto", "imagenet", "audioset", "none"] = "auto"
-    """what the network was trained on; none: random weights from the seed"""
+    network: Annotated[str, AfterValidator(_network)] = Field(
+        "efficientnet_lite0",
+        description=f"one of: {', '.join(NETWORKS)}; or any other: timm:NAME, an image network of timm; "
+        "hf:ORG/NAME[@REVISION], an audio encoder of the Hugging Face hub; timm:/FOLDER or hf:/FOLDER, one of yours",
+    )
+    pretraining: Literal["auto", "imagenet", "audioset", "pretrained", "none"] = "auto"
+    """what the network was trained on; pretrained: the published weights of timm:... and hf:..., whatever that was;
+    none: random weights from the seed"""
+    layer: Annotated[int, Field(ge=-1000, le=1000)] | Auto = "auto"
+    """hidden layer of an hf:... network whose mean over time is the features: 0 is before the first one, -1 the last;
+    auto: what leaves the encoder"""
     colour_map: Literal["magma", "viridis", "cividis", "hot", "gray"] = "magma"
     """colours of the DEEP SPECTRUM picture"""
     window: Seconds | Auto = "auto"
@@ -180,33 +202,33 @@ class DeepSpectrumConfig(DataConfig):
     @property
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
-        return run_name(self.data_name, self.network, self.chosen_pretraining, suffix=self.suffix)
+        return run_name(self.data_name, slug(self.network), self.chosen_pretraining, suffix=self.suffix)
 
     @property
     def is_random(self) -> bool:
         """Whether another seed may give another result: by random weights, sampled values of C, or other folds."""
         return self.chosen_pretraining == "none" or self.trials > 0 or super().is_random
 
-    @field_validator("network")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in NETWORKS:
-            raise ValueError(f"{value!r} is not known; allowed: {', '.join(NETWORKS)}")
-        return value
-
     @field_validator("pretraining")
     @classmethod
     def _offered(cls, value: str, info: ValidationInfo) -> str:
         network = info.data.get("network", "")
-        if value != "auto" and network and value not in NETWORKS[network].pretrainings:
-            allowed = ", ".join(NETWORKS[network].pretrainings)
-            raise ValueError(f"{network} has no {value!r} weights; allowed: {allowed}")
+        if value != "auto" and network and value not in (offered := network_spec(network).pretrainings):
+            raise ValueError(f"{network} has no {value!r} weights; allowed: {', '.join(offered)}")
+        return value
+
+    @field_validator("layer")
+    @classmethod
+    def _has_layers(cls, value: int | str, info: ValidationInfo) -> int | str:
+        network = info.data.get("network", "")
+        if value != "auto" and network and not network.startswith("hf:"):
+            raise ValueError(f"{network} gives the features of one layer alone; leave layer out")
         return value
 
     @property
     def chosen_pretraining(self) -> str:
         """The pretraining with ``auto`` resolved to the network's first (its published weights)."""
-        return NETWORKS[self.network].pretrainings[0] if self.pretraining == "auto" else self.pretraining
+        return network_spec(self.network).pretrainings[0] if self.pretraining == "auto" else self.pretraining
 
 
 class FuseConfig(Config):
@@ -271,7 +293,8 @@ class MainConfig(DataConfig):
     suite: str = "quick"
     """quick, table1, table2, table3, full, or the path of your own YAML file"""
     systems: str = "auto"
-    """comma-separated systems instead of a suite: crnn, or <network>-<pretraining>; auto: the suite's"""
+    """comma-separated systems instead of a suite: crnn, or <network>-<pretraining>, as in
+    timm:convnext_tiny.fb_in22k-pretrained; auto: the suite's"""
     epochs: Epochs | Auto = "auto"
     """passes of the CRNN over its training folds; auto: the paper's"""
     trials: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -300,9 +323,13 @@ class MainConfig(DataConfig):
             return value
         names = listed(value, "name at least one system, e.g. crnn,efficientnet_lite0-imagenet")
         known = ["crnn", *(f"{network}-{each}" for network, spec in NETWORKS.items() for each in spec.pretrainings)]
-        for name in names:
-            if name not in known:
-                raise ValueError(f"{name!r} is not a system; allowed: {', '.join(known)}")
+        forms = [f"{scheme.form}-pretrained" for scheme in SCHEMES.values()]
+        for number, name in enumerate(names):
+            network, _, pretraining = name.rpartition("-")
+            if network.partition(":")[0] in SCHEMES and pretraining in ("pretrained", "none"):
+                names[number] = f"{_network(network)}-{pretraining}"
+            elif name not in known:
+                raise ValueError(f"{name!r} is not a system; allowed: {', '.join(known + forms)}")
         if len(set(names)) < len(names):
             raise ValueError("a system is named twice")
         return ",".join(names)

@@ -6,7 +6,7 @@ The same object makes the features that SVMs are trained on and those of a serve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.networks.build import arrange, build, restore
 from soundstack.networks.cpu.convolution import BATCH
-from soundstack.networks.registry import NETWORKS, PICTURE_SIZE
+from soundstack.networks.registry import NetworkSpec, Settings, network_spec
 from soundstack.spectrograms.picture import DeepSpectrumPicture
 from soundstack.utils import deadlines
 from soundstack.utils.devices import moved
@@ -29,7 +29,8 @@ class EmbeddingSpec:
     """Everything that changes a feature vector, be it in the last digit.
 
     ``seed`` is that of random weights, 0 for published ones. ``shortcuts`` lets a network run on the CPU in the
-    form that :func:`soundstack.networks.build.arrange` gives it.
+    form that :func:`soundstack.networks.build.arrange` gives it. ``settings`` are those of an open network, empty for a
+    listed one.
     """
 
     network: str
@@ -40,12 +41,20 @@ class EmbeddingSpec:
     precision: str = "float32"
     shortcuts: bool = True
     seed: int = 0
+    settings: Settings = field(default_factory=dict)
+
+    @property
+    def described(self) -> NetworkSpec:
+        """What the network is fed and gives."""
+        return network_spec(self.network, settings=self.settings)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-able values, without those that do not matter for this network."""
         values = asdict(self)
-        if NETWORKS[self.network].input == "waveform":
+        if self.described.input == "waveform":
             del values["colour_map"], values["window"]
+        if not self.settings:
+            del values["settings"]
         return values
 
     @classmethod
@@ -64,8 +73,10 @@ class Embedder:
         self.spec = spec
         self.device = device
         self._picture: DeepSpectrumPicture | None = None
-        if NETWORKS[spec.network].input == "picture":
-            self._picture = DeepSpectrumPicture(spec.audio.sample_rate, spec.colour_map, spec.window, PICTURE_SIZE)
+        if (fed := spec.described).input == "picture":
+            self._picture = DeepSpectrumPicture(
+                spec.audio.sample_rate, spec.colour_map, spec.window, fed.picture_size, fed.interpolation
+            )
         # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         faster = None
@@ -80,19 +91,20 @@ class Embedder:
         Raises:
             WeightsError: Published weights are missing and cannot be fetched, or are not the published ones.
         """
-        return cls(spec, build(spec.network, spec.pretraining, seed=spec.seed, weights_dir=weights_dir), device)
+        network = build(spec.network, spec.pretraining, seed=spec.seed, weights_dir=weights_dir, settings=spec.settings)
+        return cls(spec, network, device)
 
     @classmethod
     def restore(cls, spec: EmbeddingSpec, weights: dict[str, Tensor], device: torch.device) -> Embedder:
         """Build the network from the weights a saved model carries; nothing is fetched."""
-        return cls(spec, restore(spec.network, weights), device)
+        return cls(spec, restore(spec.network, weights, settings=spec.settings), device)
 
     def __call__(self, waves: Samples) -> NDArray[np.float32]:
         """Return features (B, dim) of waveforms (B, samples)."""
         return self.features(self.inputs(waves))
 
     def inputs(self, waves: Samples) -> NDArray[Any]:
-        """Return what the network is fed: pictures uint8 (B, 3, 224, 224), or the waveforms (B, samples)."""
+        """Return what the network is fed: pictures uint8 (B, 3, size, size), or the waveforms (B, samples)."""
         return self._picture.batch(waves) if self._picture else waves
 
     def features(self, inputs: NDArray[Any]) -> NDArray[np.float32]:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.evaluation.score_table import Kind
-from soundstack.networks.registry import network_spec
 from soundstack.recognisers.base import Scores, SingleRecogniser, System
 from soundstack.svm.linear_svm import LinearSvm, load_svms, save_svms
 from soundstack.utils.markdown import escape
@@ -32,21 +31,25 @@ class SvmRecogniser(SingleRecogniser):
     @property
     def modules(self) -> set[str]:
         """Its own module and that of its network."""
-        return super().modules | {network_spec(self.embedder.spec.network).module}
+        return super().modules | {self.embedder.spec.described.module}
 
     @property
     def systems(self) -> tuple[System, ...]:
         """The network and its SVMs."""
-        name, pretraining = self.embedder.spec.network, self.embedder.spec.pretraining
-        network = network_spec(name)
+        spec, network = self.embedder.spec, self.embedder.spec.described
+        name, pretraining = spec.network, spec.pretraining
         svms = "a linear SVM" if len(self.svms) == 1 else f"the mean of {len(self.svms)} linear SVMs"
         fed = "pictures of spectrograms" if network.input == "picture" else "the waveform"
         weights = "random weights" if pretraining == "none" else f"pre-trained on {pretraining}"
+        if network.is_open:
+            weights = "random weights" if pretraining == "none" else "pre-trained"
+            of = [spec.settings.get("architecture"), f"revision {spec.settings.get('revision') or 'not stated'}"]
+            weights = f"{', '.join(escape(str(each)) for each in of if each)}, {weights}"
         text = (
-            f"Deep features and {svms}: {escape(name)} on {fed}, {weights}; {network.dim} features from "
+            f"Deep features and {svms}: {escape(name)} on {fed}, {weights}; {self.svms[0].coef.shape[1]} features from "
             f"{escape(network.layer)} (Amiriparian et al. 2020, section 3.3)."
         )
-        return (System(text, self.audio, name, pretraining),)
+        return (System(text, self.audio, name, pretraining, network.licence),)
 
     def features(self, examples: Samples) -> NDArray[np.float32]:
         """Return deep features (E, dim)."""

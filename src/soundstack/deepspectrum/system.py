@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,7 @@ from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
 from soundstack.features.store import FeatureStore
-from soundstack.networks.registry import NETWORKS
+from soundstack.networks.registry import Settings, load_open, network_spec
 from soundstack.networks.weights import identity
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, search_cost
@@ -38,9 +39,12 @@ class TrainedSvm:
     search: CostSearch
 
 
-def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec) -> EmbeddingSpec:
-    """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own."""
-    rate = NETWORKS[config.network].sample_rate or audio.sample_rate
+def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec, settings: Settings | None = None) -> EmbeddingSpec:
+    """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own.
+
+    ``settings`` are those of an open network.
+    """
+    rate = network_spec(config.network, settings=settings).sample_rate or audio.sample_rate
     return EmbeddingSpec(
         network=config.network,
         pretraining=config.chosen_pretraining,
@@ -50,6 +54,7 @@ def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec) -> EmbeddingSpe
         precision=config.precision,
         shortcuts=config.shortcuts,
         seed=config.seed if config.chosen_pretraining == "none" else 0,
+        settings=settings or {},
     )
 
 
@@ -69,12 +74,20 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
     """The extraction of a data set's deep features; the network is built only where they are missing.
 
     Its methods raise :class:`WeightsError` where published weights are missing and cannot be fetched.
+
+    Raises:
+        ConfigError, WeightsError: An open network is not there or cannot be used.
     """
     weights_dir = None if config.weights_dir == "auto" else Path(config.weights_dir)
-    network = NETWORKS[config.network]
+    network, opened = network_spec(config.network), load_open(config.network)
+    settings: Settings = {}
+    if opened is not None:
+        layer, random = None if config.layer == "auto" else config.layer, config.chosen_pretraining == "none"
+        found = opened.look_up(layer, weights_dir, random=random)
+        settings = json.loads(json.dumps(found))  # lists, where a saved model has lists
 
     def plan(audio: AudioSpec) -> EmbeddingRecipe:
-        spec = embedding_spec(config, audio)
+        spec = embedding_spec(config, audio, settings)
 
         @cache
         def embedder() -> Embedder:
@@ -87,10 +100,10 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
         description = {
             "embedding": spec.to_json(),
             "device": device.type,
-            "weights": "random" if spec.pretraining == "none" else identity(network, weights_dir),
+            "weights": identity(network, spec.pretraining, weights_dir),
             "code": code_version(Embedder.__module__, in_slices.__module__, network.module),
         }
-        store = FeatureStore(config.cache_path, f"{config.network}-{spec.pretraining}", description)
+        store = FeatureStore(config.cache_path, f"{network.slug}-{spec.pretraining}", description)
         return EmbeddingRecipe(store, make_transform, spec.audio, spec, embedder)
 
     return Extraction(plan, config.workers)

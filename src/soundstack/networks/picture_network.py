@@ -22,9 +22,10 @@ class PictureNetwork(nn.Module):
     """Normalisation and the layers up to the features.
 
     Args:
-        trunk: normalised pictures float32 (N, 3, 224, 224) -> features (N, dim).
+        trunk: normalised pictures float32 (N, 3, size, size) -> features (N, dim).
         mean: of red, green and blue, on 0..255; by default torchvision's.
         deviation: of red, green and blue, on 0..255; by default torchvision's.
+        size: width and height of the pictures.
     """
 
     mean: Tensor
@@ -35,22 +36,24 @@ class PictureNetwork(nn.Module):
         trunk: nn.Module,
         mean: tuple[float, ...] = _IMAGENET_MEAN,
         deviation: tuple[float, ...] = _IMAGENET_DEVIATION,
+        size: int = PICTURE_SIZE,
     ) -> None:
         super().__init__()
+        self.size = size
         self.trunk = trunk
         # On the CPU even where the network is laid out on the meta device: no checkpoint brings these.
         self.register_buffer("mean", torch.tensor(mean, device="cpu").view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation, device="cpu").view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures uint8 (N, 3, 224, 224) -> features float32 (N, dim)."""
-        if pictures.dtype != torch.uint8 or pictures.shape[1:] != (3, PICTURE_SIZE, PICTURE_SIZE):
+        """Pictures uint8 (N, 3, size, size) -> features float32 (N, dim)."""
+        if pictures.dtype != torch.uint8 or pictures.shape[1:] != (3, self.size, self.size):
             raise ValueError(
-                f"Pictures must be uint8 (N, 3, {PICTURE_SIZE}, {PICTURE_SIZE}), not {pictures.dtype} "
+                f"Pictures must be uint8 (N, 3, {self.size}, {self.size}), not {pictures.dtype} "
                 f"{tuple(pictures.shape)}."
             )
         x = pictures.to(torch.float32, memory_format=torch.channels_last)
-        x = (x - self.mean) / self.deviation  # (N, 3, 224, 224)
+        x = (x - self.mean) / self.deviation  # (N, 3, size, size)
         features: Tensor = self.trunk(x)  # (N, dim)
         return features.float()
 

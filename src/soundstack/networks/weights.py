@@ -21,7 +21,7 @@ from numpy._core import multiarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from soundstack.networks.registry import NetworkSpec
+from soundstack.networks.registry import NetworkSpec, load_open
 from soundstack.utils import download as remote
 from soundstack.utils.errors import DownloadError, WeightsError
 from soundstack.utils.remote_file import RemoteFile, digest
@@ -30,7 +30,7 @@ _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack
 
 
 def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_download: bool = True) -> Path:
-    """Return the verified file of a network's published weights, fetching it if need be.
+    """Return the verified file of a network's published weights, fetching it if need be; of an open one its folder.
 
     Args:
         spec: the network.
@@ -41,6 +41,8 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     Raises:
         WeightsError: the file is not there and cannot be fetched, or it is not the published one.
     """
+    if (network := load_open(spec.name)) is not None:
+        return network.find_or_fetch(weights_dir, allow_download=allow_download)
     file = RemoteFile(url=spec.url, name=spec.file, size=spec.size, md5=spec.md5, sha256=spec.sha256)
     place = urlsplit(spec.url)
     if place.scheme == "package":
@@ -67,14 +69,21 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
         ) from error
 
 
-def identity(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_download: bool = True) -> str:
+def identity(
+    spec: NetworkSpec, pretraining: str, weights_dir: Path | None = None, *, allow_download: bool = True
+) -> str:
     """Tell one file of weights from another: by the published checksum, which no other file passes, or by its own.
 
-    Without a published checksum, the file is fetched if need be.
+    Without a published checksum, the file is fetched if need be. Of an open network, the files that describe it count,
+    too, also where its weights are random.
 
     Raises:
         WeightsError: as :func:`find_or_fetch`.
     """
+    if (network := load_open(spec.name)) is not None:
+        return network.identity(weights_dir, random=pretraining == "none", allow_download=allow_download)
+    if pretraining == "none":
+        return "random"
     if published := spec.sha256 or spec.md5:
         return published
     path = find_or_fetch(spec, weights_dir, allow_download=allow_download)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from soundstack.audio.find import SoundFile
-from soundstack.networks.registry import NETWORKS
+from soundstack.networks.registry import network_modules
 from soundstack.recognisers.base import MODULES
 from soundstack.recognisers.timelines import Timeline
 from soundstack.utils.code_versions import code_version
@@ -136,7 +136,7 @@ def model_key(folder: Path, shown: str, device: str) -> str:
         digest.update(f"{path.relative_to(folder)}\0".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    code = code_version("prediction.run", *MODULES.values(), *(network.module for network in NETWORKS.values()))
+    code = code_version("prediction.run", *MODULES.values(), *network_modules())
     return fingerprint([shown, digest.hexdigest(), device, code])
 
 

@@ -60,14 +60,15 @@ class Examples:
 class System(NamedTuple):
     """A single system as a model card describes it.
 
-    ``text`` says in a sentence of Markdown what the system is; ``network`` is one of
-    :data:`soundstack.networks.registry.NETWORKS`, or empty.
+    ``text`` says in a sentence of Markdown what the system is; ``network`` is the name of its network, or empty;
+    ``licence`` is that of the network's published weights.
     """
 
     text: str
     audio: AudioSpec
     network: str = ""
     pretraining: str = "none"
+    licence: str = ""
 
 
 @dataclass(kw_only=True)

@@ -50,10 +50,16 @@ class DeepSpectrumPicture:
         window: shortest length of the analysis window in seconds, by default the toolkit's 25 ms; the FFT
             length is the next power of two in samples (16 kHz: 512, 44.1 kHz: 2048), the hop half of it.
         size: width and height of the pictures in pixels; by default what ImageNet's networks take.
+        interpolation: Pillow's filter that resizes the toolkit's figure to that, by default the toolkit's.
     """
 
     def __init__(
-        self, sample_rate: int, colour_map: str = "magma", window: float | None = None, size: int = 224
+        self,
+        sample_rate: int,
+        colour_map: str = "magma",
+        window: float | None = None,
+        size: int = 224,
+        interpolation: str = "bicubic",
     ) -> None:
         self.sample_rate = sample_rate
         self.size = size
@@ -68,16 +74,16 @@ class DeepSpectrumPicture:
         self._bands = _band_of_each_row(sample_rate)  # (227,)
         colours = np.rint(255 * matplotlib.colormaps[colour_map](np.arange(256))[:, :3])
         self._shades = np.ascontiguousarray(colours.T, dtype=np.float32)  # (3, 256)
-        weights = _resize_weights(size)  # (size, 227)
+        weights = _resize_weights(size, interpolation)  # (size, 227)
         self._across = csr_array(weights)
         self._upwards = csr_array(weights @ np.eye(BANDS, dtype=np.float32)[self._bands])  # (size, 128)
 
     def __call__(self, waveform: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """One waveform (samples,), mono, -1..1 -> its picture uint8 (224, 224, 3), RGB."""
+        """One waveform (samples,), mono, -1..1 -> its picture uint8 (size, size, 3), RGB."""
         return np.ascontiguousarray(self.resized(self.decibel(waveform)).transpose(1, 2, 0))
 
     def batch(self, waveforms: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Waveforms (N, samples), mono, -1..1 -> their pictures uint8 (N, 3, 224, 224), RGB."""
+        """Waveforms (N, samples), mono, -1..1 -> their pictures uint8 (N, 3, size, size), RGB."""
         pictures = np.empty((len(waveforms), 3, self.size, self.size), dtype=np.uint8)
         for picture, waveform in zip(pictures, waveforms, strict=True):  # a clip fits the processor's cache
             picture[:] = self.resized(self.decibel(waveform))
@@ -107,7 +113,7 @@ class DeepSpectrumPicture:
         return self._shades.T.astype(np.uint8)[_levels(db).T[self._bands]]
 
     def resized(self, db: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """A spectrogram (128, frames) in dB -> the resized picture uint8 (3, 224, 224), RGB."""
+        """A spectrogram (128, frames) in dB -> the resized picture uint8 (3, size, size), RGB."""
         levels = _levels(db)  # (227, 128)
         picture = np.empty((3, self.size, self.size), dtype=np.uint8)
         for channel, shades in zip(picture, self._shades, strict=True):
@@ -157,10 +163,10 @@ def _frame_of_each_column(frames: int) -> NDArray[np.intp]:
     return ((np.arange(FIGURE_SIZE) + 0.5) * frames / FIGURE_SIZE).astype(np.intp)
 
 
-def _resize_weights(size: int) -> NDArray[np.float32]:
-    """Pillow's bicubic filter from 227 to ``size`` pixels as a matrix (size, 227), got from Pillow itself."""
+def _resize_weights(size: int, interpolation: str) -> NDArray[np.float32]:
+    """A filter of Pillow's from 227 to ``size`` pixels as a matrix (size, 227), got from Pillow itself."""
     identity = Image.fromarray(np.eye(FIGURE_SIZE, dtype=np.float32))
-    weights = np.asarray(identity.resize((size, FIGURE_SIZE), Image.Resampling.BICUBIC)).T
+    weights = np.asarray(identity.resize((size, FIGURE_SIZE), Image.Resampling[interpolation.upper()])).T
     # For pictures of bytes, Pillow holds the weights as whole multiples of 2^-22.
     return (np.round(weights * 2.0**22) / 2.0**22).astype(np.float32)
 

@@ -23,7 +23,6 @@ from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import class_scores, table_confusion
 from soundstack.evaluation.statistics import Interval, few_groups
 from soundstack.evaluation.tables import percent
-from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import Recogniser, System
 from soundstack.utils.markdown import escape
 
@@ -74,8 +73,9 @@ class Facts:
     def weight_licences(self) -> list[tuple[str, list[str]]]:
         """Licences of pre-trained weights with the networks that have them, in alphabetical order."""
         found: dict[str, list[str]] = {}
-        for name in dict.fromkeys(system.network for system in self.systems if system.pretraining != "none"):
-            found.setdefault(NETWORKS[name].licence, []).append(name)
+        used = {system.network: system.licence for system in self.systems if system.pretraining != "none"}
+        for name, licence in used.items():
+            found.setdefault(licence, []).append(name)
         return sorted(found.items())
 
 

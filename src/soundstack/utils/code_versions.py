@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).parents[1]
 _WITHOUT_EFFECT = {
     "tracking", "utils.code_versions", "utils.download", "utils.errors", "utils.files", "utils.locks", "utils.markdown",
     "utils.progress", "utils.provenance", "utils.remote_file", "utils.signals",
-    "filelock", "jinja2", "mlflow", "psutil", "pydantic", "requests", "sqlalchemy", "tqdm",
+    "filelock", "huggingface_hub", "jinja2", "mlflow", "psutil", "pydantic", "requests", "sqlalchemy", "tqdm",
     "urllib3", "yaml",
 }  # fmt: skip
 
