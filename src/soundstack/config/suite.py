@@ -9,7 +9,8 @@
         except: [dcase2018]                # or  only: [esc10, esc50]
     fusions:                               # stacks of this suite's rows
       - suffix: none                       # registered as <dataset>-fusion[-suffix]
-        members: "crnn, *-imagenet"        # names or glob patterns, without the leading <dataset>-
+        members: "crnn, *-imagenet"        # names or glob patterns, without the leading <dataset>-; of open
+                                           # networks as in hf:ORG/NAME-pretrained
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from soundstack.networks.registry import slug
 from soundstack.utils.errors import ConfigError
 
 NAMES = ("quick", "table1", "table2", "table3", "full")
@@ -71,7 +73,7 @@ class Fusion(_Part):
 
     def pick(self, dataset: str, names: Sequence[str]) -> list[str]:
         """Return those of the model names that a pattern fits, in order."""
-        patterns = [part.strip() for part in self.members.split(",") if part.strip()]
+        patterns = [slug(part.strip()) for part in self.members.split(",") if part.strip()]
         short = {name: name.removeprefix(f"{dataset}-") for name in names}
         return [name for name in names if any(fnmatch.fnmatchcase(short[name], pattern) for pattern in patterns)]
 

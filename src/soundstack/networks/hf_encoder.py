@@ -192,8 +192,7 @@ class AudioEncoder(nn.Module):
         deadlines.check()
         lacking = math.ceil(SHORTEST * self.extractor.sampling_rate) - len(waveform)
         samples = F.pad(waveform, (0, max(0, lacking))).cpu().numpy()
-        count = -(-len(samples) // self.window)
-        starts = np.rint(np.linspace(0, max(0, len(samples) - self.window), count)).astype(int)
+        starts = window_starts(len(samples), self.window)
         means = [self._mean(samples[start : start + self.window], waveform.device) for start in starts]
         return torch.stack(means).mean(dim=0)
 
@@ -226,6 +225,12 @@ class AudioEncoder(nn.Module):
             raise _NoSuchLayer(f"has hidden states 0 to {len(states) - 1} (or -1 to -{len(states)}), not {self.layer}.")
         chosen: Tensor = states[self.layer]
         return chosen
+
+
+def window_starts(samples: int, window: int) -> list[int]:
+    """Where as few windows as cover a clip begin, evenly spread; the last one ends with the clip."""
+    count = -(-samples // window)
+    return [round(float(start)) for start in np.linspace(0, max(0, samples - window), count)]
 
 
 def _encoder(model: PreTrainedModel) -> PreTrainedModel:

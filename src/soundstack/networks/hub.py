@@ -8,25 +8,25 @@ alone; the hub is told nothing about its users, and none of its code is run.
 from __future__ import annotations
 
 import json
-import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import huggingface_hub
+from huggingface_hub import constants, errors
 
 from soundstack.networks.registry import folder_of
 from soundstack.utils.errors import ConfigError, WeightsError
 from soundstack.utils.project import fingerprint
 from soundstack.utils.remote_file import digest
 
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the library is imported
-
-import huggingface_hub
-from huggingface_hub import constants, errors
+constants.HF_HUB_DISABLE_TELEMETRY = True
 
 _SMALL = ("config.json", "preprocessor_config.json", "processor_config.json", "README.md")
-_PICKLED = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.h5", "*.msgpack")
+_PICKLED = {".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack"}
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,9 @@ class Source:
         return self.weights if whole and self.weight_files(folder) is None else ""
 
     def _refuse_pickles(self, folder: Path, lacking: str) -> None:
-        pickled = [path.name for pattern in _PICKLED for path in folder.glob(pattern)]
+        pickled = _pickled(folder.iterdir())
         if lacking == self.weights and pickled and not (folder / f"{self.weights}.index.json").is_file():
-            raise WeightsError(f"{self.network} has pickled weights alone ({pickled[0]}). {self._convert()}")
+            raise WeightsError(f"{self.network} has pickled weights alone ({pickled}). {self._convert()}")
 
     def _convert(self) -> str:
         elsewhere = (
@@ -214,8 +214,13 @@ class Source:
             raise WeightsError(self._absent(caches, reason)) from error
         found = Files(Path(folder), Path(folder).name)
         if lacking := self._lacking(found.folder, whole=whole):
-            if lacking == self.weights:
-                raise WeightsError(f"{self.network} has no {lacking}, but other forms of weights. {self._convert()}")
+            self._refuse_pickles(found.folder, lacking)
+            try:  # without a connection, what a cache has is returned, be it all or not
+                there = huggingface_hub.list_repo_files(self.repository, revision=found.revision)
+            except Exception:
+                raise WeightsError(self._absent(caches, "the hub cannot be reached")) from None
+            if lacking == self.weights and (pickled := _pickled(Path(name) for name in there)):
+                raise WeightsError(f"{self.network} has pickled weights alone ({pickled}). {self._convert()}")
             raise WeightsError(f"{self.network} has no {lacking}: it is not a model of this kind; see {self.url}.")
         return found
 
@@ -228,6 +233,11 @@ class Source:
             f"{self.repository.replace('/', '--')} from its cache into {caches[0]}, or give a folder with the files, "
             f"network={self.network.partition(':')[0]}:/path/to/folder."
         )
+
+
+def _pickled(paths: Iterable[Path]) -> str:
+    """The first file of weights in a form that is not read, or nothing."""
+    return min((path.name for path in paths if path.suffix in _PICKLED), default="")
 
 
 def _digest(path: Path) -> str:

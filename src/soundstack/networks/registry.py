@@ -280,10 +280,15 @@ def folder_of(name: str) -> Path | None:
 
 
 def slug(name: str) -> str:
-    """See :attr:`NetworkSpec.slug`. A folder is called by its own name, and what is long or foreign gets a digest."""
-    scheme, colon, rest = name.partition(":")
-    if not colon:
+    """See :attr:`NetworkSpec.slug`. A folder is called by its own name, and what is long or foreign gets a digest.
+
+    Names of other systems stay as they are; of a pattern, what a name cannot have is replaced alone.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme not in SCHEMES:
         return name
+    if set(name) & set("*?["):
+        return re.sub(r"[:/@]+", "_", name)
     folder = folder_of(name)
     word = f"{scheme}_{rest if folder is None else folder.name}"
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", word).strip("_.-")

@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from soundstack.config.places import project
+from soundstack.networks.registry import slug
 from soundstack.tracking import champion
 from soundstack.tracking.store import connect, fetched, whole
 from soundstack.utils.errors import ConfigError, MemberError
@@ -177,7 +178,7 @@ def find_members(dataset: str, wanted: str) -> list[FoundModel]:
     names = {version.name for version in registered}
     available = sorted(name for name in names if not f"{name}-".startswith(f"{dataset}-fusion-"))
     found: dict[str, FoundModel] = {}
-    for word in [part.strip() for part in wanted.split(",") if part.strip()]:
+    for word in [slug(part.strip()) for part in wanted.split(",") if part.strip()]:
         pattern, version = _split_version(word)
         patterns = ("*",) if pattern == "all" else (pattern, f"{dataset}-{pattern}")
         fitting = [name for name in available if any(fnmatch.fnmatchcase(name, each) for each in patterns)]
