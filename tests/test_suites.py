@@ -98,7 +98,7 @@ def test_a_broken_suite_file_says_where(text: str, message: str, tmp_path: Path)
 
 
 def test_an_unknown_suite_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'table4' is not known; allowed: quick, table1"):
+    with pytest.raises(ConfigError, match="'table4' is not known; allowed: quick, best, table1"):
         suites.load("table4")
 
 

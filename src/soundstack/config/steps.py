@@ -291,7 +291,7 @@ class MainConfig(DataConfig):
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"weights_dir", "rerun"}
 
     suite: str = "quick"
-    """quick, table1, table2, table3, full, or the path of your own YAML file"""
+    """quick, best, table1, table2, table3, full, or the path of your own YAML file"""
     systems: str = "auto"
     """comma-separated systems instead of a suite: crnn, or <network>-<pretraining>, as in
     timm:convnext_tiny.fb_in22k-pretrained; auto: the suite's"""

@@ -69,7 +69,7 @@ class HfEncoder(OpenNetwork):
             with torch.device("meta"):
                 model = _encoder(AutoModel.from_config(config, attn_implementation=_ATTENTION, trust_remote_code=False))
         except Exception as error:  # of many kinds
-            raise ConfigError(self._unusable(error)) from error
+            raise WeightsError(self._unusable(error)) from error
         if hasattr(extractor, "dither"):
             extractor.dither = 0.0  # it is random
         described = json.loads(config.to_json_string(use_diff=False))
@@ -132,7 +132,7 @@ class HfEncoder(OpenNetwork):
         name = described.get("feature_extractor_type")
         kind = getattr(transformers, str(name), None)
         if not (isinstance(kind, type) and issubclass(kind, SequenceFeatureExtractor)):
-            raise ConfigError(f"network: {self.spec.name}: transformers {transformers.__version__} has no {name}.")
+            raise WeightsError(f"{self.spec.name}: transformers {transformers.__version__} has no {name}.")
         return AudioEncoder(whole, kind.from_dict(described), self.settings["hidden_state"])
 
     def try_out(self, net: nn.Module) -> None:
@@ -144,7 +144,7 @@ class HfEncoder(OpenNetwork):
         except _NoSuchLayer as error:
             raise ConfigError(f"layer: {self.spec.name} {error}") from None
         except Exception as error:  # of many kinds: it takes other things than sound, or gives no hidden states
-            raise ConfigError(self._unusable(error)) from error
+            raise WeightsError(self._unusable(error)) from error
         if features.isnan().any():
             raise WeightsError(f"{self.spec.name}: its files lack weights of the encoder; they are of another model.")
         for tensor in (*net.parameters(), *net.buffers()):  # lacking and not needed
@@ -156,7 +156,7 @@ class HfEncoder(OpenNetwork):
         if "trust_remote_code" in reason:
             reason = "it brings code of its own, which is never run; choose a model that the library itself has"
         return (
-            f"network: {self.spec.name} cannot be used by transformers {transformers.__version__} "
+            f"{self.spec.name} cannot be used by transformers {transformers.__version__} "
             f"(AutoModel and AutoFeatureExtractor): {reason[:200] or type(error).__name__}."
         )
 

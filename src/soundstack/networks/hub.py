@@ -19,7 +19,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from soundstack.networks.registry import folder_of
-from soundstack.utils.errors import ConfigError, WeightsError
+from soundstack.utils.errors import WeightsError
 from soundstack.utils.project import fingerprint
 from soundstack.utils.remote_file import digest
 
@@ -74,12 +74,11 @@ class Source:
         """Return the files, fetching them if need be; without ``whole``, the small ones alone.
 
         Raises:
-            ConfigError: there is no such folder, repository or revision.
             WeightsError: files are missing and cannot be fetched, or the weights are pickled.
         """
         if self.folder is not None:
             if not self.folder.is_dir():
-                raise ConfigError(f"network: {self.network}: {self.folder} is no folder.")
+                raise WeightsError(f"{self.network}: {self.folder} is no folder.")
             if lacking := self._lacking(self.folder, whole=whole):
                 self._refuse_pickles(self.folder, lacking)
                 raise WeightsError(
@@ -121,7 +120,7 @@ class Source:
         """A digest of the contents of the files that make the network.
 
         Raises:
-            ConfigError, WeightsError: as :meth:`find_or_fetch`.
+            WeightsError: as :meth:`find_or_fetch`.
         """
         folder = self.find_or_fetch(weights_dir, whole=whole, allow_download=allow_download).folder
         paths = [folder / name for name in _SMALL if name.endswith(".json")]
@@ -180,7 +179,7 @@ class Source:
         """Fetch into the first of the caches.
 
         Raises:
-            ConfigError, WeightsError: as :meth:`find_or_fetch`.
+            WeightsError: as :meth:`find_or_fetch`.
         """
         if not sys.stderr.isatty():  # in a log, bars are noise
             huggingface_hub.utils.disable_progress_bars()
@@ -199,12 +198,10 @@ class Source:
                 "`hf auth login`, and try again."
             ) from None
         except errors.RevisionNotFoundError:
-            raise ConfigError(
-                f"network: {self.network}: there is no revision {self.revision!r}; see {self.url}."
-            ) from None
+            raise WeightsError(f"{self.network}: there is no revision {self.revision!r}; see {self.url}.") from None
         except errors.RepositoryNotFoundError:
-            raise ConfigError(
-                f"network: {constants.ENDPOINT} has no {self.repository} that you may read; check the name, or run "
+            raise WeightsError(
+                f"{constants.ENDPOINT} has no {self.repository} that you may read: check the name, or run "
                 "`hf auth login` where it is private."
             ) from None
         except Exception as error:  # of many kinds: of the connection, the hub, the disk

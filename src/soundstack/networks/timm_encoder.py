@@ -123,9 +123,9 @@ class TimmEncoder(OpenNetwork):
             with torch.inference_mode():
                 shape = tuple(net(torch.zeros(1, 3, size, size, dtype=torch.uint8)).shape)
         except Exception as error:
-            raise ConfigError(f"network: {self.spec.name} cannot be used: {_short(error)}") from error
+            raise WeightsError(f"{self.spec.name} cannot be used: {_short(error)}") from error
         if len(shape) != 2:
-            raise ConfigError(f"network: {self.spec.name} gives no pooled features, but {shape} a picture.")
+            raise WeightsError(f"{self.spec.name} gives no pooled features, but {shape} a picture.")
 
     def _described(self, source: Source) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Architecture, arguments, and timm's description of the weights."""
@@ -137,7 +137,7 @@ class TimmEncoder(OpenNetwork):
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise WeightsError(f"{folder / 'config.json'} is not one of timm ({error}).") from error
             if not timm.is_model(architecture):
-                raise ConfigError(f"network: {self.spec.name}: timm {timm.__version__} has no {architecture!r}.")
+                raise WeightsError(f"{self.spec.name}: timm {timm.__version__} has no {architecture!r}.")
             return architecture, arguments, known
         name = self.spec.name.partition(":")[2]
         described = timm.models.get_pretrained_cfg(name)
