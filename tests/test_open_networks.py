@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from pydantic import ValidationError
 import deepspectrum
 import fuse
 import small_networks
+import soundstack
 from soundstack.audio.decode import AudioSpec
 from soundstack.config import suite as suites
 from soundstack.config.steps import DeepSpectrumConfig, FuseConfig, MainConfig
@@ -33,6 +37,7 @@ from soundstack.networks.weights import find_or_fetch, identity
 from soundstack.serving import shipped
 from soundstack.tracking.reuse import row_key
 from soundstack.utils.errors import ConfigError, WeightsError
+from waiting import PATIENCE
 
 LISTED = EmbeddingSpec("efficientnet_lite0", "none", AudioSpec(16_000, 1.0), seed=3)
 AST = "hf:MIT/ast-finetuned-audioset-10-10-0.4593"
@@ -158,6 +163,19 @@ def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> Non
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../../outside.safetensors"}}))
     assert "not safetensors beside it" in refusal(lambda: find_or_fetch(network_spec(name)))
+
+
+def test_half_precision_and_an_extractor_inside_of_a_processor_are_read(tmp_path: Path) -> None:
+    model, extractor = small_networks.AUDIO["whisper"]()
+    model.half().save_pretrained(tmp_path)
+    processor = {"processor_class": "WhisperProcessor", "feature_extractor": extractor.to_dict()}
+    (tmp_path / "processor_config.json").write_text(json.dumps(processor))
+    name = f"hf:{tmp_path}"
+    settings = load_open(name).look_up(None, None, random=False)
+    assert settings["extractor"]["chunk_length"] == 2
+    state = build(name, "pretrained", seed=0, settings=settings).state_dict()
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert torch.equal(state["model.conv1.weight"], model.model.encoder.conv1.weight.float())
 
 
 def test_what_cannot_be_fetched_is_named_with_what_to_do(no_hub: Path, tmp_path: Path) -> None:
@@ -297,6 +315,29 @@ def test_a_listed_networks_model_needs_neither_library() -> None:
         line.partition("==")[0] for line in shipped.requirements({"deepspectrum.recogniser", "networks.densenet"})
     }
     assert not needed & {"timm", "transformers", "huggingface_hub"}
+
+
+_LOADED = """
+import sys
+from soundstack.deepspectrum import system
+from soundstack.networks.build import build
+from soundstack.tracking import registry
+build("efficientnet_lite0", "none", seed=0)
+print(sorted({"timm", "transformers", "huggingface_hub"} & set(sys.modules)))
+"""
+
+
+def test_neither_library_is_loaded_where_no_open_network_is_used() -> None:
+    source = str(Path(soundstack.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADED],
+        env=os.environ | {"PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_row_is_done_again_where_the_folder_has_other_weights(data: dict[str, Any], tmp_path: Path) -> None:
