@@ -106,7 +106,8 @@ def test_a_configuration_takes_open_networks_by_the_form_of_their_names(wavlm: P
     assert config.model_name == "demo-hf_MIT_ast-finetuned-audioset-10-10-0.4593-pretrained"
     assert DeepSpectrumConfig(network="timm:no_such", pretraining="none").model_name == "demo-timm_no_such-none"
     monkeypatch.chdir(wavlm.parent)
-    assert DeepSpectrumConfig(network="hf:./tiny wavlm").network == f"hf:{wavlm}"
+    for spelt in ("hf:./tiny wavlm", "hf:../" + wavlm.parent.name + "/tiny wavlm/", f"hf:{wavlm}"):
+        assert DeepSpectrumConfig(network=spelt).network == f"hf:{wavlm.resolve()}"
     assert DeepSpectrumConfig(network=AST, layer=-2).layer == -2
     for wrong in ({"network": AST, "pretraining": "audioset"}, {"network": "timm:x", "layer": 1}, {"layer": 1}):
         with pytest.raises(ValidationError, match=r"has no 'audioset' weights|leave layer out"):
@@ -117,7 +118,7 @@ def test_systems_and_patterns_take_open_networks_by_name(wavlm: Path, monkeypatc
     monkeypatch.chdir(wavlm.parent)
     config = MainConfig(systems=f"crnn, timm:convnext_tiny.fb_in22k-pretrained, {AST}-none, hf:./tiny wavlm-pretrained")
     networks = [row.parameters.get("network") for row in config.chosen_suite.rows]
-    assert networks == [None, "timm:convnext_tiny.fb_in22k", AST, f"hf:{wavlm}"]
+    assert networks == [None, "timm:convnext_tiny.fb_in22k", AST, f"hf:{wavlm.resolve()}"]
     for wrong in ("timm:convnext_tiny", f"{AST}-imagenet", "hf:x-pretrained", "hf:./gone-none"):
         with pytest.raises(ValidationError, match=r"is not a system|is not of the form|is no folder"):
             MainConfig(systems=wrong)

@@ -59,9 +59,9 @@ def listed(value: str, otherwise: str) -> list[str]:
 
 
 def _network(value: str) -> str:
-    """The name of a network, with the folder in it made absolute, checked without loading what loads it."""
+    """The name of a network, with the folder in it spelt in one way, checked without loading what loads it."""
     if (folder := folder_of(value)) is not None:
-        value = f"{value.partition(':')[0]}:{absolute(str(folder))}"
+        value = f"{value.partition(':')[0]}:{Path(absolute(str(folder))).resolve()}"
     try:
         network_spec(value)
     except ConfigError as error:
