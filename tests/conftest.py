@@ -148,6 +148,8 @@ def store(store_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     from soundstack.tracking import run as tracking
 
+    # A loaded model puts its own code, a part of ours, first: processes that later tests start would take it.
+    monkeypatch.setattr(sys, "path", list(sys.path))
     own = tmp_path / "mlflow.db"
     own.write_bytes(store_file.read_bytes())
     uri = f"sqlite:///{own}"
