@@ -166,11 +166,11 @@ class DeepSpectrumConfig(DataConfig):
     cost_path: CostPath = "all"
     nested: Switch = False
     """yes: also devel scores by nested cross-validation: for each fold, C is chosen on the others alone"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """arithmetic of the network's forward pass; bfloat16: coarser features, faster on GPUs and on processors with AMX
-    or AVX512-BF16, many times slower on others"""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """arithmetic of the network; bfloat16: coarser features in half the time; auto: bfloat16 on processors that have it
+    (AVX512-BF16, AMX), float32 on others and on GPUs"""
     shortcuts: Switch = True
-    """yes: networks run in float32 on the CPU in a form arranged for speed, equal to rounding; no: layer by layer as
+    """yes: OpenVINO runs the network on a CPU, equal to rounding and several times faster; no: torch, layer by layer as
     published"""
     weights_dir: WeightsDir = "auto"
     served_limits: ServedLimits = "default"

@@ -20,12 +20,14 @@ from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
 from soundstack.features.store import FeatureStore
+from soundstack.networks import cpu
 from soundstack.networks.registry import NETWORKS
 from soundstack.networks.weights import identity
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, search_cost
 from soundstack.svm.linear_svm import PathProblem
 from soundstack.utils.code_versions import code_version
+from soundstack.utils.errors import ConfigError
 from soundstack.utils.slices import in_slices
 
 
@@ -38,8 +40,12 @@ class TrainedSvm:
     search: CostSearch
 
 
-def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec) -> EmbeddingSpec:
-    """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own."""
+def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec, device: torch.device) -> EmbeddingSpec:
+    """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own.
+
+    Raises:
+        ConfigError: bfloat16 is asked for, and OpenVINO has none on this processor.
+    """
     rate = NETWORKS[config.network].sample_rate or audio.sample_rate
     return EmbeddingSpec(
         network=config.network,
@@ -47,10 +53,21 @@ def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec) -> EmbeddingSpe
         audio=AudioSpec(rate, audio.seconds, audio.channels),
         colour_map=config.colour_map,
         window=None if config.window == "auto" else config.window,
-        precision=config.precision,
+        precision=_precision(config, device),
         shortcuts=config.shortcuts,
         seed=config.seed if config.chosen_pretraining == "none" else 0,
     )
+
+
+def _precision(config: DeepSpectrumConfig, device: torch.device) -> str:
+    by_openvino = device.type == "cpu" and config.shortcuts
+    if config.precision == "auto":
+        return "bfloat16" if by_openvino and cpu.computes_bfloat16() else "float32"
+    if config.precision == "bfloat16" and by_openvino and not cpu.computes_bfloat16():
+        raise ConfigError(
+            "precision: this processor has no bfloat16; use auto or float32 (shortcuts=no lets torch imitate it)."
+        )
+    return config.precision
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
     network = NETWORKS[config.network]
 
     def plan(audio: AudioSpec) -> EmbeddingRecipe:
-        spec = embedding_spec(config, audio)
+        spec = embedding_spec(config, audio, device)
 
         @cache
         def embedder() -> Embedder:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from soundstack.networks.cpu import convolution
 from soundstack.networks.registry import load, network_spec
 from soundstack.networks.weights import find_or_fetch, load_state_dict, load_strictly
 
@@ -64,22 +63,6 @@ def restore(name: str, state: Mapping[str, Tensor], source: str = "the given sta
         net = network.features(network.create())
     load_strictly(net, state, source)
     return _frozen(net)
-
-
-def arrange(name: str, net: nn.Module) -> convolution.Forward | None:
-    """Return a faster function on a CPU for a network that :func:`build` made: equal features, to float32's rounding.
-
-    The network's weights are read once: a later change of it is not seen.
-
-    Returns:
-        A function of the network's input; ``None`` where this network or this machine's torch has no faster form.
-    """
-    form = load(name).on_cpu
-    if form is None or not convolution.available():
-        return None
-    with torch.inference_mode():
-        arranged: convolution.Forward = form(net)
-        return arranged
 
 
 def _frozen(net: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from soundstack.utils.errors import ConfigError
@@ -84,13 +84,7 @@ class Network:
 
     Args:
         spec: which network of the family.
-
-    Attributes:
-        on_cpu: a class of :mod:`soundstack.networks.cpu` whose objects, made from what :meth:`features` returns, are a
-            faster function of the same input on a CPU; ``None``: there is none.
     """
-
-    on_cpu: ClassVar[type[Any] | None] = None
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
@@ -113,7 +107,10 @@ class Network:
         return dict(state)
 
     def features(self, whole: nn.Module) -> nn.Module:
-        """What is left of the whole network: raw input (see :class:`NetworkSpec`) to features float32 (N, dim)."""
+        """What is left of the whole network: raw input (see :class:`NetworkSpec`) to features float32 (N, dim).
+
+        What its method ``embed`` does, if it has one, is done by OpenVINO on a CPU: tensors (N, ...) to features.
+        """
         return whole
 
 
