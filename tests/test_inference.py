@@ -161,7 +161,10 @@ def test_bfloat16_is_refused_on_a_processor_without_it(monkeypatch):
 
 def test_openvino_sends_nothing_and_writes_nothing(tmp_path):
     """Its import would ask who sits there, send that, and write to the home."""
-    code = "import sys; from soundstack.networks import cpu; print(cpu.computes_bfloat16(), sys.modules['openvino_telemetry'])"
+    code = (
+        "import sys; from soundstack.networks import cpu; "
+        "print(cpu.computes_bfloat16(), sys.modules['openvino_telemetry'])"
+    )
     environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(project.PROJECT / "src")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(cpu.computes_bfloat16()), "None"]
