@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -68,12 +68,17 @@ class _Embed:
     def __init__(self, network: nn.Module, *, bfloat16: bool) -> None:
         self._network = _Method(network).eval()
         self._hint = "bf16" if bfloat16 else "f32"
-        self._compiled = lru_cache(maxsize=2)(self._compile)
+        self._shapes: tuple[Any, ...] = ()
+        self._compiled: Any = None
+        self._compiling = threading.Lock()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return features (N, dim) of inputs (N, ...)."""
         arrays = [x.contiguous().numpy() for x in inputs]
-        compiled, streams = self._compiled(*[(x.shape[1:], x.dtype) for x in inputs])
+        with self._compiling:
+            if (shapes := tuple((tuple(x.shape[1:]), x.dtype) for x in inputs)) != self._shapes:
+                self._compiled, self._shapes = self._compile(*shapes), shapes  # a model's clips have one length
+            compiled, streams = self._compiled
         count = len(arrays[0])
         features = np.empty((count, compiled.output(0).shape[1]), np.float32)
         requests = [compiled.create_infer_request() for _ in range(min(streams, count))]
@@ -86,7 +91,7 @@ class _Embed:
                 request.start_async([array[row : row + 1] for array in arrays])
         return torch.from_numpy(features)
 
-    def _compile(self, *inputs: tuple[Sequence[int], torch.dtype]) -> tuple[Any, int]:
+    def _compile(self, *inputs: tuple[tuple[int, ...], torch.dtype]) -> tuple[Any, int]:
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the shapes are fixed
             examples = tuple(torch.zeros((1, *shape), dtype=dtype) for shape, dtype in inputs)
