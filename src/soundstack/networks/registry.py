@@ -13,6 +13,7 @@ with ``pip`` and so need no download site. Numbers in square brackets in the cit
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -71,6 +72,11 @@ class NetworkSpec:
     def file(self) -> str:
         """Name of the file of weights."""
         return PurePosixPath(unquote(urlsplit(self.url).path)).name
+
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the licence of the weights forbids commercial use."""
+        return re.search(r"\bNC\b|non-?commercial", self.licence, re.IGNORECASE) is not None
 
     @property
     def how_to_install(self) -> str:
