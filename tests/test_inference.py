@@ -21,9 +21,9 @@ from soundstack.networks.registry import NETWORKS
 from soundstack.utils import project
 from soundstack.utils.errors import ConfigError
 
-AUDIO = [name for name, spec in NETWORKS.items() if spec.input == "waveform"]
+AUDIO = [name for name, spec in NETWORKS.items() if spec.input == "waveform" and spec.random]
 LIGHT = ["efficientnet_lite0", "densenet121", "resnet50", "panns_cnn10", "openl3_mel256_env_512"]
-ALL = [name for name in NETWORKS if name != "vgg19"]  # VGG19 has more of VGG16's layers
+ALL = [name for name, spec in NETWORKS.items() if spec.random and name != "vgg19"]  # VGG19 has more of VGG16's layers
 
 
 def lively(name):

@@ -152,7 +152,7 @@ class DeepSpectrumConfig(DataConfig):
     made_by: ClassVar[str] = "deepspectrum.system"
 
     network: str = Field("efficientnet_lite0", description="one of: " + ", ".join(NETWORKS))
-    pretraining: Literal["auto", "imagenet", "audioset", "none"] = "auto"
+    pretraining: Literal["auto", "imagenet", "audioset", "birdsong", "none"] = "auto"
     """what the network was trained on; none: random weights from the seed"""
     colour_map: Literal["magma", "viridis", "cividis", "hot", "gray"] = "magma"
     """colours of the DEEP SPECTRUM picture"""
@@ -269,7 +269,7 @@ class MainConfig(DataConfig):
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"weights_dir", "rerun"}
 
     suite: str = "quick"
-    """quick, table1, table2, table3, full, or the path of your own YAML file"""
+    """quick, table1, table2, table3, full, offline_best, or the path of your own YAML file"""
     systems: str = "auto"
     """comma-separated systems instead of a suite: crnn, or <network>-<pretraining>; auto: the suite's"""
     epochs: Epochs | Auto = "auto"

@@ -29,7 +29,7 @@ def build(
 
     Args:
         name: a key of :data:`~soundstack.networks.registry.NETWORKS`.
-        pretraining: ``"imagenet"`` or ``"audioset"``: the published weights; ``"none"``: the network's
+        pretraining: ``"imagenet"``, ``"audioset"`` or ``"birdsong"``: the published weights; ``"none"``: the network's
             published random initialisation, batch norm at mean 0 and variance 1.
         seed: of the random weights; the global random state is neither used nor changed.
         weights_dir: where weights lie or are fetched to; default: torch hub's cache.

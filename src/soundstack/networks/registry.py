@@ -6,13 +6,14 @@ that belongs to it: the modules, the front end, the way from the published check
 Command lines know :data:`NETWORKS` without loading torch: what the decorators are given is read from the files' text,
 and a file is run only when its network is made (:func:`soundstack.networks.build.build`).
 
-The paper (section 3.3) uses all of them but EfficientNet-Lite0, which is here because its ImageNet weights come with
-``pip`` and so need no download site. Numbers in square brackets in the citations are the paper's own.
+The paper (section 3.3) uses all of them but EfficientNet-Lite0 and BirdNET, which are here because their weights come
+with ``pip`` and so need no download site. Numbers in square brackets in the citations are the paper's own.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -47,12 +48,14 @@ class NetworkSpec:
         sha256: of the weights, or its first 8 digits or more (torchvision puts 8 into its files' names).
         md5: of the weights.
         size: of the weights in bytes. ``None`` for these three: the publisher states none.
+        random: whether it may also have random weights; not where the file is all that is known of the network.
+        install: the packages with versions that it needs, as pip takes them, besides this project's environment.
     """
 
     name: str
     module: str
     input: Literal["picture", "waveform"]
-    pretraining: Literal["imagenet", "audioset"]
+    pretraining: Literal["imagenet", "audioset", "birdsong"]
     dim: int
     layer: str
     url: str
@@ -62,6 +65,8 @@ class NetworkSpec:
     sha256: str | None = None
     md5: str | None = None
     size: int | None = None
+    random: bool = True
+    install: str = ""
 
     @property
     def file(self) -> str:
@@ -69,14 +74,24 @@ class NetworkSpec:
         return PurePosixPath(unquote(urlsplit(self.url).path)).name
 
     @property
-    def family(self) -> Literal["deepspectrum", "audioset"]:
-        """``"deepspectrum"``: image networks on pictures of spectrograms; ``"audioset"``: networks of waveforms."""
-        return "deepspectrum" if self.input == "picture" else "audioset"
+    def non_commercial(self) -> bool:
+        """Whether the licence of the weights forbids commercial use."""
+        return re.search(r"\bNC\b|non-?commercial", self.licence, re.IGNORECASE) is not None
 
     @property
-    def pretrainings(self) -> tuple[str, str]:
-        """The published weights first, then ``"none"``: random weights."""
-        return self.pretraining, "none"
+    def how_to_install(self) -> str:
+        """What a user does to have the packages that this network needs; empty where it needs none."""
+        return f"pip install {self.install}, or take the # off their lines in conda.yaml" if self.install else ""
+
+    @property
+    def family(self) -> str:
+        """``"deepspectrum"``: image networks on pictures of spectrograms; networks of waveforms: their pre-training."""
+        return "deepspectrum" if self.input == "picture" else self.pretraining
+
+    @property
+    def pretrainings(self) -> tuple[str, ...]:
+        """The published weights first, then ``"none"``, random weights, if it may have them."""
+        return (self.pretraining, "none") if self.random else (self.pretraining,)
 
 
 class Network:
