@@ -73,14 +73,14 @@ class _Embed:
         self._compiling = threading.Lock()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Return features (N, dim) of inputs (N, ...)."""
+        """Return what ``embed`` makes of inputs (N, ...), (N, ...) as well."""
         arrays = [x.contiguous().numpy() for x in inputs]
         with self._compiling:
             if (shapes := tuple((tuple(x.shape[1:]), x.dtype) for x in inputs)) != self._shapes:
-                self._compiled, self._shapes = self._compile(*shapes), shapes  # a model's clips have one length
+                self._compiled, self._shapes = self._compile(*[x[:1] for x in inputs]), shapes  # clips have one length
             compiled, streams = self._compiled
         count = len(arrays[0])
-        features = np.empty((count, compiled.output(0).shape[1]), np.float32)
+        features = np.empty((count, *list(compiled.output(0).shape)[1:]), np.float32)
         requests = [compiled.create_infer_request() for _ in range(min(streams, count))]
         for row in range(count + len(requests)):  # each request takes the next input once its last one is done
             request = requests[row % len(requests)]
@@ -91,12 +91,12 @@ class _Embed:
                 request.start_async([array[row : row + 1] for array in arrays])
         return torch.from_numpy(features)
 
-    def _compile(self, *inputs: tuple[tuple[int, ...], torch.dtype]) -> tuple[Any, int]:
+    def _compile(self, *inputs: Tensor) -> tuple[Any, int]:
+        """A network compiled for inputs of these shapes, (1, ...), and how many it works on at the same time."""
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the shapes are fixed
-            examples = tuple(torch.zeros((1, *shape), dtype=dtype) for shape, dtype in inputs)
-            traced: Any = torch.jit.trace(self._network, examples, check_trace=False)
-            model = openvino.convert_model(traced, input=[example.shape for example in examples])
+            traced: Any = torch.jit.trace(self._network, tuple(x.clone() for x in inputs), check_trace=False)
+            model = openvino.convert_model(traced, input=[x.shape for x in inputs])
         threads = min(project.cores(), torch.get_num_threads())
         streams = -(-threads // THREADS)
         options = {
