@@ -2,25 +2,21 @@
 
     python benchmarks/networks.py [--clips 16] [--turns 3] [--network resnet50 ...]
 
-Plain: float32, NCHW, the C library's allocator as it comes, one clip at a time. Ours: what a run does with the same
-pictures, or waveforms of 5 s (of which openl3, that takes seconds a clip, gets two). Each in a process of its own, in
-turns; both may use all cores. Weights are random where the published ones do not come with the package; batch norms are
-given statistics and factors, so that folding them is no empty exercise.
+Plain: float32 by torch, NCHW, the C library's allocator as it comes, one clip at a time. Ours: what a run does with the
+same pictures, or waveforms of 5 s (of which openl3, that takes seconds a clip, gets two), in float32 and, where the
+processor has it, in bfloat16. Each in a process of its own, in turns; all may use all cores. Weights are random where
+the published ones do not come with the package; batch norms are given statistics and factors, so that folding them is
+no empty exercise.
 
-The note gives two bounds, at the speed of a large float32 matrix product: the operations of convolutions and linear
-layers done directly, and those that our form does, with Winograd's filtering and its transforms; and a profile of it.
+The note gives a bound: how long the operations of convolutions and linear layers would take at the speed of a large
+matrix product of the same precision.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would remark on GPUs
 
 from _common import Rival, Row, Step, cosine, parser, show, take_turns, timed  # isort: skip
 
@@ -28,22 +24,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import _plain
 
+#: By network: in float32, in bfloat16.
 TARGETS = {
-    "efficientnet_lite0": 4.0,
-    "densenet121": 3.0,
-    "resnet50": 2.6,
-    "vgg16": 3.0,
-    "vgg19": 3.0,
-    "panns_cnn10": None,
-    "panns_cnn14": None,
-    "panns_wavegram_logmel_cnn14": None,
-    "openl3_mel256_env_512": None,
+    "efficientnet_lite0": (1.6, 4.0),
+    "densenet121": (1.6, 3.5),
+    "resnet50": (1.6, 3.3),
+    "vgg16": (1.6, 2.7),
+    "vgg19": (1.6, None),
+    "panns_cnn10": (1.6, None),
+    "panns_cnn14": (1.6, 4.0),
+    "panns_wavegram_logmel_cnn14": (1.6, None),
+    "openl3_mel256_env_512": (1.6, None),
 }
-Forward = Callable[[torch.Tensor], torch.Tensor]
 SECONDS = 5.0
 """Of a waveform."""
 SLOW = 2
@@ -96,7 +91,7 @@ def plain(name: str, clips: int) -> Step:
     return lambda turn: _plain.features(net, batches[turn % 2])
 
 
-def ours(name: str, clips: int, shortcuts: bool = True) -> Step:
+def ours(name: str, clips: int, precision: str) -> Step:
     """As :class:`soundstack.deepspectrum.embedding.Embedder` does it."""
     from soundstack.audio.decode import AudioSpec
     from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
@@ -106,15 +101,25 @@ def ours(name: str, clips: int, shortcuts: bool = True) -> Step:
     device = devices.choose("cpu")
     rate = NETWORKS[name].sample_rate
     audio = AudioSpec(16_000, 1.0) if rate is None else AudioSpec(rate, SECONDS)
-    embedder = Embedder(EmbeddingSpec(name, "none", audio, shortcuts=shortcuts), network(name), device)
+    embedder = Embedder(EmbeddingSpec(name, "none", audio, precision=precision), network(name), device)
     batches = [inputs(name, clips, turn) for turn in range(2)]
     return lambda turn: embedder.features(batches[turn % 2])
 
 
-def peak() -> float:
-    """Billions of float32 operations a second of processor time in a large matrix product."""
-    one, other = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    return max(2 * 1024**3 / timed(lambda: one @ other)[1] for _ in range(8)) / 1e9
+def peak(precision: str) -> float:
+    """Billions of operations a second on the clock in a large matrix product, by torch or by OpenVINO."""
+    from soundstack.networks.cpu import on_cpu
+
+    class Product(nn.Linear):
+        def embed(self, x: torch.Tensor) -> torch.Tensor:
+            return self(x).mean(dim=1)
+
+    size, kind = 4096, getattr(torch, precision)
+    by_openvino, x = on_cpu(Product(size, size, bias=False), precision), torch.randn(1, size, size)
+    one, other = x[0].to(kind), torch.randn(size, size, dtype=kind)
+    with torch.inference_mode():
+        ways = (lambda: by_openvino.embed(x), lambda: one @ other)
+        return max(2 * size**3 / timed(way)[0] for _ in range(4) for way in ways) / 1e9
 
 
 def operations(name: str) -> float:
@@ -134,80 +139,34 @@ def operations(name: str) -> float:
     return total / 1e9
 
 
-def arranged(name: str) -> tuple[Forward, torch.Tensor]:
-    """The project's form, and a batch for it."""
-    from soundstack.networks.build import arrange
-    from soundstack.networks.cpu.convolution import BATCH
-
-    forward, clips = arrange(name, network(name)), 1 if name.startswith("openl3") else BATCH
-    assert forward is not None
-    return forward, torch.from_numpy(inputs(name, clips, 0))
-
-
-def profile_of(forward: Forward, batch: torch.Tensor) -> str:
-    """Where the time of the project's form goes, in per cent."""
-    kinds = {
-        "mkldnn::_convolution_pointwise": "direct convolutions",
-        "mkldnn::_convolution_pointwise_": "direct convolutions",
-        "aten::bmm": "Winograd's products",
-        "aten::mm": "Winograd's transforms",
-        "aten::addmm": "linear layers",
-    }
-    with torch.inference_mode():
-        forward(batch)
-        with torch.autograd.profiler.profile() as profile:
-            forward(batch)
-    shares: Counter[str] = Counter()
-    for event in profile.key_averages():
-        shares[kinds.get(event.key, "all else")] += event.self_cpu_time_total
-    return ", ".join(f"{kind} {spent / shares.total():.0%}" for kind, spent in shares.most_common())
-
-
-def arranged_operations(forward: Forward, batch: torch.Tensor) -> float:
-    """Billions of operations a clip in the project's form; what is no convolution and no product counts nothing."""
-
-    def convolution(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return 2 * math.prod(weight[1:]) * math.prod(out_shape)
-
-    def added_convolution(target: Any, x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return convolution(x, weight, out_shape=out_shape)
-
-    oned = torch.ops.mkldnn
-    mapping = {oned._convolution_pointwise: convolution, oned._convolution_pointwise_: added_convolution}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        forward(batch)
-    return counter.get_total_flops() / len(batch) / 1e9
-
-
 def rows(names: list[str], clips: int, turns: int) -> Iterator[Row]:
     """Measure."""
-    best = peak()
+    from soundstack.networks.cpu import computes_bfloat16
+
+    precisions = ("float32", "bfloat16") if computes_bfloat16() else ("float32",)
     for name in names:
         count = min(clips, SLOW) if name.startswith("openl3") else clips
         with contextlib.ExitStack() as stack:
-            contenders: dict[str, Step | Rival] = {
-                "plain": stack.enter_context(Rival(plain, name, count)),
-                "ours": stack.enter_context(Rival(ours, name, count)),
-            }
+            contenders: dict[str, Step | Rival] = {"plain": stack.enter_context(Rival(plain, name, count))}
+            for precision in precisions:
+                contenders[precision] = stack.enter_context(Rival(ours, name, count, precision))
             timings, results = take_turns(contenders, turns)
-        theirs, mine = (np.array(timings[key].median) / count * 1000 for key in ("plain", "ours"))
-        form = arranged(name)
-        work, done = operations(name), arranged_operations(*form)
-        yield Row(
-            f"features of {name}",
-            "float32, NCHW, one clip at a time",
-            "ms/clip",
-            theirs[0],
-            mine[0],
-            theirs[0] / mine[0],
-            theirs[1] / mine[1],
-            TARGETS[name],
-            f"cosine at least {min(map(cosine, results['plain'], results['ours'])):.7f}",
-            f"{mine[1]:.0f} ms of processor time a clip; at the {best:.0f} G/s of a large matrix product, {work:.2f} G "
-            f"operations, done directly, take {work / best * 1000:.0f} ms, and the {done:.2f} G of our form "
-            f"{done / best * 1000:.0f} ms: {theirs[1] / (done / best * 1000):.1f}x at most. "
-            f"Profile: {profile_of(*form)}",
-        )
+        work, theirs = operations(name), np.array(timings["plain"].median) / count * 1000
+        for precision, target in zip(precisions, TARGETS[name], strict=False):
+            mine, best = np.array(timings[precision].median) / count * 1000, peak(precision)
+            yield Row(
+                f"features of {name}, {precision}",
+                "torch, float32, NCHW, one clip at a time",
+                "ms/clip",
+                theirs[0],
+                mine[0],
+                theirs[0] / mine[0],
+                theirs[1] / mine[1],
+                target,
+                f"cosine at least {min(map(cosine, results['plain'], results[precision])):.6f}",
+                f"at the {best:.0f} G/s of a large matrix product in {precision}, {work:.2f} G operations take "
+                f"{work / best * 1000:.1f} ms: {theirs[0] / (work / best * 1000):.1f}x at most.",
+            )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.crnn import system as crnn
 from soundstack.datasets.open_data_set import open_data_set
 from soundstack.deepspectrum import system as deepspectrum
+from soundstack.networks import cpu
 from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES
 from soundstack.spectrograms import extract as spectrograms
@@ -167,12 +168,13 @@ def store_of(tmp_path, device="cpu", **options):
     return deepspectrum.extraction(config, torch.device(device)).recipe(AudioSpec(16_000, 1.0)).store.folder
 
 
-def test_another_device_precision_seed_or_form_of_the_network_has_other_features(tmp_path):
+def test_another_device_precision_seed_or_form_of_the_network_has_other_features(tmp_path, monkeypatch):
     random = {"network": "vgg16", "pretraining": "none"}
+    monkeypatch.setattr(cpu, "computes_bfloat16", lambda: True)
     folders = [
         store_of(tmp_path, **random),
         store_of(tmp_path, "cuda", **random),
-        store_of(tmp_path, **random, precision="bfloat16"),
+        store_of(tmp_path, **random, precision="float32"),
         store_of(tmp_path, **random, shortcuts=False),
         store_of(tmp_path, **random, seed=1),
     ]

@@ -277,7 +277,11 @@ def test_a_name_that_cannot_be_one_or_is_anothers_is_refused(model, tmp_path):
 def test_pretraining_auto_is_the_networks_published_weights(network):
     config = DeepSpectrumConfig(network=network)
     assert config.chosen_pretraining == NETWORKS[network].pretrainings[0] != "none"
-    assert DeepSpectrumConfig(network=network, pretraining="none").chosen_pretraining == "none"
+    if NETWORKS[network].random:
+        assert DeepSpectrumConfig(network=network, pretraining="none").chosen_pretraining == "none"
+    else:
+        with pytest.raises(ValidationError, match=f"{network} has no 'none' weights"):
+            DeepSpectrumConfig(network=network, pretraining="none")
 
 
 def test_missing_folds_are_drawn_with_the_seed_unless_another_is_given():

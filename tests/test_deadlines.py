@@ -14,10 +14,9 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from soundstack.audio.limits import RequestLimits
-from soundstack.deepspectrum.embedding import Embedder
+from soundstack.deepspectrum.embedding import BATCH, Embedder
 from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.networks import openl3
-from soundstack.networks.cpu.convolution import BATCH
 from soundstack.recognisers.timelines import SECONDS, read, timelines
 from soundstack.serving.model import SoundModel
 from soundstack.utils import deadlines
@@ -79,6 +78,7 @@ def test_a_network_looks_at_the_clock_before_every_batch(clock: Clock) -> None:
     embedder.spec = SimpleNamespace(precision="float32")  # type: ignore[assignment]
     embedder.device = torch.device("cpu")
     embedder._forward = forward
+    embedder._by_torch = True
     inputs = np.arange(4 * BATCH, dtype=np.float32)[:, None]
     with pytest.raises(deadlines.LateError), deadlines.until(clock.now + 7):
         embedder.features(inputs)

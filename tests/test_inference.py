@@ -1,6 +1,9 @@
-"""The networks' faster form: the plain networks' features, with less done for them."""
+"""Networks by OpenVINO: the plain networks' features in less time."""
 
-from itertools import product
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,20 +11,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from counted_operations import Operations
 from soundstack.audio.decode import AudioSpec
-from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
-from soundstack.networks.build import arrange, build
-from soundstack.networks.cpu import winograd
-from soundstack.networks.cpu.convolution import BATCH
-from soundstack.networks.cpu.winograd import WinogradConv, pays
-from soundstack.networks.registry import NETWORKS, load
+from soundstack.config.steps import DeepSpectrumConfig
+from soundstack.deepspectrum.embedding import BATCH, Embedder, EmbeddingSpec
+from soundstack.deepspectrum.system import embedding_spec
+from soundstack.networks import cpu
+from soundstack.networks.build import build
+from soundstack.networks.registry import NETWORKS
+from soundstack.utils import project
+from soundstack.utils.errors import ConfigError
 
-AUDIO = [name for name, spec in NETWORKS.items() if spec.input == "waveform"]
+AUDIO = [name for name, spec in NETWORKS.items() if spec.input == "waveform" and spec.random]
 LIGHT = ["efficientnet_lite0", "densenet121", "resnet50", "panns_cnn10", "openl3_mel256_env_512"]
-ALL = [name for name in NETWORKS if name != "vgg19"]  # VGG19 has more of VGG16's layers
-
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+ALL = [name for name, spec in NETWORKS.items() if spec.random and name != "vgg19"]  # VGG19 has more of VGG16's layers
 
 
 def lively(name):
@@ -59,20 +61,14 @@ def run(forward, batch):
         return forward(batch)
 
 
-def operations(forward, batch):
-    with torch.no_grad(), Operations() as counted:  # inference mode would show whole layers
-        forward(batch)
-    return counted.counts
-
-
 @pytest.fixture(scope="module", params=ALL)
 def both(request):
-    """A network's name, the network, and its faster form."""
+    """A network's name, the network, and its form by OpenVINO in float32."""
     net = lively(request.param)
-    return request.param, net, arrange(request.param, net)
+    return request.param, net, cpu.on_cpu(net, "float32")
 
 
-def test_the_faster_form_gives_the_plain_networks_features(both):
+def test_openvino_gives_the_plain_networks_features(both):
     name, net, fast = both
     for batch in batches(name):
         plain, found = run(net, batch), run(fast, batch)
@@ -82,43 +78,97 @@ def test_the_faster_form_gives_the_plain_networks_features(both):
         torch.testing.assert_close(found, plain, rtol=0, atol=1e-4 * float(plain.abs().max()))
 
 
-def test_features_do_not_depend_on_the_batch_they_are_made_in(both):
-    name, _, fast = both
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", LIGHT)
+def test_features_are_equal_to_the_last_bit_in_any_batch_and_on_any_number_of_threads(name, precision, monkeypatch):
+    net = lively(name)
     batch = batches(name)[0]
-    alone, together = torch.cat([run(fast, one) for one in batch.split(1)]), run(fast, batch)
-    torch.testing.assert_close(alone, together, rtol=0, atol=1e-5 * float(together.abs().max()))
+    found = run(cpu.on_cpu(net, precision), batch)
+    for threads in (1, 4):  # a thread an input, and all threads for each
+        monkeypatch.setattr(cpu, "THREADS", threads)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        fast = cpu.on_cpu(net, precision)
+        alone, together = torch.cat([run(fast, one) for one in batch.split(1)]), run(fast, batch)
+        assert torch.equal(alone, together)
+        assert torch.equal(together, found)
 
 
-def test_convolutions_do_the_work_of_batch_norms_activations_and_additions(both):
-    name, net, fast = both
-    batch = batches(name, count=1)[0]
-    plain, found = operations(net, batch), operations(fast, batch)
-    convolutions = found["_convolution_pointwise"] + found["_convolution_pointwise_"]
-    by_winograd = sum(pays(module) for module in net.modules() if isinstance(module, nn.Conv2d))
-    assert convolutions + by_winograd == plain["convolution"]
-    assert (by_winograd > 0) == (name in {"vgg16", "resnet50", *AUDIO})
-    # DenseNet's last batch norm, and the first of audio networks, have no convolution to go into.
-    assert sum(count for key, count in found.items() if "batch_norm" in key) == (name in {"densenet121", *AUDIO})
-    if name not in AUDIO:
-        assert found["add_"] == found["bmm"]  # Winograd's biases, once for some tiles
-        assert found["cat"] + found["add"] + found["hardtanh_"] == 0
+def test_several_threads_may_ask_at_once():
+    net = lively("efficientnet_lite0")
+    fast, clips = cpu.on_cpu(net, "float32"), pictures(8)
+    expected = run(fast, clips)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: run(fast, clips), range(8)))
+    assert all(torch.equal(each, expected) for each in found)
+
+
+@pytest.mark.skipif(not cpu.computes_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("name", LIGHT)
+def test_bfloat16_gives_nearly_the_same_features(name):
+    net = lively(name)
+    for batch in batches(name):
+        plain, found = run(net, batch), run(cpu.on_cpu(net, "bfloat16"), batch)
+        assert found.dtype == torch.float32
+        assert not torch.equal(found, plain)
+        assert F.cosine_similarity(found.double(), plain.double()).min() > 0.99
+
+
+def test_a_model_of_another_machine_runs_in_float32_where_there_is_no_bfloat16(monkeypatch):
+    net, clips = lively("efficientnet_lite0"), pictures()
+    expected = run(cpu.on_cpu(net, "float32"), clips)
+    monkeypatch.setattr(cpu, "computes_bfloat16", lambda: False)
+    assert torch.equal(run(cpu.on_cpu(net, "bfloat16"), clips), expected)
 
 
 def test_making_it_changes_nothing_in_the_network():
-    for name in LIGHT:
-        net = lively(name)
-        before = {key: value.clone() for key, value in net.state_dict().items()}
-        arrange(name, net)
-        assert net.state_dict().keys() == before.keys()
-        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    net = lively("panns_cnn10")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    run(cpu.on_cpu(net, "float32"), batches("panns_cnn10")[0])
+    assert "embed" not in vars(net)
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-def test_networks_without_a_faster_form_and_torch_without_onednn_run_as_they_are(monkeypatch):
-    monkeypatch.setattr(type(load("vgg19")), "on_cpu", None)
-    assert arrange("vgg19", nn.Identity()) is None
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert arrange("resnet50", nn.Identity()) is None
-    assert arrange("panns_cnn10", nn.Identity()) is None
+def test_a_network_without_embed_runs_as_it_is():
+    net = nn.Linear(2, 3)
+    assert cpu.on_cpu(net, "bfloat16") is net
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "shortcuts", "has_bfloat16", "used"),
+    [
+        ("auto", "cpu", True, True, "bfloat16"),
+        ("auto", "cpu", True, False, "float32"),
+        ("auto", "cpu", False, True, "float32"),
+        ("auto", "cuda", True, True, "float32"),
+        ("float32", "cpu", True, True, "float32"),
+        ("bfloat16", "cpu", True, True, "bfloat16"),
+        ("bfloat16", "cpu", False, False, "bfloat16"),
+        ("bfloat16", "cuda", True, False, "bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_has_it(given, device, shortcuts, has_bfloat16, used, monkeypatch):
+    monkeypatch.setattr(cpu, "computes_bfloat16", lambda: has_bfloat16)
+    config = DeepSpectrumConfig(precision=given, shortcuts=shortcuts)
+    assert embedding_spec(config, AudioSpec(16_000, 1.0), torch.device(device)).precision == used
+
+
+def test_bfloat16_is_refused_on_a_processor_without_it(monkeypatch):
+    monkeypatch.setattr(cpu, "computes_bfloat16", lambda: False)
+    with pytest.raises(ConfigError, match="precision: this processor has no bfloat16; use"):
+        embedding_spec(DeepSpectrumConfig(precision="bfloat16"), AudioSpec(16_000, 1.0), torch.device("cpu"))
+
+
+def test_openvino_sends_nothing_and_writes_nothing(tmp_path):
+    """Its import would ask who sits there, send that, and write to the home."""
+    code = (
+        "import sys; from soundstack.networks import cpu; "
+        "print(cpu.computes_bfloat16(), sys.modules['openvino_telemetry'])"
+    )
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(project.PROJECT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(cpu.computes_bfloat16()), "None"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def spec(name="efficientnet_lite0", **options):
@@ -153,39 +203,3 @@ def test_clips_go_through_the_network_in_batches_and_through_the_picture_once():
     embedder._forward = lambda batch: (sizes.append(len(batch)), forward(batch))[1]
     embedder(waves(20))
     assert sizes == [BATCH, 20 - BATCH]
-
-
-def direct(x, weight, bias, activation, pool):
-    y = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    y = y.relu() if activation == "relu" else y
-    return {"none": lambda y, _: y, "mean": F.avg_pool2d, "maximum": F.max_pool2d}[pool](y, 2).float()
-
-
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (1, 3), (14, 10), (56, 5), (15, 2), (1, 2)])
-@pytest.mark.parametrize(("inputs", "outputs"), [(5, 3), (128, 160)])
-def test_winograds_convolution_is_the_direct_one(height, width, inputs, outputs, monkeypatch):
-    generator = torch.Generator().manual_seed(height * width)
-    x = torch.randn((3, inputs, height, width), generator=generator).to(memory_format=torch.channels_last)
-    weight = torch.randn((outputs, inputs, 3, 3), generator=generator)
-    bias = torch.randn(outputs, generator=generator)
-    for tiles in (1, 4, 40, 512):  # line by line, some lines, some clips, all at once
-        monkeypatch.setattr(winograd, "TILES_AT_ONCE", tiles)
-        for activation, pool in product(("none", "relu"), ("none", "mean", "maximum") if height > 1 else ("none",)):
-            expected = direct(x, weight, bias, activation, pool)
-            for two_wide in {False, width == 2}:
-                found = WinogradConv(weight, bias, activation, pool=pool, two_wide=two_wide)(x)
-                assert found.is_contiguous(memory_format=torch.channels_last)
-                torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
-
-
-def test_winograd_is_for_wide_3x3_convolutions_with_stride_1():
-    assert pays(nn.Conv2d(128, 128, 3, padding=1))
-    assert pays(nn.Conv2d(64, 128, 3, padding=1))
-    for other in (
-        nn.Conv2d(64, 64, 3, padding=1),
-        nn.Conv2d(128, 128, 3, padding=1, stride=2),
-        nn.Conv2d(128, 128, 3, padding=1, groups=128),
-        nn.Conv2d(128, 128, 1),
-        nn.Conv2d(128, 128, 3, padding=2, dilation=2),
-    ):
-        assert not pays(other)

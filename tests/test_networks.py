@@ -25,7 +25,7 @@ from soundstack.utils.errors import ConfigError, WeightsError
 SEED = 7
 LIGHT = ("resnet50", "densenet121", "efficientnet_lite0", "panns_cnn10", "openl3_mel256_env_512")
 PICTURES = [name for name, spec in NETWORKS.items() if spec.input == "picture"]
-WAVEFORMS = [name for name, spec in NETWORKS.items() if spec.input == "waveform"]
+WAVEFORMS = [name for name, spec in NETWORKS.items() if spec.input == "waveform" and spec.random]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ class Built:
     features: Tensor
 
 
-@pytest.fixture(scope="module", params=list(NETWORKS))
+#: BirdNET has no random weights and may not be installed: it has its own tests.
+RANDOM = [name for name, spec in NETWORKS.items() if spec.random]
+
+
+@pytest.fixture(scope="module", params=RANDOM)
 def built(request: pytest.FixtureRequest) -> Built:
     """Each network once: pytest runs all tests of one before it makes the next."""
     spec = NETWORKS[request.param]
@@ -145,7 +149,7 @@ def test_pictures_that_are_not_bytes_of_224_by_224_are_refused(built: Built) -> 
 # --- random weights -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("built", [name for name in NETWORKS if name != "vgg19"], indirect=True)  # slow, as vgg16
+@pytest.mark.parametrize("built", [name for name in RANDOM if name != "vgg19"], indirect=True)  # slow, as vgg16
 def test_the_seed_alone_decides_the_random_weights(built: Built) -> None:
     torch.manual_seed(2)  # it was 1 for the other
     again = build(built.spec.name, "none", seed=SEED).state_dict()
@@ -192,6 +196,7 @@ def test_random_weights_are_torchvisions_own(name: str) -> None:
 
 def test_every_network_is_described_in_full() -> None:
     assert list(NETWORKS) == [
+        "birdnet",
         "densenet121",
         "efficientnet_lite0",
         "openl3_mel256_env_512",
@@ -207,11 +212,15 @@ def test_every_network_is_described_in_full() -> None:
     ]
     for name, spec in NETWORKS.items():
         assert spec.name == name
-        assert spec.pretrainings == ("imagenet" if spec.family == "deepspectrum" else "audioset", "none")
+        if name == "birdnet":
+            assert (spec.pretrainings, spec.family) == (("birdsong",), "birdsong")
+        else:
+            assert spec.pretrainings == ("imagenet" if spec.family == "deepspectrum" else "audioset", "none")
+        assert spec.non_commercial == (name == "birdnet")
         assert (spec.sample_rate is None) == (spec.input == "picture") == (spec.family == "deepspectrum")
         assert spec.licence
         assert spec.citation
-        assert spec.url.startswith("package://" if name == "efficientnet_lite0" else "https://")
+        assert spec.url.startswith("package://" if name in {"birdnet", "efficientnet_lite0"} else "https://")
 
 
 def test_torchvision_knows_the_image_networks_files_by_the_same_addresses() -> None:
@@ -224,7 +233,7 @@ def test_torchvision_knows_the_image_networks_files_by_the_same_addresses() -> N
 
 
 def test_an_unknown_network_or_pretraining_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="'vgg11' is not known; choose one of densenet121, efficientnet_lite0"):
+    with pytest.raises(ConfigError, match="'vgg11' is not known; choose one of birdnet, densenet121"):
         network_spec("vgg11")
     with pytest.raises(ConfigError, match="resnet50 has no 'audioset' weights; choose imagenet or none"):
         build("resnet50", "audioset", seed=0)

@@ -15,6 +15,7 @@ import yaml
 
 import test_layers
 from soundstack.config.base import Config
+from soundstack.networks.registry import NETWORKS
 
 PROJECT = Path(__file__).resolve().parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
@@ -51,6 +52,12 @@ def pins():
     return {normalised(name): version for name, version in (line.split("==") for line in listed)}
 
 
+def optional():
+    """Version by normalised name of what stands in the environment's file behind a #, for users who want it."""
+    lines = re.findall(r"^ *# - (\S+)", (PROJECT / "conda.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    return {normalised(name): version for name, version in (line.split("==") for line in lines)}
+
+
 def texts():
     """Every file that may name a version: prose, scripts, settings."""
     found = [PROJECT / name for name in ("README.md", "MLproject", "pyproject.toml", "CITATION.cff", ".ci/run")]
@@ -79,7 +86,7 @@ def test_there_is_one_environment_file():
 @pytest.mark.parametrize("path", texts(), ids=lambda path: path.name)
 def test_a_version_named_anywhere_is_the_environments(path):
     for name, version in PIN.findall(path.read_text(encoding="utf-8")):
-        assert pins()[normalised(name)] == version, f"{path.name} names {name}=={version}"
+        assert (pins() | optional())[normalised(name)] == version, f"{path.name} names {name}=={version}"
 
 
 def test_the_python_named_anywhere_is_the_environments():
@@ -115,8 +122,16 @@ def test_everything_that_is_imported_is_pinned():
     imported = set().union(*(test_layers.third_party(path) for path in files)) - entry_points - {"soak_bench"}
     assert {"numpy", "torch", "mlflow"} <= imported
     assert [
-        name for name in imported if not {normalised(of) for of in distributions.get(name, [name])} & pins().keys()
+        name
+        for name in imported
+        if not {normalised(of) for of in distributions.get(name, [name])} & (pins() | optional()).keys()
     ] == []
+
+
+def test_what_a_network_asks_to_be_installed_is_in_the_environments_file():
+    asked = dict(PIN.findall(" ".join(spec.install for spec in NETWORKS.values())))
+    assert {normalised(name): version for name, version in asked.items()} == optional()
+    assert not optional().keys() & pins().keys()
 
 
 def test_what_the_tests_and_the_checks_need_is_pinned():

@@ -18,13 +18,11 @@ import torch
 from mlflow.tracking import MlflowClient
 from sklearn.svm import LinearSVC
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from counted_operations import Operations
 from soundstack.config.steps import PAPER_COSTS, ExtractConfig
 from soundstack.crnn.network import Crnn
 from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
-from soundstack.networks.cpu.winograd import WinogradConv
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
 from soundstack.spectrograms.picture import DeepSpectrumPicture
 from soundstack.svm.linear_svm import CLIP, PathProblem, Standardiser
@@ -88,17 +86,6 @@ def test_a_spectrogram_is_faster_than_librosas() -> None:
         librosa.power_to_db(power, ref=np.max)
 
     assert ratio(plain, lambda: transform(waves)) > 2
-
-
-@pytest.mark.parametrize(("height", "width", "two_wide"), [(56, 56, False), (62, 2, True)])
-def test_winograds_convolution_multiplies_less(height: int, width: int, two_wide: bool) -> None:
-    weight, bias, x = torch.randn(256, 256, 3, 3), torch.zeros(256), torch.randn(2, 256, height, width)
-    fast = WinogradConv(weight, bias, two_wide=two_wide)
-    with torch.inference_mode(), FlopCounterMode(display=False) as direct:
-        nn.functional.conv2d(x, weight, bias, padding=1)
-    with torch.inference_mode(), FlopCounterMode(display=False) as ours:
-        fast(x.contiguous(memory_format=torch.channels_last))
-    assert ours.get_total_flops() < 0.4 * direct.get_total_flops()
 
 
 @pytest.mark.parametrize("layout", ["three_blocks", "four_blocks"])

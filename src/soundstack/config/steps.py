@@ -170,7 +170,7 @@ class DeepSpectrumConfig(DataConfig):
         description=f"one of: {', '.join(NETWORKS)}; or any other: timm:NAME, an image network of timm; "
         "hf:ORG/NAME[@REVISION], an audio encoder of the Hugging Face hub; timm:/FOLDER or hf:/FOLDER, one of yours",
     )
-    pretraining: Literal["auto", "imagenet", "audioset", "pretrained", "none"] = "auto"
+    pretraining: Literal["auto", "imagenet", "audioset", "birdsong", "pretrained", "none"] = "auto"
     """what the network was trained on; pretrained: the published weights of timm:... and hf:..., whatever that was;
     none: random weights from the seed"""
     layer: Annotated[int, Field(ge=-1000, le=1000)] | Auto = "auto"
@@ -188,11 +188,11 @@ class DeepSpectrumConfig(DataConfig):
     cost_path: CostPath = "all"
     nested: Switch = False
     """yes: also devel scores by nested cross-validation: for each fold, C is chosen on the others alone"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """arithmetic of the network's forward pass; bfloat16: coarser features, faster on GPUs and on processors with AMX
-    or AVX512-BF16, many times slower on others"""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """arithmetic of the network; bfloat16: coarser features in half the time; auto: bfloat16 on processors that have it
+    (AVX512-BF16, AMX), float32 on others and on GPUs"""
     shortcuts: Switch = True
-    """yes: networks run in float32 on the CPU in a form arranged for speed, equal to rounding; no: layer by layer as
+    """yes: OpenVINO runs the network on a CPU, equal to rounding and several times faster; no: torch, layer by layer as
     published"""
     weights_dir: WeightsDir = "auto"
     served_limits: ServedLimits = "default"
@@ -291,7 +291,7 @@ class MainConfig(DataConfig):
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"weights_dir", "rerun"}
 
     suite: str = "quick"
-    """quick, best, table1, table2, table3, full, or the path of your own YAML file"""
+    """quick, best, table1, table2, table3, full, offline_best, or the path of your own YAML file"""
     systems: str = "auto"
     """comma-separated systems instead of a suite: crnn, or <network>-<pretraining>, as in
     timm:convnext_tiny.fb_in22k-pretrained; auto: the suite's"""

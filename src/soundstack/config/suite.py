@@ -1,7 +1,7 @@
 """Suites: which systems are trained on a data set, and which of them are fused, as one readable YAML file each.
 
-``quick``, ``best``, ``table1``, ``table2``, ``table3`` and ``full`` stand beside this module; an own file has the same
-form::
+``quick``, ``best``, ``table1``, ``table2``, ``table3``, ``full`` and ``offline_best`` stand beside this module; an own
+file has the same form::
 
     description: What it is for.
     rows:                                  # one model each: the entry point and its parameters
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from soundstack.networks.registry import slug
 from soundstack.utils.errors import ConfigError
 
-NAMES = ("quick", "best", "table1", "table2", "table3", "full")
+NAMES = ("quick", "best", "table1", "table2", "table3", "full", "offline_best")
 
 
 class _Part(BaseModel):

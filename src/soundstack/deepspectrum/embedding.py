@@ -5,7 +5,6 @@ The same object makes the features that SVMs are trained on and those of a serve
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from soundstack.audio.decode import AudioSpec, Samples
-from soundstack.networks.build import arrange, build, restore
-from soundstack.networks.cpu.convolution import BATCH
+from soundstack.networks import cpu
+from soundstack.networks.build import build, restore
 from soundstack.networks.registry import NetworkSpec, Settings, network_spec
 from soundstack.spectrograms.picture import DeepSpectrumPicture
 from soundstack.utils import deadlines
 from soundstack.utils.devices import moved
+
+BATCH = 16
+"""Inputs at once."""
 
 
 @dataclass(frozen=True)
 class EmbeddingSpec:
     """Everything that changes a feature vector, be it in the last digit.
 
-    ``seed`` is that of random weights, 0 for published ones. ``shortcuts`` lets a network run on the CPU in the
-    form that :func:`soundstack.networks.build.arrange` gives it. ``settings`` are those of an open network, empty for a
-    listed one.
+    ``seed`` is that of random weights, 0 for published ones. ``shortcuts`` lets OpenVINO run the network on a CPU
+    (:mod:`soundstack.networks.cpu`). ``precision`` is that of the network, behind its front end. ``settings`` are
+    those of an open network, empty for a listed one.
     """
 
     network: str
@@ -79,10 +81,9 @@ class Embedder:
             )
         # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        faster = None
-        if device.type == "cpu" and spec.precision == "float32" and spec.shortcuts:
-            faster = arrange(spec.network, self.network)
-        self._forward: Callable[[Tensor], Tensor] = faster or self.network
+        elsewhere = fed.is_open and fed.input == "waveform"  # an extractor is in it, which nothing else runs
+        self._by_torch = device.type != "cpu" or not spec.shortcuts or elsewhere
+        self._forward = self.network if self._by_torch else cpu.on_cpu(self.network, spec.precision)
 
     @classmethod
     def build(cls, spec: EmbeddingSpec, device: torch.device, weights_dir: Path | None = None) -> Embedder:
@@ -109,10 +110,8 @@ class Embedder:
 
     def features(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return features (B, dim) of the network's inputs (B, ...)."""
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"),
-        ):
+        mixed = self._by_torch and self.spec.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             # On a GPU nothing waits between batches: copies go there from pinned memory, features return at the end.
             features = []
             for batch in torch.from_numpy(np.ascontiguousarray(inputs)).split(BATCH):

@@ -21,12 +21,14 @@ from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
 from soundstack.features.store import FeatureStore
+from soundstack.networks import cpu
 from soundstack.networks.registry import Settings, load_open, network_spec
 from soundstack.networks.weights import identity
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, search_cost
 from soundstack.svm.linear_svm import PathProblem
 from soundstack.utils.code_versions import code_version
+from soundstack.utils.errors import ConfigError
 from soundstack.utils.slices import in_slices
 
 
@@ -39,10 +41,15 @@ class TrainedSvm:
     search: CostSearch
 
 
-def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec, settings: Settings | None = None) -> EmbeddingSpec:
+def embedding_spec(
+    config: DeepSpectrumConfig, audio: AudioSpec, device: torch.device, settings: Settings | None = None
+) -> EmbeddingSpec:
     """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own.
 
     ``settings`` are those of an open network.
+
+    Raises:
+        ConfigError: bfloat16 is asked for, and OpenVINO has none on this processor.
     """
     rate = network_spec(config.network, settings=settings).sample_rate or audio.sample_rate
     return EmbeddingSpec(
@@ -51,11 +58,25 @@ def embedding_spec(config: DeepSpectrumConfig, audio: AudioSpec, settings: Setti
         audio=AudioSpec(rate, audio.seconds, audio.channels),
         colour_map=config.colour_map,
         window=None if config.window == "auto" else config.window,
-        precision=config.precision,
+        precision=_precision(config, device),
         shortcuts=config.shortcuts,
         seed=config.seed if config.chosen_pretraining == "none" else 0,
         settings=settings or {},
     )
+
+
+def _precision(config: DeepSpectrumConfig, device: torch.device) -> str:
+    described = network_spec(config.network)
+    by_openvino = device.type == "cpu" and config.shortcuts
+    if by_openvino and described.is_open and described.input == "waveform" and config.precision == "auto":
+        return "float32"  # torch runs these
+    if config.precision == "auto":
+        return "bfloat16" if by_openvino and cpu.computes_bfloat16() else "float32"
+    if config.precision == "bfloat16" and by_openvino and not cpu.computes_bfloat16():
+        raise ConfigError(
+            "precision: this processor has no bfloat16; use auto or float32 (shortcuts=no lets torch imitate it)."
+        )
+    return config.precision
 
 
 @dataclass(frozen=True)
@@ -87,7 +108,7 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
         settings = json.loads(json.dumps(found))  # lists, where a saved model has lists
 
     def plan(audio: AudioSpec) -> EmbeddingRecipe:
-        spec = embedding_spec(config, audio, settings)
+        spec = embedding_spec(config, audio, device, settings)
 
         @cache
         def embedder() -> Embedder:

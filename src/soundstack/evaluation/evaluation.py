@@ -25,7 +25,8 @@ SCORES = ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1")
 class RegisteredModel:
     """A registered model: name, version, whether it holds the champion alias, and its row in the table.
 
-    ``note`` says which version holds the alias where this one does not, and why.
+    ``note`` says which version holds the alias where this one does not, and why; ``restriction``, what licences of
+    weights restrict its use to.
     """
 
     name: str
@@ -33,6 +34,7 @@ class RegisteredModel:
     champion: bool
     scores: SystemScores
     note: str = ""
+    restriction: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from soundstack.networks.cpu import convolution
 from soundstack.networks.registry import OpenNetwork, Settings, load, network_spec
 from soundstack.networks.weights import find_or_fetch, load_state_dict, load_strictly
 
@@ -31,8 +30,8 @@ def build(
 
     Args:
         name: of a listed network, or of an open one.
-        pretraining: ``"imagenet"``, ``"audioset"`` or ``"pretrained"``: the published weights; ``"none"``: the
-            network's published random initialisation, batch norm at mean 0 and variance 1.
+        pretraining: ``"imagenet"``, ``"audioset"``, ``"birdsong"`` or ``"pretrained"``: the published weights;
+            ``"none"``: the network's published random initialisation, batch norm at mean 0 and variance 1.
         seed: of the random weights; the global random state is neither used nor changed.
         weights_dir: where weights lie or are fetched to; default: torch hub's cache.
         allow_download: fetch weights that are not there.
@@ -79,22 +78,6 @@ def restore(
         net = network.features(network.create())
     load_strictly(net, state, source)
     return _frozen(net)
-
-
-def arrange(name: str, net: nn.Module) -> convolution.Forward | None:
-    """Return a faster function on a CPU for a network that :func:`build` made: equal features, to float32's rounding.
-
-    The network's weights are read once: a later change of it is not seen.
-
-    Returns:
-        A function of the network's input; ``None`` where this network or this machine's torch has no faster form.
-    """
-    form = load(name).on_cpu
-    if form is None or not convolution.available():
-        return None
-    with torch.inference_mode():
-        arranged: convolution.Forward = form(net)
-        return arranged
 
 
 def _frozen(net: nn.Module) -> nn.Module:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from soundstack.networks.cpu import image
 from soundstack.networks.picture_network import GlobalAveragePool, PictureNetwork, TorchvisionNetwork
 from soundstack.networks.registry import network
 
@@ -32,8 +31,6 @@ _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 )
 class Densenet(TorchvisionNetwork):
     """The classifier is dropped."""
-
-    on_cpu = image.Densenet
 
     def adapt(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         del source

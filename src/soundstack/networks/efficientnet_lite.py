@@ -11,7 +11,6 @@ from typing import Any
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from soundstack.networks.cpu import image
 from soundstack.networks.picture_network import GlobalAveragePool, PictureNetwork
 from soundstack.networks.registry import Network, network
 
@@ -44,8 +43,6 @@ class _Maps(nn.Module):
 )
 class EfficientNetLite(Network):
     """The fully connected layer is dropped."""
-
-    on_cpu = image.EfficientNetLite
 
     def create(self) -> nn.Module:
         """See :class:`Network`.

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from soundstack.audio.mel import mel_filters
-from soundstack.networks.cpu import audio
 from soundstack.networks.registry import Network, network
 from soundstack.networks.weights import without_front_end
 from soundstack.utils import deadlines
@@ -64,8 +63,6 @@ _FLOOR = -80.0  # dB under the window's maximum
 )
 class OpenL3Family(Network):
     """The checkpoints of all variants have the same keys."""
-
-    on_cpu = audio.OpenL3
 
     def create(self) -> OpenL3:
         return OpenL3(self._bands, self.spec.dim)

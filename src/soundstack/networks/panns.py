@@ -19,7 +19,6 @@ import torchaudio.functional
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from soundstack.networks.cpu import audio
 from soundstack.networks.registry import Network, network
 from soundstack.networks.weights import without_front_end
 
@@ -66,8 +65,6 @@ _FRONT_END = {
 )
 class PannsFamily(Network):
     """Nothing is dropped, so that a saved network has the published keys; the tags are not computed."""
-
-    on_cpu = audio.Panns
 
     def create(self) -> Panns:
         widths = (64, 128, 256, 512) + (() if self.spec.name == "panns_cnn10" else (1024, 2048))
@@ -184,21 +181,15 @@ class Panns(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Waveforms float32 (N, samples), mono, -1..1, 32 kHz -> embeddings float32 (N, 512 or 2048)."""
         waveforms = self.padded(waveforms)
-        x = self.spectrograms(waveforms)
+        return self.embed(self.log_mel(waveforms), waveforms)
+
+    def embed(self, spectrograms: Tensor, waveforms: Tensor) -> Tensor:
+        """Log-mel spectrograms (N, T, 64) of padded waveforms, and these -> embeddings (N, 512 or 2048)."""
+        x = self.bn0(spectrograms[:, None].transpose(1, 3)).transpose(1, 3)  # (N, 1, T, 64), normalised band by band
         for number in range(1, self.blocks + 1):
             x = self.get_submodule(f"conv_block{number}")(x)  # (N, C, T / 2 ** number, 64 / 2 ** number)
             if number == 1 and self.wavegram:
                 x = torch.cat([x, self._wavegram(waveforms)], dim=1)  # (N, 128, T / 2, 32)
-        return self.embedded(x)
-
-    def spectrograms(self, waveforms: Tensor) -> Tensor:
-        """Log-mel spectrograms (N, 1, T, 64) of padded waveforms, normalised band by band."""
-        x = self.log_mel(waveforms)[:, None]
-        normalised: Tensor = self.bn0(x.transpose(1, 3)).transpose(1, 3)
-        return normalised
-
-    def embedded(self, x: Tensor) -> Tensor:
-        """Embeddings of the last block's maps (N, C, T', F')."""
         x = x.float().mean(dim=3)  # over frequency: (N, C, T')
         x = x.amax(dim=2) + x.mean(dim=2)  # over time: (N, C)
         return F.relu(self.fc1(x)).float()

@@ -52,6 +52,10 @@ class PictureNetwork(nn.Module):
                 f"Pictures must be uint8 (N, 3, {self.size}, {self.size}), not {pictures.dtype} "
                 f"{tuple(pictures.shape)}."
             )
+        return self.embed(pictures)
+
+    def embed(self, pictures: Tensor) -> Tensor:
+        """What :meth:`forward` does with pictures that it has looked at."""
         x = pictures.to(torch.float32, memory_format=torch.channels_last)
         x = (x - self.mean) / self.deviation  # (N, 3, size, size)
         features: Tensor = self.trunk(x)  # (N, dim)

@@ -11,8 +11,8 @@ called ``<scheme>:<name>`` and are as many as others have published (:data:`SCHE
 tell (rate, size of pictures, architecture, licence ...) are its *settings*, which are looked up once and kept with its
 features and with the served model.
 
-The paper (section 3.3) uses all of them but EfficientNet-Lite0, which is here because its ImageNet weights come with
-``pip`` and so need no download site. Numbers in square brackets in the citations are the paper's own.
+The paper (section 3.3) uses all of them but EfficientNet-Lite0 and BirdNET, which are here because their weights come
+with ``pip`` and so need no download site. Numbers in square brackets in the citations are the paper's own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from soundstack.utils.errors import ConfigError
@@ -64,12 +64,14 @@ class NetworkSpec:
         size: of the weights in bytes. ``None`` for these three: the publisher states none.
         picture_size: width and height of the pictures in pixels.
         interpolation: Pillow's filter that resizes them.
+        random: whether it may also have random weights; not where the file is all that is known of the network.
+        install: the packages with versions that it needs, as pip takes them, besides this project's environment.
     """
 
     name: str
     module: str
     input: Literal["picture", "waveform"]
-    pretraining: Literal["imagenet", "audioset", "pretrained"]
+    pretraining: Literal["imagenet", "audioset", "birdsong", "pretrained"]
     dim: int
     layer: str
     url: str
@@ -79,6 +81,8 @@ class NetworkSpec:
     sha256: str | None = None
     md5: str | None = None
     size: int | None = None
+    random: bool = True
+    install: str = ""
     picture_size: int = PICTURE_SIZE
     interpolation: str = "bicubic"
 
@@ -102,20 +106,26 @@ class NetworkSpec:
         return PurePosixPath(unquote(urlsplit(self.url).path)).name
 
     @property
-    def family(self) -> Literal["deepspectrum", "audioset", "audio_encoder"]:
-        """The kind of system that it makes, a tag of models.
-
-        ``"deepspectrum"``: image networks on pictures of spectrograms; ``"audioset"``: the listed networks of
-        waveforms; ``"audio_encoder"``: open ones, whatever they were trained on.
-        """
-        if self.input == "picture":
-            return "deepspectrum"
-        return "audio_encoder" if self.is_open else "audioset"
+    def non_commercial(self) -> bool:
+        """Whether the licence of the weights forbids commercial use."""
+        return re.search(r"\bNC\b|non-?commercial", self.licence, re.IGNORECASE) is not None
 
     @property
-    def pretrainings(self) -> tuple[str, str]:
-        """The published weights first, then ``"none"``: random weights."""
-        return self.pretraining, "none"
+    def how_to_install(self) -> str:
+        """What a user does to have the packages that this network needs; empty where it needs none."""
+        return f"pip install {self.install}, or take the # off their lines in conda.yaml" if self.install else ""
+
+    @property
+    def family(self) -> str:
+        """``"deepspectrum"``: image networks on pictures; networks of waveforms: their pre-training, if it is known."""
+        if self.input == "picture":
+            return "deepspectrum"
+        return "audio_encoder" if self.is_open else self.pretraining
+
+    @property
+    def pretrainings(self) -> tuple[str, ...]:
+        """The published weights first, then ``"none"``, random weights, if it may have them."""
+        return (self.pretraining, "none") if self.random else (self.pretraining,)
 
 
 class Network:
@@ -123,13 +133,7 @@ class Network:
 
     Args:
         spec: which network of the family.
-
-    Attributes:
-        on_cpu: a class of :mod:`soundstack.networks.cpu` whose objects, made from what :meth:`features` returns, are a
-            faster function of the same input on a CPU; ``None``: there is none.
     """
-
-    on_cpu: ClassVar[type[Any] | None] = None
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
@@ -152,7 +156,10 @@ class Network:
         return dict(state)
 
     def features(self, whole: nn.Module) -> nn.Module:
-        """What is left of the whole network: raw input (see :class:`NetworkSpec`) to features float32 (N, dim)."""
+        """What is left of the whole network: raw input (see :class:`NetworkSpec`) to features float32 (N, dim).
+
+        What its method ``embed`` does, if it has one, is done by OpenVINO on a CPU: tensors (N, ...) to features.
+        """
         return whole
 
 

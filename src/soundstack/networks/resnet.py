@@ -6,7 +6,6 @@ from collections import OrderedDict
 
 from torch import nn
 
-from soundstack.networks.cpu import image
 from soundstack.networks.picture_network import GlobalAveragePool, PictureNetwork, TorchvisionNetwork
 from soundstack.networks.registry import network
 
@@ -27,8 +26,6 @@ from soundstack.networks.registry import network
 )
 class Resnet(TorchvisionNetwork):
     """The fully connected layer is dropped."""
-
-    on_cpu = image.Resnet
 
     def features(self, whole: nn.Module) -> PictureNetwork:
         layers = OrderedDict(whole.named_children())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from soundstack.networks.cpu import image
 from soundstack.networks.picture_network import PictureNetwork, TorchvisionNetwork
 from soundstack.networks.registry import network
 
@@ -22,8 +21,6 @@ from soundstack.networks.registry import network
 )
 class Vgg(TorchvisionNetwork):
     """Convolutions, and three fully connected layers, of which the last one is dropped."""
-
-    on_cpu = image.Vgg
 
     def features(self, whole: Any) -> PictureNetwork:
         whole.classifier = whole.classifier[:5]  # linear, ReLU, dropout, linear, ReLU

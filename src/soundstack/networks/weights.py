@@ -46,7 +46,7 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     file = RemoteFile(url=spec.url, name=spec.file, size=spec.size, md5=spec.md5, sha256=spec.sha256)
     place = urlsplit(spec.url)
     if place.scheme == "package":
-        return _packaged(spec.name, file, place.netloc, place.path)
+        return _packaged(spec, file, place.netloc, place.path)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     folders = [hub] if weights_dir is None else [Path(weights_dir), hub]
     for folder in folders:
@@ -99,6 +99,8 @@ def _digest(path: Path, size: int, modified: int) -> str:
 def load_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a ``.safetensors`` file or of a PyTorch checkpoint, to the CPU.
 
+    A ``.tflite`` file, a whole network in a form of its own, comes as one tensor ``flatbuffer`` of its bytes.
+
     Of a checkpoint that holds more than weights (``{"model": ..., "iteration": ...}``, as PANNs' do), the
     ``model`` is returned. Nothing in the file is executed: pickled globals other than tensors and NumPy
     arrays are refused.
@@ -110,6 +112,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".tflite":
+            return {"flatbuffer": torch.from_numpy(np.fromfile(path, np.uint8))}
         with torch.serialization.safe_globals(_numpy_globals()):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -185,17 +189,17 @@ def check_shape(key: str, tensor: Tensor, shape: tuple[int, ...], source: str) -
         )
 
 
-def _packaged(name: str, published: RemoteFile, package: str, inside: str) -> Path:
+def _packaged(spec: NetworkSpec, published: RemoteFile, package: str, inside: str) -> Path:
     """The file of weights in an installed package."""
     module = importlib.util.find_spec(package)
     if module is None or module.origin is None:
+        remedy = spec.how_to_install or f"install {package.replace('_', '-')}"
         raise WeightsError(
-            f"The weights of {name} come with the Python package {package}, which is not installed: "
-            f"install {package.replace('_', '-')}."
+            f"The weights of {spec.name} come with the Python package {package}, which is not installed: {remedy}."
         )
     path = Path(module.origin).parent / inside.lstrip("/")
     if not path.is_file():
-        raise WeightsError(f"{path} (the weights of {name}) is missing: reinstall the package {package}.")
+        raise WeightsError(f"{path} (the weights of {spec.name}) is missing: reinstall the package {package}.")
     _verify(path, published, f"Reinstall the package {package}.")
     return path
 

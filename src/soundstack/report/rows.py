@@ -132,7 +132,8 @@ _MORE_AUDIO_NETWORKS = {
     "panns_cnn14": "PANN, CNN14",
     "panns_cnn10": "PANN, CNN10",
 }
-_PRETRAININGS = {"imagenet": "ImageNet", "none": "None", "audioset": "AudioSet"}
+_PRETRAININGS = {"imagenet": "ImageNet", "none": "None", "audioset": "AudioSet", "birdsong": "Birdsong"}
+_OFFLINE_BEST = {"suite": "offline_best"}
 _CITED = {
     "baseline": "Challenge baselines with CNNs [8, 31, 32]",
     "cnn_augmentation": "CNN + data augmentation [2]",
@@ -177,9 +178,11 @@ def table_3(dataset: str) -> Layout:
             *_networks(deep_spectrum, _IMAGE_NETWORKS, "imagenet", "none"),
             *_networks(deep_spectrum, {"efficientnet_lite0": "EfficientNet-Lite0"}, "imagenet", "none"),
             *_networks(audio, _AUDIO_NETWORKS | _MORE_AUDIO_NETWORKS, "audioset"),
+            *_networks(audio, {"birdnet": "BirdNET"}, "birdsong"),
             crnn,
             *_fusions(crnn.members or (crnn.name,), fusion),
             TableRow("fusion", ("Quick suite's fusion", ""), fusion, "main"),
+            TableRow("fusion-offline_best", ("BirdNET + EfficientNet-Lite0", ""), fusion, "main", _OFFLINE_BEST),
             *(TableRow(name, (text, ""), "Baselines and SOTA") for name, text in _CITED.items()),
         ),
     )

@@ -49,6 +49,8 @@ def after_extract(data_set: DataSet, made: Spectrograms) -> None:
 def after_model(trained: RegisteredModel) -> RegisteredModel:
     """Say how a model scored and where it is."""
     print(f"\n{summary_table([trained.scores])}Registered: models:/{trained.name}/{trained.version}")
+    if trained.restriction:
+        print(f"Licence: this model is {trained.restriction}.")
     print(_champion_line(trained), end="")
     return trained
 
@@ -128,6 +130,10 @@ def after_main(outcomes: Sequence[Outcome]) -> None:
             print(f"Not run: {outcome.name}: {outcome.note}")
         elif outcome.note and outcome.note != "reused":
             print(f"Note: {outcome.name}: {outcome.note}")
+    for restriction in dict.fromkeys(each.trained.restriction for each in outcomes if each.trained):
+        if restriction:
+            names = dict.fromkeys(e.name for e in outcomes if e.trained and e.trained.restriction == restriction)
+            print(f"Licence: {', '.join(names)}: {restriction}.")
     taken = sum(outcome.note.startswith("reused") for outcome in outcomes)
     absent = sum(outcome.trained is None for outcome in outcomes)
     spent = duration(sum(outcome.seconds for outcome in outcomes))

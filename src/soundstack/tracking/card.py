@@ -23,6 +23,7 @@ from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import class_scores, table_confusion
 from soundstack.evaluation.statistics import Interval, few_groups
 from soundstack.evaluation.tables import percent
+from soundstack.networks.registry import NetworkSpec, network_spec
 from soundstack.recognisers.base import Recogniser, System
 from soundstack.utils.markdown import escape
 
@@ -73,10 +74,14 @@ class Facts:
     def weight_licences(self) -> list[tuple[str, list[str]]]:
         """Licences of pre-trained weights with the networks that have them, in alphabetical order."""
         found: dict[str, list[str]] = {}
-        used = {system.network: system.licence for system in self.systems if system.pretraining != "none"}
-        for name, licence in used.items():
-            found.setdefault(licence, []).append(name)
+        for network in _pretrained(self.systems):
+            found.setdefault(network.licence, []).append(network.name)
         return sorted(found.items())
+
+    @property
+    def restriction(self) -> str:
+        """See :func:`restriction`."""
+        return restriction(self.systems)
 
 
 #: How much is told, from all to the least, which fits whatever the facts are: at most so many rows and items, and so
@@ -121,6 +126,12 @@ def facts_of(
     )
 
 
+def restriction(systems: Iterable[System]) -> str:
+    """What a user of the model must know before all else; empty where commercial use is free."""
+    weights = [f"{each.name}, {each.licence} ({each.citation})" for each in _pretrained(systems) if each.non_commercial]
+    return f"for non-commercial use only, by the licence of the weights in it: {'; '.join(weights)}" if weights else ""
+
+
 def card(facts: Facts, picture: str = CONFUSION_PICTURE, limit: int | None = None) -> str:
     """The card as Markdown, of at most ``limit`` characters; ``picture`` is the address of the confusion matrix."""
     few = few_groups({part: facts.scores[f"{part}_accuracy"].groups for part in ("devel", "test")})
@@ -138,6 +149,13 @@ def card(facts: Facts, picture: str = CONFUSION_PICTURE, limit: int | None = Non
 def family_description(facts: Facts) -> str:
     """What stands above all versions of a registered model."""
     return _TEMPLATES.get_template("model_family.md.j2").render(facts=facts)
+
+
+def _pretrained(systems: Iterable[System]) -> list[NetworkSpec]:
+    """The networks with published weights, each once."""
+    used = {each.network: each.licence for each in systems if each.pretraining != "none"}
+    # Of a listed network the licence is known; of an open one, its settings tell it.
+    return [network_spec(name, settings={"licence": licence}) for name, licence in used.items()]
 
 
 def _listed(items: Iterable[str], most: int) -> str:

@@ -26,7 +26,7 @@ from soundstack.evaluation.evaluation import Evaluation, RegisteredModel
 from soundstack.recognisers.base import Recogniser
 from soundstack.tracking import card as cards
 from soundstack.tracking import champion, registered_models
-from soundstack.tracking.reuse import ROW_TAG, row_key
+from soundstack.tracking.reuse import RESTRICTION_TAG, ROW_TAG, row_key
 from soundstack.tracking.run import Run
 from soundstack.tracking.store import undisturbed
 
@@ -49,6 +49,9 @@ def register(
     """
     run.send()  # whoever finds the model finds what the run says about it, even if this process is killed now
     scores = {name: f"{evaluation.intervals[name].value:.6f}" for name in ("devel_macro_f1", "test_macro_f1")}
+    restriction = cards.restriction(recogniser.systems)
+    if restriction:
+        scores[RESTRICTION_TAG] = restriction
     with undisturbed():
         version = _log_and_register(run, recogniser, dict(tags) | scores, limits or RequestLimits())
         registered_models.require_name(tags, made=version)
@@ -58,7 +61,7 @@ def register(
         run.tags({"registered_model": f"{run.name}/{version.version}", ROW_TAG: key})
         # Last: the alias never points to a version that lacks something.
         note = champion.make_way(MlflowClient().get_model_version(run.name, version.version))
-    return RegisteredModel(run.name, str(version.version), not note, evaluation.row(run.name), note)
+    return RegisteredModel(run.name, str(version.version), not note, evaluation.row(run.name), note, restriction)
 
 
 def _log_and_register(run: Run, recogniser: Recogniser, tags: Mapping[str, str], limits: RequestLimits) -> ModelVersion:

@@ -27,6 +27,8 @@ from soundstack.utils.project import fingerprint
 
 #: The tag of a run that holds its row's key.
 ROW_TAG = "soundstack.row"
+#: The tag of a version that says what its use is restricted to.
+RESTRICTION_TAG = "restriction"
 
 
 def row_key(config: Config, data_fingerprint: str) -> str:
@@ -62,7 +64,9 @@ def find_done(config: Config, data_fingerprint: str) -> RegisteredModel | None:
             present = champion.of(stored.name)
             holds = present is not None and present.version == stored.version
             note = f"champion is {champion.beside(present, stored)}" if present is not None and not holds else ""
-            return RegisteredModel(stored.name, str(stored.version), holds, _scores(run, stored.name), note)
+            restriction = stored.tags.get(RESTRICTION_TAG, "")
+            scores = _scores(run, stored.name)
+            return RegisteredModel(stored.name, str(stored.version), holds, scores, note, restriction)
     return None
 
 
