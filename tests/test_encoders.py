@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import small_networks
+from soundstack.networks import cpu
 from soundstack.networks.build import build, restore
 from soundstack.networks.hf_encoder import window_starts
 from soundstack.networks.registry import Settings, load_open, network_spec
@@ -178,6 +179,14 @@ def test_timms_features_are_timms_own(saved: dict[str, Path], name: str) -> None
         torch.testing.assert_close(net(pictures), own((pictures / 255 - mean) / deviation))
     spec = network_spec(f"timm:{saved[name]}", settings=settings)
     assert (spec.picture_size, spec.interpolation, spec.licence) == (160, "bicubic", "apache-2.0")
+
+
+@pytest.mark.parametrize("name", small_networks.PICTURES)
+def test_timms_networks_are_run_by_openvino_to_the_same_features(saved: dict[str, Path], name: str) -> None:
+    net, _ = made(f"timm:{saved[name]}")
+    pictures = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(cpu.on_cpu(net, "float32")(pictures), net(pictures), rtol=1e-3, atol=1e-4)
 
 
 def test_a_name_of_timm_has_what_timm_knows_of_it_without_any_file() -> None:

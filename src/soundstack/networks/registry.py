@@ -193,19 +193,11 @@ class OpenNetwork(Network):
         raise NotImplementedError
 
     def find_or_fetch(self, weights_dir: Path | None, *, allow_download: bool = True) -> Path:
-        """The folder of its files, weights included, which are fetched if need be.
-
-        Raises:
-            ConfigError, WeightsError: as :meth:`look_up`.
-        """
+        """The folder of its files, weights included, which are fetched if need be; errors as :meth:`look_up`'s."""
         raise NotImplementedError
 
     def identity(self, weights_dir: Path | None, *, random: bool, allow_download: bool = True) -> str:
-        """Tell its files from others by their contents; with ``random`` weights, the files of weights do not count.
-
-        Raises:
-            ConfigError, WeightsError: as :meth:`look_up`.
-        """
+        """Tell its files from others by their contents, with ``random`` weights without theirs; errors as above."""
         raise NotImplementedError
 
     def published(self, weights_dir: Path | None, *, allow_download: bool = True) -> nn.Module:
