@@ -13,7 +13,7 @@ import torch
 import transformers as hf
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import small_networks
 from soundstack.networks import cpu
@@ -181,12 +181,27 @@ def test_timms_features_are_timms_own(saved: dict[str, Path], name: str) -> None
     assert (spec.picture_size, spec.interpolation, spec.licence) == (160, "bicubic", "apache-2.0")
 
 
-@pytest.mark.parametrize("name", small_networks.PICTURES)
-def test_timms_networks_are_run_by_openvino_to_the_same_features(saved: dict[str, Path], name: str) -> None:
-    net, _ = made(f"timm:{saved[name]}")
-    pictures = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8)
+@pytest.mark.parametrize("name", [*small_networks.PICTURES, *small_networks.AUDIO])
+def test_openvino_gives_the_same_features(saved: dict[str, Path], name: str) -> None:
+    is_picture = name in small_networks.PICTURES
+    net, _ = made(f"{'timm' if is_picture else 'hf'}:{saved[name]}")
+    pictures, waves = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8), 0.1 * torch.randn(3, 24_000)
+    given = pictures if is_picture else waves
     with torch.inference_mode():
-        torch.testing.assert_close(cpu.on_cpu(net, "float32")(pictures), net(pictures), rtol=1e-3, atol=1e-4)
+        fast = cpu.on_cpu(net, "float32")
+        found = fast(given)
+        torch.testing.assert_close(found, net(given), rtol=1e-3, atol=1e-4)
+        assert torch.equal(fast(given[1:2]), found[1:2])
+
+
+def test_what_openvino_cannot_run_is_refused_with_the_way_out() -> None:
+    class Sorted(nn.Module):
+        def embed(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.lstsq(x[:, None], x[:, None]).solution[:, 0]
+
+    with pytest.raises(ConfigError, match="shortcuts: OpenVINO cannot run this network") as refused:
+        cpu.on_cpu(Sorted(), "float32").embed(torch.ones(1, 3))
+    assert "\n" not in str(refused.value) and str(refused.value).endswith("give shortcuts=no.")
 
 
 def test_a_name_of_timm_has_what_timm_knows_of_it_without_any_file() -> None:

@@ -81,8 +81,7 @@ class Embedder:
             )
         # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        elsewhere = fed.is_open and fed.input == "waveform"  # an extractor is in it, which nothing else runs
-        self._by_torch = device.type != "cpu" or not spec.shortcuts or elsewhere
+        self._by_torch = device.type != "cpu" or not spec.shortcuts
         self._forward = self.network if self._by_torch else cpu.on_cpu(self.network, spec.precision)
 
     @classmethod

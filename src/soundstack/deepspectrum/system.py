@@ -66,10 +66,7 @@ def embedding_spec(
 
 
 def _precision(config: DeepSpectrumConfig, device: torch.device) -> str:
-    described = network_spec(config.network)
     by_openvino = device.type == "cpu" and config.shortcuts
-    if by_openvino and described.is_open and described.input == "waveform" and config.precision == "auto":
-        return "float32"  # torch runs these
     if config.precision == "auto":
         return "bfloat16" if by_openvino and cpu.computes_bfloat16() else "float32"
     if config.precision == "bfloat16" and by_openvino and not cpu.computes_bfloat16():

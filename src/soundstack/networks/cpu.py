@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from soundstack.utils import project
+from soundstack.utils.errors import ConfigError
 
 # Without this package, OpenVINO takes a stub that does nothing. With it, each import would send the maker a message,
 # and write to the user's home.
@@ -92,11 +93,21 @@ class _Embed:
         return torch.from_numpy(features)
 
     def _compile(self, *inputs: Tensor) -> tuple[Any, int]:
-        """A network compiled for inputs of these shapes, (1, ...), and how many it works on at the same time."""
+        """A network compiled for inputs of these shapes, (1, ...), and how many it works on at the same time.
+
+        Raises:
+            ConfigError: OpenVINO cannot run it.
+        """
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the shapes are fixed
             traced: Any = torch.jit.trace(self._network, tuple(x.clone() for x in inputs), check_trace=False)
-            model = openvino.convert_model(traced, input=[x.shape for x in inputs])
+            try:
+                model = openvino.convert_model(traced, input=[x.shape for x in inputs])
+            except Exception as error:  # of several kinds; none for the networks of this package
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise ConfigError(
+                    f"shortcuts: OpenVINO cannot run this network ({first}); give shortcuts=no."
+                ) from error
         threads = min(project.cores(), torch.get_num_threads())
         streams = -(-threads // THREADS)
         options = {

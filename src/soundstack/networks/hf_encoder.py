@@ -180,8 +180,11 @@ class AudioEncoder(nn.Module):
         self.extractor = extractor
         self.layer = layer
         self.window = _window(extractor)
-        self._takes = set(inspect.signature(model.forward).parameters)
-        self._masks = "return_attention_mask" in inspect.signature(type(extractor).__call__).parameters
+        takes = set(inspect.signature(model.forward).parameters)
+        if not getattr(extractor, "return_attention_mask", True):  # some models are worse with it
+            takes = {name for name in takes if not name.endswith("mask")}
+        made = self._extracted(np.zeros(extractor.sampling_rate, np.float32), torch.device("cpu"))
+        self._given = [name for name in made if name in takes]
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Waveforms float32 (N, samples), mono, -1..1, at the extractor's rate -> features float32 (N, dim)."""
@@ -198,25 +201,26 @@ class AudioEncoder(nn.Module):
 
     def _mean(self, window: NDArray[np.float32], device: torch.device) -> Tensor:
         """The mean over time of a window's hidden states, (dim,)."""
-        asked = {"return_attention_mask": True} if self._masks else {}
-        with torch.autocast(device.type, enabled=False):  # bfloat16 is too coarse for a spectrogram
-            made = self.extractor(window, sampling_rate=self.extractor.sampling_rate, return_tensors="pt", **asked)
+        made = self._extracted(window, device)
         mask = next((made[name] for name in made if name.endswith("mask")), None)
-        wanted = getattr(self.extractor, "return_attention_mask", True)  # some models are worse with it
-        given = {
-            name: values.to(device)
-            for name, values in made.items()
-            if name in self._takes and (wanted or not name.endswith("mask"))
-        }
-        outputs = self.model(**given, output_hidden_states=self.layer is not None, return_dict=True)
-        states = self._chosen(outputs).float()
+        states = self.embed(*[made[name].to(device) for name in self._given]).float()
         if states.ndim == 4:  # (1, dim, bands, frames): a network of convolutions or of shifted windows
             return states.mean(dim=(2, 3))[0]
         frames = states.shape[1]
         counted = frames if mask is None else max(1, math.ceil(frames * float(mask.float().mean()) - 1e-6))
         return states[0, :counted].mean(dim=0)
 
-    def _chosen(self, outputs: Any) -> Tensor:
+    def _extracted(self, window: NDArray[np.float32], device: torch.device) -> Any:
+        """What the extractor makes of a window (samples,): tensors by their names."""
+        masks = "return_attention_mask" in inspect.signature(type(self.extractor).__call__).parameters
+        asked = {"return_attention_mask": True} if masks else {}
+        with torch.autocast(device.type, enabled=False):  # bfloat16 is too coarse for a spectrogram
+            return self.extractor(window, sampling_rate=self.extractor.sampling_rate, return_tensors="pt", **asked)
+
+    def embed(self, *inputs: Tensor) -> Tensor:
+        """What the extractor has made (1, ...), in its order -> hidden states (1, frames, dim) or (1, dim, ...)."""
+        given = dict(zip(self._given, inputs, strict=True))
+        outputs = self.model(**given, output_hidden_states=self.layer is not None, return_dict=True)
         if self.layer is None:
             last: Tensor = outputs.last_hidden_state
             return last
