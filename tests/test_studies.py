@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
-import torch
 from sqlalchemy import NullPool, create_engine, text
 
 from postgresql import PASSWORD
