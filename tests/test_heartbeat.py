@@ -18,6 +18,8 @@ from soundstack.config.steps import ExtractConfig
 from soundstack.tracking import claims, heartbeat, presence
 from soundstack.tracking import run as tracking
 from soundstack.tracking.store import PROCESS_TAG, close_orphans, connect
+from soundstack.tracking.store_errors import without_password
+from soundstack.utils.errors import StoreError
 from waiting import PATIENCE, until
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -237,3 +239,51 @@ def test_a_run_in_postgresql_left_by_another_host_is_closed_by_the_servers_clock
     finally:
         connect.cache_clear()
         mlflow.set_tracking_uri(None)
+
+
+# passwords -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:S3cret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:S3cr/et@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql://me:p@S3cret:w@host:x/db", "postgresql://me:***@host:x/db"),
+        ("postgresql://host/db?user=me&password=S3cret&sslmode=require", "postgresql://host/db?user=me&password=***&"),
+        ("https://me:S3cret@host:5000", "https://me:***@host:5000"),
+        ("me:S3cret@host", "me:***@host"),
+        ("postgresql://host:5432/db", "postgresql://host:5432/db"),
+        ("sqlite:////a:b/c.db", "sqlite:////a:b/c.db"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(address: str, shown: str) -> None:
+    assert without_password(address).startswith(shown)
+    assert "S3cret" not in without_password(f"no answer from {address}") or "://" not in address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:S3cret@127.0.0.1:1/db",
+        "postgresql://me:S3cr@et@127.0.0.1:1x/db",
+        "postgresql://127.0.0.1:1/db?user=me&password=S3cret",
+        "http://me:S3cret@127.0.0.1:1",
+        "unknown://me:S3cret@host",
+        "me:S3cret@host",
+    ],
+)
+def test_a_store_that_cannot_be_used_is_told_without_its_password(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_tracking_uri(address)
+    connect.cache_clear()
+    try:
+        with pytest.raises(StoreError) as error:
+            connect()
+    finally:
+        connect.cache_clear()
+        mlflow.set_tracking_uri(None)
+    assert not {"S3cr", "et@"} & {error.value.args[0][at : at + 4] for at in range(len(str(error.value)))}
+    assert "\n" not in str(error.value)

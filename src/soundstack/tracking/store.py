@@ -115,8 +115,13 @@ def connect() -> str:
         ) from None
     except UnsupportedModelRegistryStoreURIException:
         raise StoreError(
-            f"The tracking store {given} is of no kind that MLflow knows; name one as in sqlite:///mlflow.db, "
-            "postgresql://USER@HOST/NAME or http://HOST:5000."
+            f"The tracking store {without_password(given)} is of no kind that MLflow knows; name one as in "
+            "sqlite:///mlflow.db, postgresql://USER@HOST/NAME or http://HOST:5000."
+        ) from None
+    except ValueError:  # from SQLAlchemy, and with a part of the address, which may be one of its password
+        raise StoreError(
+            f"The tracking store {without_password(given)} is no address that can be read: what stands for "
+            "USER:PASSWORD@HOST:PORT in it needs its special characters as %XX."
         ) from None
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         told = trouble(error) if isinstance(error, OSError) else None
@@ -160,11 +165,12 @@ def _is_database(uri: str) -> bool:
 
 def _made_ready(uri: str) -> Experiment | None:
     """Lay out a new store and bring a moved one home; return the experiment that runs go to, if there is one yet."""
-    client, database = MlflowClient(), database_file(uri)
+    database = database_file(uri)
     # Beside a database, since other folders' processes may share it; two must not create it at once.
     lock = Path("mlruns", ".lock").absolute() if database is None else database.with_name(f".{database.name}.lock")
     with exclusive(lock, "the tracking store", "or name another store"):
         _create(uri, database)
+        client = MlflowClient()  # not before: it tries to reach a database for minutes
         experiment = _experiment(client)
         if database is not None:
             number = experiment.experiment_id if experiment is not None else ""
