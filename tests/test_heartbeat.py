@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import NullPool, create_engine, inspect, text
 
 from local_http import LocalServer
+from postgresql import PASSWORD
 from soundstack.config.steps import ExtractConfig
 from soundstack.tracking import claims, heartbeat, presence
 from soundstack.tracking import run as tracking
@@ -22,7 +25,7 @@ from soundstack.tracking.store_errors import without_password
 from soundstack.utils.errors import StoreError
 from waiting import PATIENCE, until
 
-PROJECT = Path(__file__).resolve().parents[1]
+SOURCE = Path(__file__).resolve().parents[1] / "src"
 ELSEWHERE = "other-host|7|1000.00|4026531836"
 
 
@@ -205,7 +208,7 @@ def test_of_two_claims_at_the_same_second_one_goes_first(
 # PostgreSQL ------------------------------------------------------------------------------------------------------
 
 KILLED = """
-import os, sys; sys.path.insert(0, 'src')
+import os, sys; sys.path.insert(0, sys.argv[1])
 from soundstack.tracking import presence, run as tracking
 from soundstack.config.steps import ExtractConfig
 presence.mark = lambda: 'other-host|7|1000.00|4026531836'
@@ -214,31 +217,49 @@ with tracking.run('demo-extract', ExtractConfig()) as run:
 """
 
 
-def test_a_run_in_postgresql_left_by_another_host_is_closed_by_the_servers_clock(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+@pytest.fixture
+def server_store(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A store in PostgreSQL, whose address has the password in it."""
+    address = database.replace("sound@", f"sound:{PASSWORD}@")
+    monkeypatch.delenv("PGPASSWORD")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
-    mlflow.set_tracking_uri(database)
+    mlflow.set_tracking_uri(address)
     connect.cache_clear()
-    try:
-        connect()
-        done = subprocess.run([sys.executable, "-c", KILLED], cwd=PROJECT, capture_output=True, text=True)
-        orphan = done.stdout.split()[-1]
-        told, kernel = MlflowClient().get_run(orphan).data.tags[heartbeat.TAG].split()
-        assert kernel == heartbeat._kernel()
-        assert heartbeat.server_time() - float(told) + 1 >= 0
+    connect()
+    yield address
+    connect.cache_clear()
+    mlflow.set_tracking_uri(None)
+
+
+def test_a_store_in_postgresql_serves_several_hosts_and_keeps_its_password_to_itself(
+    server_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(SOURCE)], capture_output=True, text=True)
+    orphan = done.stdout.split()[-1]
+    told, kernel = MlflowClient().get_run(orphan).data.tags[heartbeat.TAG].split()
+    assert kernel == heartbeat._kernel()
+    assert heartbeat.server_time() >= float(told) - 1
+    close_orphans()
+    assert status(orphan) == "RUNNING", "it may live"
+    with monkeypatch.context() as changed:
+        changed.setattr(heartbeat, "LIMIT_SECONDS", -1.0)
         close_orphans()
-        assert status(orphan) == "RUNNING", "it may live"
-        monkeypatch.setattr(heartbeat, "LIMIT_SECONDS", -1.0)
-        close_orphans()
-        assert status(orphan) == "KILLED"
-        with tracking.run("demo-extract", ExtractConfig()) as run, claims.claimed("key", "demo-crnn") as shared:
-            assert shared
-        assert status(run.id) == "FINISHED"
-    finally:
-        connect.cache_clear()
-        mlflow.set_tracking_uri(None)
+    assert status(orphan) == "KILLED"
+    with tracking.run("demo-extract", ExtractConfig()) as run, claims.claimed("key", "demo-crnn") as shared:
+        assert shared
+        run.settings(ExtractConfig(), {})
+    assert status(run.id) == "FINISHED"
+
+    with create_engine(server_store, poolclass=NullPool).connect() as connection:
+        tables = inspect(connection).get_table_names()
+        rows = {table: str(connection.execute(text(f'SELECT * FROM "{table}"')).all()) for table in tables}
+    assert run.id in rows["tags"]
+    assert [table for table, content in rows.items() if PASSWORD in content] == []
+    artifacts = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert "config.json" in {path.name for path in artifacts}
+    assert [path for path in artifacts if PASSWORD.encode() in path.read_bytes()] == []
+    assert PASSWORD not in "".join(capfd.readouterr()) + done.stdout + done.stderr
 
 
 # passwords -------------------------------------------------------------------------------------------------------
