@@ -28,7 +28,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 from mlflow.utils import mlflow_tags
 from sqlalchemy import create_engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from soundstack.config.places import project
 from soundstack.tracking import heartbeat, moved_store, presence
@@ -113,7 +113,7 @@ def connect() -> str:
             f"The tracking store {without_password(given)} needs a driver that is not here ({first_line(error)}): "
             'install it in this environment; for postgresql:// `uv pip install "psycopg[binary]"`.'
         ) from None
-    except UnsupportedModelRegistryStoreURIException:
+    except (UnsupportedModelRegistryStoreURIException, NoSuchModuleError):
         raise StoreError(
             f"The tracking store {without_password(given)} is of no kind that MLflow knows; name one as in "
             "sqlite:///mlflow.db, postgresql://USER@HOST/NAME or http://HOST:5000."
