@@ -41,7 +41,7 @@ def _studies(address: str) -> str:
     """Check the address of a database; no refusal shows it, since it may hold a password."""
     if address == "auto":
         return address
-    if not re.match(r"postgresql(\+\w+)?://.|sqlite:///.", address):
+    if not re.match(r"postgresql(\+psycopg2?)?://.|sqlite:///.", address):
         raise ValueError("give auto, or a database as in postgresql://USER@HOST/NAME or sqlite:///studies.db")
     rest = address.partition("://")[2]
     if ":" in rest.rpartition("@")[0] or "password" in rest.partition("?")[2].lower():

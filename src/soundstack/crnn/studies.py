@@ -2,7 +2,7 @@
 
 A study there holds finished trials alone, in order, written by one process at a time: what was under way in a killed
 one is in nobody's way. Another process with the same study waits until the first is done or gone, and takes over what
-it finished. PostgreSQL frees a lock when the connection that holds it ends, which it notices within a minute where a
+it finished. PostgreSQL frees a lock when the connection that holds it ends, which it notices after a minute where a
 host was cut off.
 """
 
@@ -26,6 +26,8 @@ from soundstack.utils.errors import StoreError
 from soundstack.utils.locks import exclusive
 
 _POLL_SECONDS = 2.0
+#: For libpq: a server that is silent for so many (milli)seconds is lost; by the system's defaults a quarter of an hour.
+_PATIENCE = {"connect_timeout": 30, "tcp_user_timeout": 60_000}
 #: Probes of an idle connection: else the server finds out after two hours that a host is gone, and a router forgets it.
 _KEEP_ALIVE = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
 
@@ -51,7 +53,8 @@ def kept(uri: str, name: str) -> Iterator[Kept]:
         yield Kept([], lambda trial: None)
         return
     with _explained(uri), _locked(uri, "soundstack", "Its tables"):
-        storage = optuna.storages.RDBStorage(uri, {"poolclass": NullPool})
+        connect_args = {} if uri.startswith("sqlite") else _PATIENCE
+        storage = optuna.storages.RDBStorage(uri, {"poolclass": NullPool, "connect_args": connect_args})
     with _locked(uri, name, f"The study {name}") as check:
 
         def add(trial: FrozenTrial) -> None:
@@ -74,7 +77,8 @@ def _locked(uri: str, name: str, what: str) -> Iterator[Callable[[], object]]:
             yield lambda: None
         return
     with _explained(uri):
-        connection = create_engine(uri, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+        engine = create_engine(uri, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=_PATIENCE)
+        connection = engine.connect()
     with connection:
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         told = False
