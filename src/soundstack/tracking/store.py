@@ -118,15 +118,15 @@ def connect() -> str:
             f"The tracking store {without_password(given)} is of no kind that MLflow knows; name one as in "
             "sqlite:///mlflow.db, postgresql://USER@HOST/NAME or http://HOST:5000."
         ) from None
-    except ValueError:  # from SQLAlchemy, and with a part of the address, which may be one of its password
-        raise StoreError(
-            f"The tracking store {without_password(given)} is no address that can be read: what stands for "
-            "USER:PASSWORD@HOST:PORT in it needs its special characters as %XX."
-        ) from None
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         told = trouble(error) if isinstance(error, OSError) else None
         raise told or StoreError(
             f"The tracking store {without_password(given)} cannot be used: {reason(error)}."
+        ) from None
+    except ValueError:  # from SQLAlchemy, and with a part of the address, which may be one of its password
+        raise StoreError(
+            f"The tracking store {without_password(given)} is no address that can be read: what stands for "
+            "USER:PASSWORD@HOST:PORT in it needs its special characters as %XX."
         ) from None
 
 
