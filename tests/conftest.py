@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, settings
 
+import postgresql
 from soundstack.config import places
 
 # As in the entry points, and before torch is loaded: on a busy machine, spinning threads cost ten times the work.
@@ -162,3 +163,22 @@ def store(store_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     yield uri
     tracking.connect.cache_clear()
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server():
+    """A PostgreSQL server, its address without a database; skipped where it or its driver is missing."""
+    with postgresql.running() as address:
+        yield address
+
+
+@pytest.fixture
+def database(postgresql_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty database; the password is in the environment, as users have it."""
+    from sqlalchemy import create_engine, text
+
+    monkeypatch.setenv("PGPASSWORD", postgresql.PASSWORD)
+    name = f"test_{tmp_path.name}".lower()
+    with create_engine(f"{postgresql_server}/postgres", isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text(f'CREATE DATABASE "{name}"'))
+    return f"{postgresql_server}/{name}"

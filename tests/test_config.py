@@ -59,13 +59,16 @@ OTHER = {
     "cost_path": "rising",
     "nested": True,
     "served_limits": "max_clips=9",
+    "studies": "postgresql://host/studies",
     "rerun": True,
     "parts": "evaluation",
     "keep_archives": True,
     "base_url": "https://mirror.example",
     "options": "-x",
 }
-IRRELEVANT = {"data_dir", "name", "cache_dir", "device", "jobs", "on_error", "suffix", "weights_dir", "rerun"}
+IRRELEVANT = {
+    "data_dir", "name", "cache_dir", "device", "jobs", "on_error", "suffix", "weights_dir", "studies", "rerun",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("model", [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig])

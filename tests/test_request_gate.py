@@ -302,13 +302,16 @@ def importing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_the_server_of_the_installed_mlflow_takes_the_gate(importing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Echo()
+
     def load(path: str) -> Any:
-        mlflow_hook.install(Echo())
+        mlflow_hook.install(model)
         schema = SimpleNamespace(get_input_schema=lambda: None)
         return SimpleNamespace(metadata=schema, predict=lambda *_: pytest.fail("MLflow's own endpoint"))
 
     monkeypatch.setattr(importing, "load_model_with_mlflow_config", load)
     app = importlib.import_module(f"{mlflow_hook.SERVER}.app").app
+    assert model.most == 1, "it has recognised a clip before the server answers its health check"
     sent: list[dict[str, Any]] = []
 
     async def call() -> None:

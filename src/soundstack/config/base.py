@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -36,6 +37,20 @@ def _own_name(name: str, info: ValidationInfo) -> str:
     return naming.checked(name)
 
 
+def _studies(address: str) -> str:
+    """Check the address of a database; no refusal shows it, since it may hold a password."""
+    if address == "auto":
+        return address
+    if not re.match(r"postgresql(\+psycopg2?)?://.|sqlite:///.", address):
+        raise ValueError("give auto, or a database as in postgresql://USER@HOST/NAME or sqlite:///studies.db")
+    rest = address.partition("://")[2]
+    if ":" in rest.rpartition("@")[0] or "password" in rest.partition("?")[2].lower():
+        raise ValueError(
+            "holds a password, and parameters are logged; leave it out, and set PGPASSWORD or write it into ~/.pgpass"
+        )
+    return f"sqlite:///{absolute(rest[1:])}" if address.startswith("sqlite") else address
+
+
 if TYPE_CHECKING:
     DataSetName = str
 else:
@@ -58,6 +73,14 @@ Threads = Annotated[int, Field(ge=0, le=1024, description="decoding threads; 0: 
 Device = Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: CUDA where there is a usable GPU")]
 CacheDir = Annotated[Place, Field(description="folder of the feature cache, safe to delete")]
 WeightsDir = Annotated[PlaceOrAuto, Field(description="folder of weight files; auto: torch's hub cache")]
+Studies = Annotated[
+    str,
+    AfterValidator(_studies),
+    Field(
+        description="database that keeps the finished trials of searches for other machines and later commands, as in "
+        "postgresql://USER@HOST/NAME (password in PGPASSWORD or ~/.pgpass) or sqlite:///studies.db; auto: none"
+    ),
+]
 CostTrials = Annotated[
     int, Field(ge=0, le=1000, description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples")
 ]

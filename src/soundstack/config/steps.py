@@ -29,6 +29,7 @@ from soundstack.config.base import (
     Seconds,
     Seed,
     ServedLimits,
+    Studies,
     Suffix,
     Switch,
     WeightsDir,
@@ -97,7 +98,7 @@ class CrnnConfig(SpectrogramConfig):
     Example: mlflow run . -e crnn -P dataset=esc10 -P data_dir=path/to/ESC-50 -P trials=20
     """
 
-    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix"}
+    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "studies"}
     made_by: ClassVar[str] = "crnn.search"
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
@@ -115,6 +116,7 @@ class CrnnConfig(SpectrogramConfig):
     slower on others"""
     trials: Annotated[int, Field(ge=1, le=1000)] = 1
     """1: train once; more: Optuna tunes learning rate and batch size, one run a trial"""
+    studies: Studies = "auto"
     nested: NestedCrnn = False
     """yes: also devel scores by nested cross-validation, for which a further model is trained for every pair of folds
     (with 4 folds twice the time in all); not with trials > 1"""
@@ -288,7 +290,7 @@ class MainConfig(DataConfig):
               mlflow run . -P suite=table3 -P dataset=esc50 -P seeds=3
     """
 
-    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"weights_dir", "rerun"}
+    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"weights_dir", "rerun", "studies"}
 
     suite: str = "quick"
     """quick, best, table1, table2, table3, full, offline_best, or the path of your own YAML file"""
@@ -299,6 +301,7 @@ class MainConfig(DataConfig):
     """passes of the CRNN over its training folds; auto: the paper's"""
     trials: Annotated[int, Field(ge=1, le=1000)] = 1
     """Optuna trials of the CRNN's learning rate and batch size"""
+    studies: Studies = "auto"
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """repeat what is random with so many seeds, counted up from seed"""
     nested: NestedCrnn = False

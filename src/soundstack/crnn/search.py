@@ -1,29 +1,35 @@
 """Tuning the CRNN with Optuna: learning rate (log scale) and batch size, one nested run a trial, pruned by fold.
 
-Nothing of a study is kept but the folds that its trials trained, in the cache: what a trial is depends on the seed, its
-number and the trials before it alone. A killed search therefore goes through its finished folds again, in no time, and
-on from the last finished epoch; asking for more trials extends it. Trials are judged by macro-F1 on the held-out
-development folds.
+What a trial is depends on the seed, its number and the trials before it alone; one is asked for when the one before it
+was told, so that no clock has a say. Unless ``studies`` names a database that keeps finished trials
+(:mod:`~soundstack.crnn.studies`), nothing of a study is kept but the folds that its trials trained, in the cache. A
+killed search therefore goes through its finished folds again, in no time, and on from the last finished epoch; asking
+for more trials extends it. Trials are judged by macro-F1 on the held-out development folds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
 import torch
+from optuna import Study
 from optuna.trial import TrialState
 
 from soundstack.config.steps import CrnnConfig
+from soundstack.crnn import studies
 from soundstack.crnn import system as crnn
 from soundstack.crnn.training import FoldModel, TrainingSpec, derived_seed
 from soundstack.datasets.data_set import DataSet
 from soundstack.evaluation import plots
 from soundstack.spectrograms.extract import Spectrograms
+from soundstack.utils.code_versions import code_version
 from soundstack.utils.files import save_figure
 from soundstack.utils.progress import bar
+from soundstack.utils.project import fingerprint
 
 if TYPE_CHECKING:
     from soundstack.tracking.run import Run
@@ -38,13 +44,12 @@ def tune(
     """Search for ``config.trials`` trials, log what they found, and return the best configuration.
 
     The first trial is the preset, so that tuning never ends below it on devel.
+
+    Raises:
+        StoreError: The database that ``config.studies`` names cannot be used.
     """
     folds = data_set.clip_table.folds
     base = crnn.training_spec(config)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(3, n_warmup_steps=0))
-    nearest = min(BATCH_SIZES, key=lambda size: abs(size - base.batch_size))
-    study.enqueue_trial({"learning_rate": base.learning_rate, "batch_size": nearest})
 
     def objective(trial: optuna.Trial) -> float:
         spec = replace(
@@ -70,12 +75,35 @@ def tune(
             opened.metrics({"devel_macro_f1": float(np.mean(scores))})
         return float(np.mean(scores))
 
-    for number in range(config.trials):
-        # A sampler a trial: what it draws must not hang on how often those before it drew.
-        study.sampler = optuna.samplers.TPESampler(
-            seed=derived_seed(config.seed, "trial", number) % 2**32, multivariate=True
-        )
-        study.optimize(objective, n_trials=1)
+    name = ""
+    if config.studies != "auto":  # whatever a trial hangs on, but for the number of trials
+        made_by = code_version(__name__)
+        name = f"{run.name}-{fingerprint([crnn.training_key(data_set, spectrograms, base, device), made_by])}"
+    study = _search(objective, base, config, name)
+    _log(study, run)
+    return replace(base, **study.best_params)
+
+
+def _search(objective: Callable[[optuna.Trial], float], base: TrainingSpec, config: CrnnConfig, name: str) -> Study:
+    """Search from the first trial that the study of a name does not hold yet, and return all trials asked for."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(3, n_warmup_steps=0))
+    with studies.kept(config.studies, name) as kept:
+        study.add_trials(kept.trials[: config.trials])
+        if not kept.trials:
+            nearest = min(BATCH_SIZES, key=lambda size: abs(size - base.batch_size))
+            study.enqueue_trial({"learning_rate": base.learning_rate, "batch_size": nearest})
+        for number in range(len(kept.trials), config.trials):
+            # A sampler a trial: what it draws must not hang on how often those before it drew.
+            study.sampler = optuna.samplers.TPESampler(
+                seed=derived_seed(config.seed, "trial", number) % 2**32, multivariate=True
+            )
+            study.optimize(objective, n_trials=1)
+            kept.add(study.trials[number])
+    return study
+
+
+def _log(study: Study, run: Run) -> None:
     run.metrics({"best_trial": study.best_trial.number, "best_trial_macro_f1": study.best_value})
     trials = study.trials_dataframe()
     finished = trials[trials.state == TrialState.COMPLETE.name]
@@ -84,4 +112,3 @@ def tune(
     figure = plots.trials_figure(finished.params_learning_rate, finished.params_batch_size, finished.value)
     save_figure(figure, run.folder / "tuning" / "trials.png")
     trials.to_csv(run.folder / "tuning" / "trials.csv", index=False)
-    return replace(base, **study.best_params)

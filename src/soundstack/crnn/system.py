@@ -69,6 +69,13 @@ def parts_of(data_set: DataSet, *, nested: bool) -> list[str]:
     return [*folds, *(pairs if nested else pairs[:1])]
 
 
+def training_key(data_set: DataSet, spectrograms: Spectrograms, spec: TrainingSpec, device: torch.device) -> str:
+    """Identify what training gives: by spectrograms, data, settings, device and code."""
+    made_of = {"spectrograms": spectrograms.recipe.store.folder.name, "data": data_set.fingerprint}
+    made_by = {"training": spec.to_json(), "device": device.type, "code": code_version(FoldJob.__module__)}
+    return fingerprint(made_of | made_by)
+
+
 def train_folds(
     data_set: DataSet,
     spectrograms: Spectrograms,
@@ -86,9 +93,7 @@ def train_folds(
     """
     mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
     folds, targets = data_set.example_folds, torch.from_numpy(data_set.example_targets)
-    made_of = {"spectrograms": spectrograms.recipe.store.folder.name, "data": data_set.fingerprint}
-    made_by = {"training": spec.to_json(), "device": device.type, "code": code_version(FoldJob.__module__)}
-    key = fingerprint(made_of | made_by)
+    key = training_key(data_set, spectrograms, spec, device)
     jobs = [
         FoldJob(
             Path(mapped) if mapped else torch.from_numpy(spectrograms.values),

@@ -2,14 +2,15 @@
 
 A row is done when the store holds a finished run of the same model name, configuration, data fingerprint and code; it
 is then reused. So a killed suite, started again, continues at its first unfinished row; a row that another process
-has under way is waited for, and reused too. A row whose weights cannot be had is reported, and the rest goes on; a
-fusion uses the members that are there and says which are missing.
+has under way, or another host on the same server, is waited for, and reused too. A row whose weights cannot be had is
+reported, and the rest goes on; a fusion uses the members that are there and says which are missing.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from soundstack.evaluation.evaluation import RegisteredModel
 from soundstack.networks import weights
 from soundstack.networks.registry import network_spec
 from soundstack.tracking import reuse
+from soundstack.tracking.claims import claimed
 from soundstack.utils.errors import ConfigError, MemberError, WeightsError
 from soundstack.utils.locks import exclusive
 
@@ -31,7 +33,7 @@ from soundstack.utils.locks import exclusive
 Steps = dict[str, Callable[[Any], RegisteredModel]]
 #: What the steps of a suite reuse from its own parameters, unless a row says otherwise.
 _SHARED: Mapping[str, Sequence[str]] = {
-    "crnn": (*DataConfig.model_fields, "epochs", "trials", "nested"),
+    "crnn": (*DataConfig.model_fields, "epochs", "trials", "studies", "nested"),
     "deepspectrum": (*DataConfig.model_fields, "nested", "weights_dir"),
     "fuse": ("dataset", "cache_dir", "nested", "served_limits"),
 }
@@ -95,8 +97,11 @@ def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *,
     started = time.perf_counter()
     name, note = settings.model_name, ""
     key = reuse.row_key(settings, data_fingerprint)
-    with exclusive(Path(settings.cache_dir) / "rows" / f"{key}.lock", name):
+    with ExitStack() as held:
+        held.enter_context(exclusive(Path(settings.cache_dir) / "rows" / f"{key}.lock", name))
         trained = None if rerun else reuse.find_done(settings, data_fingerprint)
+        if trained is None and held.enter_context(claimed(key, name)) and not rerun:
+            trained = reuse.find_done(settings, data_fingerprint)
         if trained is not None:
             note = "reused"
             print(f"{name}: done already, reused (models:/{trained.name}/{trained.version}).")

@@ -2,7 +2,7 @@
 
 A run collects its artifacts in a temporary folder and sends them before its model is registered, and what came later
 when it ends, also when it fails. It ends FINISHED, FAILED (an error) or KILLED (interrupted), never RUNNING; runs that
-a killed process left RUNNING on this machine are closed by the next start.
+a killed process left RUNNING on this machine, or on a server, are closed by the next start.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlflow.tracking import MlflowClient
 from soundstack.config.base import Config
 from soundstack.evaluation import plots
 from soundstack.evaluation.evaluation import Evaluation
-from soundstack.tracking import presence
+from soundstack.tracking import heartbeat, presence
 from soundstack.tracking.store import PROCESS_TAG, connect, whole
 from soundstack.tracking.store_errors import LostStoreError, explained, first_line, trouble
 from soundstack.utils import provenance
@@ -164,14 +164,16 @@ def _opened(name: str, step: str, *, continues: bool = True, pruned: type[Except
     with explained(), _temporary_folder(of_libraries=not nested) as folder:
         try:
             with explained():
+                tags |= heartbeat.sign()
                 with put_off():
                     active = mlflow.start_run(nested=nested, run_name=None if given else name, tags=tags)
                     opened = Run(active.info.run_id, name, folder)
                 if given and re.fullmatch(r"[a-z]+-[a-z]+-\d+", active.info.run_name or ""):
                     # Replace MLflow's random name, keep one the user gave.
                     whole(MlflowClient().update_run)(opened.id, name=name)
-                yield opened
-                opened.close()
+                with heartbeat.beating(opened.id):
+                    yield opened
+                    opened.close()
                 with put_off():
                     _end(RunStatus.FINISHED)
         except BaseException as error:

@@ -1,7 +1,7 @@
 """The tracking store: how it is reached and checked, how it is written to, and the runs that nobody will end.
 
 A store that cannot be reached, a full disk and rights that are missing are the user's to mend: they become one line
-each. Runs that a killed process left RUNNING are closed here by the next start.
+each. Runs that a killed process left RUNNING are closed here by the next start, on a server that of any host.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -28,10 +28,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 from mlflow.utils import mlflow_tags
 from sqlalchemy import create_engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from soundstack.config.places import project
-from soundstack.tracking import moved_store, presence
+from soundstack.tracking import heartbeat, moved_store, presence
 from soundstack.tracking.store_errors import database_file, first_line, reason, trouble, without_password
 from soundstack.utils.errors import SoundstackError, StoreError
 from soundstack.utils.locks import exclusive
@@ -106,22 +106,27 @@ def connect() -> str:
         if (experiment := _made_ready(uri)) is not None:
             _refuse(uri, experiment)
         presence.remove_leftovers()
-        _close_orphans(uri)
+        close_orphans()
         return uri
     except ImportError as error:
         raise StoreError(
             f"The tracking store {without_password(given)} needs a driver that is not here ({first_line(error)}): "
-            "install it in this environment, and name it as in postgresql+psycopg2://."
+            'install it in this environment; for postgresql:// `uv pip install "psycopg[binary]"`.'
         ) from None
-    except UnsupportedModelRegistryStoreURIException:
+    except (UnsupportedModelRegistryStoreURIException, NoSuchModuleError):
         raise StoreError(
-            f"The tracking store {given} is of no kind that MLflow knows; name one as in sqlite:///mlflow.db, "
-            "postgresql://USER@HOST/NAME or http://HOST:5000."
+            f"The tracking store {without_password(given)} is of no kind that MLflow knows; name one as in "
+            "sqlite:///mlflow.db, postgresql://USER@HOST/NAME or http://HOST:5000."
         ) from None
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         told = trouble(error) if isinstance(error, OSError) else None
         raise told or StoreError(
             f"The tracking store {without_password(given)} cannot be used: {reason(error)}."
+        ) from None
+    except ValueError:  # from SQLAlchemy, and with a part of the address, which may be one of its password
+        raise StoreError(
+            f"The tracking store {without_password(given)} is no address that can be read: what stands for "
+            "USER:PASSWORD@HOST:PORT in it needs its special characters as %XX."
         ) from None
 
 
@@ -160,11 +165,12 @@ def _is_database(uri: str) -> bool:
 
 def _made_ready(uri: str) -> Experiment | None:
     """Lay out a new store and bring a moved one home; return the experiment that runs go to, if there is one yet."""
-    client, database = MlflowClient(), database_file(uri)
+    database = database_file(uri)
     # Beside a database, since other folders' processes may share it; two must not create it at once.
     lock = Path("mlruns", ".lock").absolute() if database is None else database.with_name(f".{database.name}.lock")
     with exclusive(lock, "the tracking store", "or name another store"):
         _create(uri, database)
+        client = MlflowClient()  # not before: it tries to reach a database for minutes
         experiment = _experiment(client)
         if database is not None:
             number = experiment.experiment_id if experiment is not None else ""
@@ -220,17 +226,24 @@ def _refuse(uri: str, experiment: Experiment) -> None:
         tempfile.TemporaryFile(dir=folder).close()  # refused now, and not when the first artifact is sent
 
 
-def _close_orphans(uri: str) -> None:
+def close_orphans() -> None:
     """End the runs that a killed process left RUNNING; what may live is left alone."""
     client, query = MlflowClient(), "attributes.status = 'RUNNING'"
-    for run in mlflow.search_runs(search_all_experiments=True, filter_string=query, output_format="list"):
+    runs = mlflow.search_runs(search_all_experiments=True, filter_string=query, output_format="list")
+    now = heartbeat.server_time() if any(heartbeat.TAG in run.data.tags for run in runs) else 0.0
+    for run in runs:
         mark = run.data.tags.get(PROCESS_TAG)
-        if presence.is_dead(mark) if mark else _never_began(run, uri):
-            client.set_tag(run.info.run_id, "soundstack.closed", "its process was killed; closed by a later start")
-            client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
+        if mark and heartbeat.TAG in run.data.tags:
+            over = heartbeat.is_over(run, mark, now)
+        else:
+            over = presence.is_dead(mark) if mark else _never_began(run)
+        if over:
+            with nullcontext() if database_file(mlflow.get_tracking_uri()) else suppress(MlflowException):  # not ours
+                client.set_tag(run.info.run_id, "soundstack.closed", "its process was killed; closed by a later start")
+                client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
-def _never_began(run: StoredRun, uri: str) -> bool:
+def _never_began(run: StoredRun) -> bool:
     """Tell whether ``mlflow run`` made a run for this project on this machine, and no process of ours signed it.
 
     Only a SQLite store is known to be of this machine.
@@ -241,7 +254,7 @@ def _never_began(run: StoredRun, uri: str) -> bool:
         tags.get(mlflow_tags.MLFLOW_SOURCE_TYPE) == "PROJECT"
         and tags.get(mlflow_tags.MLFLOW_PROJECT_BACKEND, "local") == "local"
         and bool({source, source.replace("#", "/")} & {str(PROJECT), *shlex.split(project())})  # REPOSITORY#FOLDER
-        and database_file(uri) is not None
+        and database_file(mlflow.get_tracking_uri()) is not None
         and run.info.run_id != os.environ.get("MLFLOW_RUN_ID")
         and time.time() - run.info.start_time / 1000 > _BEGINS_WITHIN_SECONDS
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def reason(error: BaseException) -> str:
     ):
         if sign in text:
             return meaning
-    return text
+    return without_password(text)
 
 
 def first_line(error: BaseException) -> str:
@@ -68,12 +69,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def without_password(uri: str) -> str:
-    """A store's address as it may be shown."""
-    try:
-        return make_url(uri).render_as_string() if "@" in uri else uri
-    except SQLAlchemyError:
-        return uri
+def without_password(text: str) -> str:
+    """A store's address, or a line that may hold one, as it may be shown; what cannot be an address stays."""
+    text = re.sub(r"((?:://|^(?!\S*://))[^:/?#@\s]*):\S*@", r"\1:***@", text)
+    return re.sub(r"(password=)[^&\s]*", r"\1***", text)
 
 
 def database_file(uri: str) -> Path | None:

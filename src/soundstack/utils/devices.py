@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from soundstack.utils.errors import ConfigError
+from soundstack.utils.project import cores
 
 
 def keep_pages() -> None:
@@ -23,6 +24,8 @@ def keep_pages() -> None:
 def choose(device: str) -> torch.device:
     """Resolve ``auto``, ``cpu`` or ``cuda`` (a ConfigError if not usable); on a GPU, see that a seed fixes a run."""
     keep_pages()
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())  # torch counts the machine's, and a container may be given fewer
     usable = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not usable:
         raise ConfigError("device: cuda is not usable here (no GPU, driver or CUDA build of torch); use auto or cpu.")
