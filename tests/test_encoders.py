@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +200,10 @@ def test_what_openvino_cannot_run_is_refused_with_the_way_out() -> None:
         def embed(self, x: torch.Tensor) -> torch.Tensor:
             return torch.linalg.lstsq(x[:, None], x[:, None]).solution[:, 0]
 
+    level = logging.root.level
     with pytest.raises(ConfigError, match="shortcuts: OpenVINO cannot run this network") as refused:
         cpu.on_cpu(Sorted(), "float32").embed(torch.ones(1, 3))
+    assert logging.root.level == level
     assert "\n" not in str(refused.value) and str(refused.value).endswith("give shortcuts=no.")
 
 

@@ -7,6 +7,7 @@ own, so that features are equal to the last bit whatever the batch.
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 import threading
 import warnings
@@ -98,12 +99,14 @@ class _Embed:
         Raises:
             ConfigError: OpenVINO cannot run it.
         """
+        level = logging.root.level
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the shapes are fixed
             traced: Any = torch.jit.trace(self._network, tuple(x.clone() for x in inputs), check_trace=False)
             try:
                 model = openvino.convert_model(traced, input=[x.shape for x in inputs])
             except Exception as error:  # of several kinds; none for the networks of this package
+                logging.root.setLevel(level)  # which OpenVINO changes and, when it fails, does not restore
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise ConfigError(
                     f"shortcuts: OpenVINO cannot run this network ({first}); give shortcuts=no."
