@@ -165,7 +165,7 @@ def rows(names: list[str], clips: int, turns: int) -> Iterator[Row]:
                 target,
                 f"cosine at least {min(map(cosine, results['plain'], results[precision])):.6f}",
                 f"at the {best:.0f} G/s of a large matrix product in {precision}, {work:.2f} G operations take "
-                f"{work / best * 1000:.1f} ms: {theirs[0] / (work / best * 1000):.1f}x at most.",
+                f"{work / best * 1000:.1f} ms: {theirs[0] / (work / best * 1000):.1f}x at most",
             )
 
 
