@@ -33,6 +33,7 @@ from soundstack.config.base import (
     Switch,
     WeightsDir,
     absolute,
+    local_cache,
     run_name,
 )
 from soundstack.networks.registry import NETWORKS
@@ -250,6 +251,11 @@ class FuseConfig(Config):
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
         return run_name(self.data_name, "fusion", suffix=self.suffix)
+
+    @property
+    def cache_path(self) -> Path:
+        """See :class:`DataConfig`."""
+        return local_cache(self.cache_dir)
 
     @property
     def is_random(self) -> bool:

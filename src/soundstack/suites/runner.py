@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -95,7 +94,7 @@ def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *,
     started = time.perf_counter()
     name, note = settings.model_name, ""
     key = reuse.row_key(settings, data_fingerprint)
-    with exclusive(Path(settings.cache_dir) / "rows" / f"{key}.lock", name):
+    with exclusive(settings.cache_path / "rows" / f"{key}.lock", name):
         trained = None if rerun else reuse.find_done(settings, data_fingerprint)
         if trained is not None:
             note = "reused"
@@ -104,7 +103,7 @@ def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *,
             try:
                 if isinstance(settings, DeepSpectrumConfig) and settings.chosen_pretraining != "none":
                     # Before a run is opened: without weights there is nothing to track.
-                    folder = None if settings.weights_dir == "auto" else Path(settings.weights_dir)
+                    folder = None if settings.weights_dir == "auto" else settings.weights_dir
                     weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), folder)
                 trained = steps[settings.step()](settings)
             except (WeightsError, MemberError) as error:
