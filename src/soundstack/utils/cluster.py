@@ -43,7 +43,7 @@ def checked(address: str) -> str:
         return address
     if not re.fullmatch(r"auto|([\w.-]+|\[[\da-f:]+\]):\d{1,5}", address, re.IGNORECASE):
         raise ValueError(f"{address!r} is not understood; give none, auto, or HOST:PORT as `ray start --head` shows it")
-    if util.find_spec("ray") is None:
+    if not is_installed():
         raise ValueError(f"{address} needs Ray on every host; install it: uv pip install '{REQUIREMENT}'")
     if os.environ.get("RAY_AUTH_MODE") != "token":
         raise ValueError(
@@ -51,6 +51,11 @@ def checked(address: str) -> str:
             "`ray start` and for this command (docs/scale.md)"
         )
     return address
+
+
+def is_installed() -> bool:
+    """Whether Ray is."""
+    return util.find_spec("ray") is not None
 
 
 @dataclass(frozen=True)
