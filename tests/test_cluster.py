@@ -329,9 +329,17 @@ def nodes(token: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     import ray
     from ray.cluster_utils import Cluster
 
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for attempts_left in reversed(range(5)):  # Ray gives a node half a minute to start, which a busy machine exceeds
+        started = Cluster()
+        try:
+            started.add_node(num_cpus=0, include_dashboard=False)
+            started.hosts = [started.add_node(num_cpus=1) for _ in range(2)]
+            break
+        except Exception:
+            started.shutdown()
+            if not attempts_left:
+                raise
     try:
-        started.hosts = [started.add_node(num_cpus=1) for _ in range(2)]
         yield started
     finally:
         ray.shutdown()

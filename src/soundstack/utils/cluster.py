@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from soundstack.utils.errors import ConfigError, SoundstackError, WorkerError
 REQUIREMENT = "ray[default]==2.60.0"
 #: Jobs that are handed out at a time: more than cores, so that nobody waits for the driver, and few in its memory.
 IN_FLIGHT = 256
+_ANSWERS = 20.0
+"""Seconds in which somebody must answer there."""
 #: So often is a job done again whose host was lost.
 RETRIES = 5
 
@@ -127,11 +130,14 @@ def _connected(address: str) -> Any:
         "env_vars": {"OMP_WAIT_POLICY": "PASSIVE"},  # see entrypoints/_project.py
     }
     try:
+        if address != "auto":  # Ray would ask for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ConfigError(
-            f"cluster: {address} cannot be joined ({_in_a_line(error)}); start Ray on this machine, too "
-            "(ray start --address=HOST:PORT --num-cpus=0), with the cluster's token."
+            f"cluster: {address} cannot be joined ({_in_a_line(error)}); check the address and the token, and that Ray "
+            "runs on this machine, too: ray start --address=HOST:PORT --num-cpus=0."
         ) from None
     finally:
         for number, handler in before.items():  # Ray sets its own: an interrupted run ends as it does without it
