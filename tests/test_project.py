@@ -131,6 +131,8 @@ def test_the_extras_are_named_once_and_what_asks_for_them_names_the_same_version
     for path in texts():
         for name, version in re.findall(r"([\w-]+\[\w+\])==([0-9][\w.]*)", path.read_text(encoding="utf-8")):
             assert extras()[name] == version, path.name
+        for version in re.findall(r'rayVersion: "([\d.]+)"', path.read_text(encoding="utf-8")):
+            assert f"=={version}" in REQUIREMENT, path.name
 
 
 def test_ray_is_an_extra_that_one_module_imports():
