@@ -29,6 +29,8 @@ REQUIREMENT = "ray[default]==2.60.0"
 IN_FLIGHT = 256
 _ANSWERS = 20.0
 """Seconds in which somebody must answer there."""
+#: Where nothing ends for so long, and a host was lost, all that is under way is handed out once more.
+STALL_SECONDS = 10.0
 #: So often is a job done again whose host was lost.
 RETRIES = 5
 
@@ -86,17 +88,24 @@ class Cluster:
         }
         task = ray.remote(_checked_work).options(**options)
         self._tell_if_none_fits(ray)
-        waiting = enumerate(jobs)
-        code = code_version()
+        waiting, code = enumerate(jobs), code_version()
+        handed_out: dict[int, Job] = {}
         under_way: dict[Any, int] = {}
+        lost = _lost_hosts(ray)
         try:
             while True:
-                for number, job in islice(waiting, IN_FLIGHT - len(under_way)):
-                    under_way[task.remote(code, work, job)] = number
-                if not under_way:
+                handed_out |= (new := dict(islice(waiting, IN_FLIGHT - len(handed_out))))
+                under_way |= {task.remote(code, work, job): number for number, job in new.items()}
+                if not handed_out:
                     return
-                (ended,), _ = ray.wait(list(under_way), num_returns=1)
-                yield under_way.pop(ended), _result(ray, ended)
+                ended, _ = ray.wait(list(under_way), num_returns=1, timeout=STALL_SECONDS)
+                if ended:
+                    number = under_way.pop(ended[0])
+                    if handed_out.pop(number, None) is not None:  # else a copy of it was faster
+                        yield number, _result(ray, ended[0])
+                elif lost < (lost := _lost_hosts(ray)):
+                    # Ray waits for tasks of a host whose link was cut, minutes after it has given the host up.
+                    under_way |= {task.remote(code, work, job): number for number, job in handed_out.items()}
         finally:
             for each in under_way:
                 ray.cancel(each)
@@ -106,6 +115,10 @@ class Cluster:
         if not any(host.get("CPU", 0) >= self.cpus and host.get("GPU", 0) >= self.gpus for host in hosts):
             wanted = f"{self.cpus} cores" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
             print(f"cluster: no host has {wanted} for a task; waiting until one joins.", file=sys.stderr, flush=True)
+
+
+def _lost_hosts(ray: Any) -> int:
+    return sum(not node["Alive"] for node in ray.nodes())
 
 
 def _checked_work(code: str, work: Callable[[Any], Any], job: Any) -> Any:
