@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -316,6 +317,63 @@ def test_weights_are_taken_from_a_store_into_the_hosts_own_folder(
     with pytest.raises(WeightsError, match="not the published file"):
         find_or_fetch(spec, uri, allow_download=False)
     assert (tmp_path / "hub/checkpoints" / spec.file).read_bytes() == b"another file"
+
+
+# handing out -----------------------------------------------------------------------------------------------------
+
+
+class FakeRay:
+    """As much of Ray as handing out asks for: first tries of stuck jobs never end, and their host is lost meanwhile."""
+
+    exceptions = SimpleNamespace(RayTaskError=ArithmeticError, RayError=ArithmeticError)
+
+    def __init__(self, *stuck: int) -> None:
+        self.stuck, self.lost = stuck, 0
+        self.tries: list[int] = []
+        self.most = 0
+        self.cancelled: list[tuple[int, int]] = []
+
+    def remote(self, function: Callable[..., Any]) -> Any:
+        def hand_out(code: str, work: Callable[[int], Any], job: int) -> tuple[int, int]:
+            self.tries.append(job)
+            return len(self.tries) - 1, job
+
+        return SimpleNamespace(options=lambda **given: SimpleNamespace(remote=hand_out))
+
+    def wait(self, tasks: list[tuple[int, int]], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        self.most = max(self.most, len(tasks))
+        ended = [(at, job) for at, job in tasks if job not in self.stuck or self.tries.index(job) != at]
+        self.lost += not ended
+        return ended[:num_returns], []
+
+    def get(self, task: tuple[int, int]) -> int:
+        return -task[1]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 1}}, *[{"Alive": False, "Resources": {}}] * self.lost]
+
+    def cancel(self, task: tuple[int, int]) -> None:
+        self.cancelled.append(task)
+
+
+@pytest.mark.parametrize("stuck", [(), (3,), (0, 4), (7, 8, 9)])
+def test_jobs_that_a_lost_host_keeps_are_handed_out_again_and_answered_once(
+    stuck: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = FakeRay(*stuck)
+    monkeypatch.setattr(cluster, "_connected", lambda address: ray)
+    monkeypatch.setattr(cluster, "IN_FLIGHT", 4)
+    done = list(cluster.Cluster("auto").run(abs, range(10)))
+    assert sorted(done) == [(number, -number) for number in range(10)]
+    assert sorted(ray.tries) == sorted([*range(10), *stuck])
+    assert ray.most <= 4 + len(stuck)
+    assert sorted(job for _, job in ray.cancelled) == sorted(stuck), "what nobody waits for any more"
+
+
+def test_what_no_host_can_do_yet_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cluster, "_connected", lambda address: FakeRay())
+    list(cluster.Cluster("auto", cpus=2, gpus=0.5).run(abs, [1]))
+    assert "no host has 2 cores and 0.5 GPUs" in capsys.readouterr().err
 
 
 # Ray -------------------------------------------------------------------------------------------------------------
