@@ -27,5 +27,9 @@ def scan_and_extract(opened: Run, config: DataConfig, begun: Extraction, what: s
     data_set.log(opened)
     with opened.stage("extract"), bar(what, len(data_set.clips), "clips") as advance:
         features = begun.finish(data_set, advance)
+    if processors := sorted(features.report.processors):  # of other hosts
+        opened.tags({"soundstack.processors": "; ".join(processors)})
+    if len(processors) > 1:
+        print(f"Note: processors round differently, and {' and '.join(processors)} made features of one set.")
     opened.parts |= {"scan": begun.report.seconds, "extract": features.report.seconds}
     return data_set, features

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from soundstack.features import store as cache
-from soundstack.features.store import FeatureStore, write_atomically
+from soundstack.features.store import FeatureStore
 from soundstack.utils.errors import StoreError
+from soundstack.utils.files import write_atomically
 
 SPEC = {"rate": 8000, "clip_db": -80.0}
 KEYS = [f"key{number}" for number in range(5)]
@@ -157,12 +158,15 @@ def test_killed_while_writing_a_shard_leaves_nothing_half_and_the_next_run_clean
 
 
 def test_killed_between_a_shard_and_its_index_makes_the_shard_anew(tmp_path, monkeypatch):
-    def killed(path, content, **options):
-        if path.name != "spec.json":
+    replaced = cache.replaced
+
+    def killed(path, **options):
+        if path.suffix == ".json" and path.name != "spec.json":
             raise KeyboardInterrupt
+        return replaced(path, **options)
 
     store = store_in(tmp_path)
-    monkeypatch.setattr(cache, "write_atomically", killed)
+    monkeypatch.setattr(cache, "replaced", killed)
     with pytest.raises(KeyboardInterrupt), store.lock():
         store.add(KEYS, FEATURES)
     monkeypatch.undo()

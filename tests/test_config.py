@@ -31,6 +31,9 @@ OTHER = {
     "seed": 1,
     "split_seed": 1,
     "jobs": 3,
+    "cluster": "auto",
+    "cluster_cpus": 2,
+    "cluster_gpus": 0.5,
     "front_end": "audeep",
     "clip_db": -60.0,
     "learning_rate": 0.01,
@@ -68,6 +71,7 @@ OTHER = {
 }
 IRRELEVANT = {
     "data_dir", "name", "cache_dir", "device", "jobs", "on_error", "suffix", "weights_dir", "studies", "rerun",
+    "cluster", "cluster_cpus", "cluster_gpus",
 }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -35,6 +37,16 @@ def spectrum(waves):
     return np.abs(np.fft.rfft(frames)).mean(axis=1)[:, :BINS].astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Given(Recipe):
+    """A recipe whose transform is given."""
+
+    make: Callable[[], TwoStageTransform]
+
+    def make_transform(self):
+        return self.make()
+
+
 def never():
     pytest.fail("the transform was built though nothing was missing")
 
@@ -55,7 +67,7 @@ def table(tmp_path, tiny_csv):
 
 def run(data_set, cache, transform=spectrum, **options):
     store = FeatureStore(cache, "spectrum", {"bins": BINS})
-    recipe = Recipe(store, lambda: TwoStageTransform(batch=transform), data_set.audio)
+    recipe = Given(store, data_set.audio, lambda: TwoStageTransform(batch=transform))
     return Extraction(lambda spec: recipe, jobs=2).finish(data_set, **options).report, store
 
 
@@ -74,7 +86,7 @@ def test_the_second_run_skips_everything_and_builds_no_network(table, tmp_path):
     run(data_set, tmp_path / "cache")
     store = FeatureStore(tmp_path / "cache", "spectrum", {"bins": BINS})
     done = []
-    report = Extraction(lambda spec: Recipe(store, never, spec), jobs=2).finish(data_set, done.append).report
+    report = Extraction(lambda spec: Given(store, spec, never), jobs=2).finish(data_set, done.append).report
     assert (report.made, report.reused, sum(done)) == (0, 15, 15)
 
 
@@ -95,7 +107,7 @@ def test_a_clip_is_decoded_once_whatever_its_channels_and_taken_through_the_firs
 
     store = FeatureStore(tmp_path / "cache", "spectrum", {"bins": BINS})
     stages = TwoStageTransform(clip_stage, batch_stage, names=("double", "sum"))
-    report = Extraction(lambda spec: Recipe(store, lambda: stages, spec), jobs=2).finish(data_set).report
+    report = Extraction(lambda spec: Given(store, spec, lambda: stages), jobs=2).finish(data_set).report
     assert list(report.seconds) == ["decode", "double", "sum", "store"]
     assert min(report.seconds.values()) > 0
     assert sorted(decoded) == sorted(clip.path for clip in data_set.clips)
@@ -127,7 +139,7 @@ def with_the_scan(table, cache, transform=spectrum, **options):
 
     def plan(spec):
         store = FeatureStore(cache, "spectrum", {"bins": BINS, "audio": spec.to_json()})
-        return Recipe(store, lambda: TwoStageTransform(batch=transform), spec)
+        return Given(store, spec, lambda: TwoStageTransform(batch=transform))
 
     begun = Extraction(plan, jobs=2)
     config = DataConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache), jobs=2, **options)

@@ -16,6 +16,7 @@ import yaml
 import test_layers
 from soundstack.config.base import Config
 from soundstack.networks.registry import NETWORKS
+from soundstack.utils.cluster import REQUIREMENT
 
 PROJECT = Path(__file__).resolve().parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
@@ -56,6 +57,12 @@ def optional():
     """Version by normalised name of what stands in the environment's file behind a #, for users who want it."""
     lines = re.findall(r"^ *# - (\S+)", (PROJECT / "conda.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     return {normalised(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def extras():
+    """What `conda.yaml` names, and does not install: version by name."""
+    text = (PROJECT / "conda.yaml").read_text(encoding="utf-8")
+    return dict(re.findall(r"^# +- ([\w.-]+(?:\[\w+\])?)==([0-9][\w.]*)", text, re.MULTILINE))
 
 
 def texts():
@@ -121,11 +128,24 @@ def test_everything_that_is_imported_is_pinned():
     files = [path for folder in ("src", "entrypoints", "soak_bench") for path in (PROJECT / folder).rglob("*.py")]
     imported = set().union(*(test_layers.third_party(path) for path in files)) - entry_points - {"soak_bench"}
     assert {"numpy", "torch", "mlflow"} <= imported
-    assert [
-        name
-        for name in imported
-        if not {normalised(of) for of in distributions.get(name, [name])} & (pins() | optional()).keys()
-    ] == []
+    known = pins().keys() | optional().keys() | {name.partition("[")[0] for name in extras()}
+    assert [name for name in imported if not {normalised(of) for of in distributions.get(name, [name])} & known] == []
+
+
+def test_the_extras_are_named_once_and_what_asks_for_them_names_the_same_version():
+    (ray,) = [f"{name}=={version}" for name, version in extras().items() if name.startswith("ray")]
+    assert ray == REQUIREMENT
+    for path in texts():
+        for name, version in re.findall(r"([\w-]+\[\w+\])==([0-9][\w.]*)", path.read_text(encoding="utf-8")):
+            assert extras()[name] == version, path.name
+        for version in re.findall(r'rayVersion: "([\d.]+)"', path.read_text(encoding="utf-8")):
+            assert f"=={version}" in REQUIREMENT, path.name
+
+
+def test_ray_is_an_extra_that_one_module_imports():
+    users = [name for name, path in test_layers.MODULES.items() if "ray" in test_layers.third_party(path)]
+    assert users == ["utils.cluster"]
+    assert "ray" not in pins()
 
 
 def test_what_a_network_asks_to_be_installed_is_in_the_environments_file():

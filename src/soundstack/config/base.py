@@ -14,6 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 
 from soundstack.audio.limits import RequestLimits
 from soundstack.config import naming
+from soundstack.utils import object_store
+from soundstack.utils.cluster import checked as checked_cluster
+from soundstack.utils.errors import DataError
 from soundstack.utils.project import cores, fingerprint
 
 #: Former names of parameters. They are still taken, from the command line and in suites, and read in what was logged.
@@ -24,10 +27,17 @@ def absolute(value: str) -> str:
     """A path from the root on, unless it is empty or of an unknown user; the relative starts where the user stands."""
     if not value.strip():
         raise ValueError("is empty; give a path")
+    if object_store.is_uri(value):
+        raise ValueError("must be a path of this machine")
     try:
         return str(Path(value).expanduser().absolute())
     except RuntimeError as error:
         raise ValueError(f"{value}: {error}") from None
+
+
+def anywhere(value: str) -> str:
+    """A path as :func:`absolute` makes it, or the URI of a place in an object store or on a disk that hosts share."""
+    return object_store.checked(value) if object_store.is_uri(value) else absolute(value)
 
 
 def _own_name(name: str, info: ValidationInfo) -> str:
@@ -64,6 +74,9 @@ OwnName = Annotated[str, AfterValidator(_own_name)]
 #: A path, made absolute as it is given.
 Place = Annotated[str, AfterValidator(absolute)]
 PlaceOrAuto = Annotated[str, AfterValidator(lambda value: value if value == "auto" else absolute(value))]
+#: The same, or a URI.
+Anywhere = Annotated[str, AfterValidator(anywhere)]
+AnywhereOrAuto = Annotated[str, AfterValidator(lambda value: value if value == "auto" else anywhere(value))]
 #: Taken as yes/no, true/false or 1/0; shown and logged as yes or no.
 Switch = Annotated[bool, PlainSerializer(lambda value: "yes" if value else "no", when_used="json")]
 
@@ -71,8 +84,11 @@ Switch = Annotated[bool, PlainSerializer(lambda value: "yes" if value else "no",
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="fixes every random choice of the run")]
 Threads = Annotated[int, Field(ge=0, le=1024, description="decoding threads; 0: all cores")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: CUDA where there is a usable GPU")]
-CacheDir = Annotated[Place, Field(description="folder of the feature cache, safe to delete")]
-WeightsDir = Annotated[PlaceOrAuto, Field(description="folder of weight files; auto: torch's hub cache")]
+CacheDir = Annotated[
+    Anywhere,
+    Field(description="folder of the feature cache, or its URI in an object store, as s3://...; safe to delete"),
+]
+WeightsDir = Annotated[AnywhereOrAuto, Field(description="folder or URI of weight files; auto: torch's hub cache")]
 Studies = Annotated[
     str,
     AfterValidator(_studies),
@@ -169,17 +185,28 @@ def run_name(*parts: str, suffix: str) -> str:
     return "-".join(parts if suffix == "none" else (*parts, suffix))
 
 
+def local_cache(cache_dir: str) -> Path:
+    """The folder of a cache on this machine: of one in an object store, below ``cache`` where the user stands."""
+    return (
+        Path("cache", "stores", fingerprint(cache_dir)).absolute()
+        if object_store.is_uri(cache_dir)
+        else Path(cache_dir)
+    )
+
+
 class DataConfig(Config):
     """Parameters that say which sound goes in, shared by all steps."""
 
-    irrelevant: ClassVar[frozenset[str]] = frozenset({"data_dir", "name", "cache_dir", "device", "jobs", "on_error"})
+    irrelevant: ClassVar[frozenset[str]] = frozenset(
+        {"data_dir", "name", "cache_dir", "device", "jobs", "on_error", "cluster", "cluster_cpus", "cluster_gpus"}
+    )
     keeps_work: ClassVar[bool] = True
 
     dataset: DataSetName = "demo"
     """data set to work on; csv is your own table of clips"""
-    data_dir: PlaceOrAuto = "auto"
-    """folder of the extracted data set, or the CSV file for dataset=csv; auto: data/<dataset> (demo writes itself into
-    the cache)"""
+    data_dir: AnywhereOrAuto = "auto"
+    """folder of the extracted data set, or the CSV file for dataset=csv, or the URI of either; auto: data/<dataset>
+    (demo writes itself into the cache)"""
     name: OwnName = "auto"
     """what runs and models of your own table (dataset=csv) are called; a name belongs to one table. auto: its file's
     name, or its folder's where the file's says nothing, as in birds/clips.csv"""
@@ -199,6 +226,24 @@ class DataConfig(Config):
     split_seed: Seed | Auto = "auto"
     """draws the folds that a csv table does not give; auto: the seed"""
     jobs: Threads = 0
+    cluster: Annotated[str, AfterValidator(checked_cluster)] = "none"
+    """Ray cluster whose hosts make the features: none: this machine does; auto: the one it belongs to; or HOST:PORT"""
+    cluster_cpus: Annotated[int, Field(ge=1, le=1024)] = 1
+    """cores that a task takes of a host"""
+    cluster_gpus: Annotated[float, Field(ge=0, le=16)] = 0.0
+    """GPUs, or the share of one, that a task takes of a host; the networks then run there"""
+
+    @model_validator(mode="after")
+    def _hosts_reach_it(self) -> Self:
+        for name in ("data_dir", "cache_dir", "weights_dir") if self.cluster != "none" else ():
+            place = getattr(self, name, "auto")
+            is_theirs = place == "auto" and (name == "weights_dir" or self.dataset == "demo")
+            if not (is_theirs or object_store.is_uri(place)):
+                raise ValueError(
+                    f"{name}: the hosts of a cluster do not see {place} of this machine; give s3://bucket/folder, or "
+                    "file:///folder if all of them, and this machine, mount the same one"
+                )
+        return self
 
     @model_validator(mode="after")
     def _data_is_there(self) -> Self:
@@ -207,7 +252,8 @@ class DataConfig(Config):
         if self.dataset == "csv" and self.data_dir == "auto":
             raise ValueError("data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label")
         # False, too, for a name that no file can have.
-        if self.dataset != "demo" and not os.path.exists(self.data_path):  # noqa: PTH110
+        there = object_store.is_uri(self.data_dir) or self.dataset == "demo"
+        if not there and not os.path.exists(self.data_path):  # noqa: PTH110
             hint = {
                 "csv": "give the path of a CSV file with columns filename,label",
                 "esc10": "fetch it with `-e download -P dataset=esc50` (esc10 is a part of it) or give its folder",
@@ -217,22 +263,49 @@ class DataConfig(Config):
 
     @property
     def data_path(self) -> Path:
-        """Where the data set lies: ``data_dir``, or ``data/<dataset>`` for ``auto``."""
+        """Where the data set lies: ``data_dir``, or ``data/<dataset>`` for ``auto``; of one in a store, its image."""
+        uri, folder = self.data_store
+        if uri:
+            return folder / self.data_dir.removeprefix(uri).lstrip("/")
         if self.data_dir != "auto":
             return Path(self.data_dir)
         return Path("data", "esc50" if self.dataset == "esc10" else self.dataset).absolute()
+
+    @property
+    def data_store(self) -> tuple[str, Path]:
+        """The URI of the data set's folder, or empty, and where on this machine it is shown."""
+        if not object_store.is_uri(self.data_dir):
+            return "", Path()
+        uri = self.data_dir.rpartition("/")[0] if self.dataset == "csv" else self.data_dir
+        return uri, self.cache_path / ("data" if self.cluster == "none" else "listed") / fingerprint(uri)
+
+    def place_of(self, path: Path) -> str:
+        """Return where all hosts find a sound file of the data set.
+
+        Raises:
+            DataError: It lies where they do not see it.
+        """
+        for uri, folder in (self.data_store, (self.cache_uri, self.cache_path)):
+            if uri and path.is_relative_to(folder) and ".." not in path.parts:
+                return f"{uri}/{path.relative_to(folder).as_posix()}"
+        raise DataError(f"{path}: the hosts of a cluster do not see it; all sounds must lie below {self.data_dir}.")
 
     @property
     def data_name(self) -> str:
         """What runs and models are called after: the data set; for a table of one's own, its name."""
         if self.dataset != "csv":
             return self.dataset
-        return naming.of_table(self.data_path) if self.name == "auto" else self.name
+        return naming.of_table(Path(self.data_dir)) if self.name == "auto" else self.name
 
     @property
     def cache_path(self) -> Path:
-        """The cache folder as an absolute path."""
-        return Path(self.cache_dir)
+        """The cache folder on this machine as an absolute path; of one in an object store, what is kept of it here."""
+        return local_cache(self.cache_dir)
+
+    @property
+    def cache_uri(self) -> str:
+        """Where the cache lies in an object store, if it does; else empty."""
+        return self.cache_dir if object_store.is_uri(self.cache_dir) else ""
 
     @property
     def drawn_with(self) -> int:

@@ -34,6 +34,7 @@ from soundstack.config.base import (
     Switch,
     WeightsDir,
     absolute,
+    local_cache,
     run_name,
 )
 from soundstack.networks.registry import NETWORKS, SCHEMES, folder_of, network_spec, slug
@@ -274,6 +275,11 @@ class FuseConfig(Config):
     def model_name(self) -> str:
         """Name of the run and of the registered model."""
         return run_name(self.data_name, "fusion", suffix=self.suffix)
+
+    @property
+    def cache_path(self) -> Path:
+        """See :class:`DataConfig`."""
+        return local_cache(self.cache_dir)
 
     @property
     def is_random(self) -> bool:

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from soundstack.audio.containers import SUFFIXES
 from soundstack.audio.decode import AudioSpec
 from soundstack.datasets.catalogue import data_sets
 from soundstack.datasets.clips import Clip, ClipTable, check_splits
 from soundstack.datasets.data_set import DataSet
-from soundstack.datasets.scan import Listener, Scan, scan_files
+from soundstack.datasets.scan import Listener, Scan, Spread, scan_files
+from soundstack.utils import object_store
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
 from soundstack.utils.progress import bar
@@ -20,6 +23,8 @@ from soundstack.utils.progress import bar
 if TYPE_CHECKING:
     from soundstack.config.steps import DataConfig
 
+#: Larger files, in bytes, are no lists of clips: archives that were left beside them.
+LARGEST_LIST = 1 << 26
 #: A longest clip beyond this is cropped unless ``clip_seconds`` says otherwise.
 LONGEST_AUTO_SECONDS = 10.0
 
@@ -53,7 +58,13 @@ class AudioSoFar:
 
 
 class Ahead(Listener, AbstractContextManager[object], Protocol):
-    """Who makes features of the clips while they are scanned; entered before the scan and left after it."""
+    """Who makes features of the clips while they are scanned; entered before the scan and left after it.
+
+    With ``spread``, the files are not scanned here at all.
+    """
+
+    @property
+    def spread(self) -> Spread | None: ...
 
     def start(self, so_far: AudioSoFar, *, strict: bool) -> None:
         """Begin; ``strict``: with an unusable file, all is over."""
@@ -67,14 +78,25 @@ def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     Raises:
         DataError: It is missing or malformed, a file is damaged (unless ``on_error=skip``), or a split leaks.
     """
+    if config.data_store[0]:
+        _bring(config)
     table = data_sets()[config.dataset].load(config)
+    if config.cluster != "none" and config.dataset == "demo":  # made here, it is read by all
+        object_store.send((clip.path for clip in table.clips), config.cache_path, config.cache_uri)
     # Development first: the order of every table and array.
     listed = sorted(table.clips, key=lambda clip: (clip.fold == TEST, clip.id))
     with bar("scan", len(listed), "clips") as advance, ahead or nullcontext():
         if ahead:
             ahead.start(AudioSoFar(table, config), strict=config.on_error == "fail")
         paths = [clip.path for clip in listed]
-        scanned = scan_files(paths, config.cache_path, jobs=config.workers, progress=advance, listener=ahead)
+        scanned = scan_files(
+            paths,
+            config.cache_path,
+            jobs=config.workers,
+            progress=advance,
+            listener=ahead,
+            spread=ahead.spread if ahead else None,
+        )
     skipped = _damaged(listed, scanned, config.on_error)
     places = tuple(place for place, scan in enumerate(scanned) if not scan.problem)
     clips, scans = tuple(listed[place] for place in places), tuple(scanned[place] for place in places)
@@ -92,6 +114,28 @@ def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     assert audio is not None  # there are usable files
     table = replace(table, clips=clips, seconds=audio.seconds, sample_rate=audio.sample_rate, notes=notes)
     return DataSet(table, scans, audio, places, skipped)
+
+
+def _bring(config: DataConfig) -> None:
+    """Show a data set in an object store as a folder: its lists are fetched, and its sounds if they are read here.
+
+    Else they are empty files of the right names, sizes and times.
+    """
+    uri, folder = config.data_store
+    found = object_store.listed(uri)
+    if not found:
+        raise DataError(f"data_dir: {uri} holds nothing, or cannot be listed; copy the data set there first.")
+    here = config.cluster == "none"
+    fetched = {
+        name: stored
+        for name, stored in found.items()
+        if (here if Path(name).suffix.lower() in SUFFIXES else stored.size <= LARGEST_LIST)
+    }
+    object_store.fetch(uri, fetched, folder)
+    object_store.outline({name: stored for name, stored in found.items() if name not in fetched}, folder)
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in found:
+            path.unlink()
 
 
 def _damaged(clips: Sequence[Clip], scans: Sequence[Scan], on_error: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import astuple, dataclass
@@ -29,11 +29,11 @@ from soundstack.utils.locks import exclusive
 from soundstack.utils.project import fingerprint
 
 #: What an earlier decoder said is not reused.
-_TABLE = f"scan_{code_version('audio.decode')}"
-_SCHEMA = f"""CREATE TABLE IF NOT EXISTS {_TABLE} (
+TABLE = f"scan_{code_version('audio.decode')}"
+_SCHEMA = f"""CREATE TABLE IF NOT EXISTS {TABLE} (
     path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, content TEXT, sample_rate INTEGER,
     frames INTEGER, channels INTEGER, silent INTEGER, problem TEXT)"""
-_RECALL = f"""SELECT content, sample_rate, frames, channels, silent, problem FROM {_TABLE}
+_RECALL = f"""SELECT content, sample_rate, frames, channels, silent, problem FROM {TABLE}
     WHERE path = ? AND size = ? AND modified = ?"""
 
 
@@ -78,13 +78,18 @@ class Listener(Protocol):
         """Take the files of a slice, in order, in the calling thread; thereafter they are remembered."""
 
 
-class _Unknown(NamedTuple):
+class Unknown(NamedTuple):
     """A file that is not remembered as it is: its place in the list, size, modification time in nanoseconds."""
 
     place: int
     path: Path
     size: int
     modified: int
+
+
+#: What scans slices of files yields: their numbers and scans, in any order.
+Scanned = Generator[tuple[int, Sequence[Scan]], None, None]
+Spread = Callable[[Sequence[Sequence[Unknown]]], Scanned]
 
 
 def scan_file(path: Path, decoded: Callable[[Scan, Samples, int], object] = lambda scan, samples, rate: None) -> Scan:
@@ -97,6 +102,11 @@ def scan_file(path: Path, decoded: Callable[[Scan, Samples, int], object] = lamb
             raw = file.read()
     except AudioError as error:
         return Scan("", 0, 0, 0, False, str(error))
+    return scan_bytes(raw, decoded)
+
+
+def scan_bytes(raw: bytes, decoded: Callable[[Scan, Samples, int], object] = lambda scan, samples, rate: None) -> Scan:
+    """Describe a file by its bytes, as :func:`scan_file` does."""
     content = hashlib.sha256(raw).hexdigest()[:32]
     try:
         samples, rate = audio.decode(raw)
@@ -114,12 +124,14 @@ def scan_files(
     jobs: int,
     progress: Callable[[int], object] = lambda count: None,
     listener: Listener | None = None,
+    spread: Spread | None = None,
 ) -> list[Scan]:
     """Scan files in this order, in fixed slices of it, taking over what is remembered of unchanged ones.
 
     Of two processes that scan files of the same folders, the second waits for the first and reuses what it found.
     A damaged memory is forgotten. ``jobs`` threads decode (which leaves Python's lock); ``progress`` is called with the
-    number of files done since the last call, and ``listener`` gets what is decoded.
+    number of files done since the last call, and ``listener`` gets what is decoded. With ``spread``, that decodes, and
+    the listener hears of what is remembered alone.
 
     Raises:
         StoreError: The cache folder cannot be written.
@@ -137,7 +149,7 @@ def scan_files(
                 if listener:
                     for scan in results.values():
                         listener.remembered(scan)
-                _scan_missing(todo, database, results, jobs, progress, listener)
+                _scan_missing(todo, database, results, progress, spread or _in_threads(jobs, listener))
     except (sqlite3.Error, OSError) as error:
         raise StoreError(
             f"The cache {cache} cannot be used ({error}); free space, mend its rights, or choose another cache_dir."
@@ -145,10 +157,10 @@ def scan_files(
     return [results[str(path)] for path in paths]
 
 
-def _recall(database: sqlite3.Connection, paths: Sequence[Path]) -> tuple[dict[str, Scan], list[_Unknown]]:
+def _recall(database: sqlite3.Connection, paths: Sequence[Path]) -> tuple[dict[str, Scan], list[Unknown]]:
     """Sort paths into those whose scan is remembered and those that are new or changed."""
     results: dict[str, Scan] = {}
-    todo: dict[str, _Unknown] = {}
+    todo: dict[str, Unknown] = {}
     for place, path in enumerate(paths):
         name = str(path)
         if name in results or name in todo:
@@ -163,19 +175,30 @@ def _recall(database: sqlite3.Connection, paths: Sequence[Path]) -> tuple[dict[s
             content, sample_rate, frames, channels, silent, problem = row
             results[name] = Scan(content, sample_rate, frames, channels, bool(silent), problem)
         else:
-            todo[name] = _Unknown(place, path, status.st_size, status.st_mtime_ns)
+            todo[name] = Unknown(place, path, status.st_size, status.st_mtime_ns)
     return results, list(todo.values())
 
 
 def _scan_missing(
-    todo: Sequence[_Unknown],
+    todo: Sequence[Unknown],
     database: sqlite3.Connection,
     results: dict[str, Scan],
-    jobs: int,
     progress: Callable[[int], object],
-    listener: Listener | None,
+    spread: Spread,
 ) -> None:
-    def look(item: _Unknown) -> Look:
+    parts = [list(part) for _, part in groupby(todo, key=lambda item: item.place // slices.SLICE)]
+    with closing(spread(parts)) as done:
+        for number, scans in done:
+            for item, scan in zip(parts[number], scans, strict=True):
+                results[str(item.path)] = scan
+                row = (os.fsencode(item.path), item.size, item.modified, *astuple(scan))
+                database.execute(f"INSERT OR REPLACE INTO {TABLE} VALUES (?,?,?,?,?,?,?,?,?)", row)
+            database.commit()
+            progress(len(scans))
+
+
+def _in_threads(jobs: int, listener: Listener | None) -> Spread:
+    def look(item: Unknown) -> Look:
         kept: list[Any] = []
         started = time.perf_counter()
         if listener is None:
@@ -184,17 +207,14 @@ def _scan_missing(
             scan = scan_file(item.path, lambda *decoded: kept.append(listener.clip(*decoded)))
         return Look(scan, kept[0] if kept else None, time.perf_counter() - started)
 
-    parts = (list(part) for _, part in groupby(todo, key=lambda item: item.place // slices.SLICE))
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        for part, looks in slices.in_slices(pool, parts, look):
-            if listener:  # before it is remembered: what is remembered is not handed on again
-                listener.slice(looks)
-            for item, (scan, _, _) in zip(part, looks, strict=True):
-                results[str(item.path)] = scan
-                row = (os.fsencode(item.path), item.size, item.modified, *astuple(scan))
-                database.execute(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?)", row)
-            database.commit()
-            progress(len(part))
+    def spread(parts: Sequence[Sequence[Unknown]]) -> Scanned:
+        with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+            for number, (_, looks) in enumerate(slices.in_slices(pool, parts, look)):
+                if listener:  # before it is remembered: what is remembered is not handed on again
+                    listener.slice(looks)
+                yield number, [look.scan for look in looks]
+
+    return spread
 
 
 def _memory(cache: Path) -> sqlite3.Connection:
@@ -220,7 +240,7 @@ def _laid_out(path: Path) -> sqlite3.Connection:
         if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("it is damaged")
         earlier = "SELECT name FROM sqlite_master WHERE name LIKE 'scan!_%' ESCAPE '!' AND name != ?"
-        for (name,) in database.execute(earlier, (_TABLE,)).fetchall():
+        for (name,) in database.execute(earlier, (TABLE,)).fetchall():
             database.execute(f"DROP TABLE {name}")
         database.execute(_SCHEMA)
     except BaseException:

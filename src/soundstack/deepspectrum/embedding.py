@@ -85,7 +85,7 @@ class Embedder:
         self._forward = self.network if self._by_torch else cpu.on_cpu(self.network, spec.precision)
 
     @classmethod
-    def build(cls, spec: EmbeddingSpec, device: torch.device, weights_dir: Path | None = None) -> Embedder:
+    def build(cls, spec: EmbeddingSpec, device: torch.device, weights_dir: Path | str | None = None) -> Embedder:
         """Build the network with its published or random weights.
 
         Raises:

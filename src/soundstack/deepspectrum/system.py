@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+import platform
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
+from soundstack.features.hosts import Hosts
 from soundstack.features.store import FeatureStore
 from soundstack.networks import cpu
 from soundstack.networks.registry import Settings, load_open, network_spec
@@ -27,6 +27,7 @@ from soundstack.networks.weights import identity
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, search_cost
 from soundstack.svm.linear_svm import PathProblem
+from soundstack.utils import devices
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import ConfigError
 from soundstack.utils.slices import in_slices
@@ -66,22 +67,45 @@ def embedding_spec(
 
 
 def _precision(config: DeepSpectrumConfig, device: torch.device) -> str:
-    by_openvino = device.type == "cpu" and config.shortcuts
+    by_openvino = _by_openvino(device, config.shortcuts)
     if config.precision == "auto":
         return "bfloat16" if by_openvino and cpu.computes_bfloat16() else "float32"
-    if config.precision == "bfloat16" and by_openvino and not cpu.computes_bfloat16():
-        raise ConfigError(
-            "precision: this processor has no bfloat16; use auto or float32 (shortcuts=no lets torch imitate it)."
-        )
+    if config.precision == "bfloat16" and by_openvino:
+        _require_bfloat16()
     return config.precision
+
+
+def _by_openvino(device: torch.device, shortcuts: bool) -> bool:
+    return device.type == "cpu" and shortcuts
+
+
+def _require_bfloat16(processor: str = "this processor") -> None:
+    if not cpu.computes_bfloat16():
+        raise ConfigError(
+            f"precision: {processor} has no bfloat16; use auto or float32 (shortcuts=no lets torch imitate it)."
+        )
 
 
 @dataclass(frozen=True)
 class EmbeddingRecipe(Recipe):
-    """How deep features are made; ``embedder`` builds the network at its first call."""
+    """How deep features are made, and on what device; ``embedder`` builds the network when it is first asked for."""
 
     spec: EmbeddingSpec
-    embedder: Callable[[], Embedder]
+    device: torch.device
+    weights_dir: str | None
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The network; a ConfigError where another processor than this one was to run it."""
+        devices.choose(self.device.type)
+        if self.spec.precision == "bfloat16" and _by_openvino(self.device, self.spec.shortcuts):
+            _require_bfloat16(f"the processor of {platform.node()}")
+        return Embedder.build(self.spec, self.device, self.weights_dir)
+
+    def make_transform(self) -> TwoStageTransform:
+        """See :class:`Recipe`."""
+        prepares = "picture" if self.spec.described.input == "picture" else ""
+        return TwoStageTransform(self.embedder.inputs, self.embedder.features, names=(prepares, "forward"))
 
 
 #: The deep features of all examples (E, dim).
@@ -96,35 +120,29 @@ def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[E
     Raises:
         ConfigError, WeightsError: An open network is not there or cannot be used.
     """
-    weights_dir = None if config.weights_dir == "auto" else Path(config.weights_dir)
+    weights_dir = None if config.weights_dir == "auto" else config.weights_dir
     network, opened = network_spec(config.network), load_open(config.network)
     settings: Settings = {}
     if opened is not None:
         layer, random = None if config.layer == "auto" else config.layer, config.chosen_pretraining == "none"
         found = opened.look_up(layer, weights_dir, random=random)
         settings = json.loads(json.dumps(found))  # lists, where a saved model has lists
+    if config.cluster != "none":  # the hosts', whatever this machine has
+        device = torch.device("cuda" if config.cluster_gpus else "cpu")
 
     def plan(audio: AudioSpec) -> EmbeddingRecipe:
         spec = embedding_spec(config, audio, device, settings)
-
-        @cache
-        def embedder() -> Embedder:
-            return Embedder.build(spec, device, weights_dir)
-
-        def make_transform() -> TwoStageTransform:
-            prepares = "picture" if network.input == "picture" else ""
-            return TwoStageTransform(embedder().inputs, embedder().features, names=(prepares, "forward"))
-
         description = {
             "embedding": spec.to_json(),
             "device": device.type,
             "weights": identity(network, spec.pretraining, weights_dir),
             "code": code_version(Embedder.__module__, in_slices.__module__, network.module),
         }
-        store = FeatureStore(config.cache_path, f"{network.slug}-{spec.pretraining}", description)
-        return EmbeddingRecipe(store, make_transform, spec.audio, spec, embedder)
+        kind = f"{network.slug}-{spec.pretraining}"
+        store = FeatureStore(config.cache_path, kind, description, config.cache_uri)
+        return EmbeddingRecipe(store, spec.audio, spec, device, weights_dir)
 
-    return Extraction(plan, config.workers)
+    return Extraction(plan, config.workers, Hosts.of(config))
 
 
 def train(data_set: DataSet, features: Features, config: DeepSpectrumConfig, device: torch.device) -> TrainedSvm:
@@ -150,8 +168,9 @@ def train(data_set: DataSet, features: Features, config: DeepSpectrumConfig, dev
         spec,
     )
     svms = problem.fold_models(search.chosen) if config.test_model == "folds" else [problem.refit(search.chosen)]
+    recipe = features.recipe if features.recipe.device == device else replace(features.recipe, device=device)
     recogniser = SvmRecogniser(
-        labels=data_set.clip_table.labels, audio=features.recipe.audio, embedder=features.recipe.embedder(), svms=svms
+        labels=data_set.clip_table.labels, audio=recipe.audio, embedder=recipe.embedder, svms=svms
     )
     recogniser.inverse_temperature = fit_inverse_temperature(search.decisions, truth, recogniser.kind)
     scores = np.zeros((len(folds), classes))

@@ -3,6 +3,9 @@
 Clips are taken in fixed slices of the data set, one shard a slice. A killed run therefore continues with the next whole
 slice, in the same batches as an uninterrupted one would have used, and its features are equal to the last bit.
 
+Slices may be spread over the hosts of a cluster (:mod:`soundstack.features.hosts`); what is said below is of this
+machine alone.
+
 Files that are scanned for the first time are decoded once: :class:`Extraction` takes them over from the scan. It needs
 to know length and rate. Where neither the parameters nor the publishers of the data set give them, up to ``HELD_BYTES``
 of decoded sound are held back, and what these clips suggest is taken for all. What has no features after the scan is
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,13 +30,14 @@ from numpy.typing import NDArray
 from soundstack.audio import decode as audio
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.datasets.data_set import DataSet, example_keys
-from soundstack.datasets.scan import Look, Scan
+from soundstack.datasets.scan import Look, Scan, Scanned, Spread, Unknown
 from soundstack.features.store import FeatureStore
 from soundstack.utils import slices
 from soundstack.utils.errors import AudioError, DataError
 
 if TYPE_CHECKING:
     from soundstack.datasets.open_data_set import AudioSoFar
+    from soundstack.features.hosts import Hosts
 
 #: So much decoded sound is held back at most until length and rate of the clips are known.
 HELD_BYTES = 1 << 27
@@ -56,17 +60,18 @@ class TwoStageTransform:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How features are made, and where they are kept.
+    """How features are made, and where they are kept; it can be sent to another host.
 
     Attributes:
-        make_transform: Builds the transform; called only if something is missing, so that a cached run builds no
-            network.
         audio: The rate and length the transform wants (networks may ask for another rate than the data set's).
     """
 
     store: FeatureStore
-    make_transform: Callable[[], TwoStageTransform]
     audio: AudioSpec
+
+    def make_transform(self) -> TwoStageTransform:
+        """Build the transform; called only if something is missing, so that a cached run builds no network."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -74,14 +79,22 @@ class ExtractionReport:
     """What an extraction did: examples made, and reused from the cache.
 
     ``seconds`` are by part, of all threads together: decoding, the two parts of the transform, the store.
+    ``processors`` are those of the hosts of a cluster that worked on it.
     """
 
     made: int = 0
     reused: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    processors: set[str] = field(default_factory=set)
+
+    def add(self, made: int, seconds: Mapping[str, float]) -> None:
+        """Count what was made of a slice."""
+        self.made += made
+        for part, spent in seconds.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + spent
 
 
-class _Made(NamedTuple):
+class Made(NamedTuple):
     """The first stage of a clip's missing examples (E, ...), their keys, and the seconds of decoding and of it."""
 
     keys: list[str]
@@ -90,32 +103,35 @@ class _Made(NamedTuple):
     preparing: float = 0.0
 
 
-class _Maker:
+class Maker:
     """Makes what a store lacks, and counts it in a report."""
 
-    def __init__(self, recipe: Recipe, report: ExtractionReport) -> None:
-        self._recipe, self._report = recipe, report
+    def __init__(
+        self, recipe: Recipe, report: ExtractionReport, build: Callable[[], TwoStageTransform] | None = None
+    ) -> None:
+        """Take a recipe, and what gives its transform, if not the recipe is to make it."""
+        self._recipe, self._report, self._build = recipe, report, build or recipe.make_transform
         self._building = threading.Lock()
         self._built: TwoStageTransform | None = None
 
     def _stages(self) -> TwoStageTransform:
         with self._building:
-            self._built = self._built or self._recipe.make_transform()
+            self._built = self._built or self._build()
             return self._built
 
-    def clip(self, scan: Scan, samples: Samples, rate: int, decoding: float) -> _Made:
+    def clip(self, scan: Scan, samples: Samples, rate: int, decoding: float) -> Made:
         """Take a decoded clip (frames, channels) through the first stage, in any thread."""
         keys = example_keys(scan, self._recipe.audio)
         missing = self._recipe.store.missing(keys)
         if not missing:
-            return _Made([], np.empty(0), decoding)
+            return Made([], np.empty(0), decoding)
         stages, started = self._stages(), time.perf_counter()
         waves = audio.prepare(samples, rate, self._recipe.audio)[missing]
         prepared = time.perf_counter()
         values, keys = stages.clip(waves), [keys[row] for row in missing]
-        return _Made(keys, values, decoding + prepared - started, time.perf_counter() - prepared)
+        return Made(keys, values, decoding + prepared - started, time.perf_counter() - prepared)
 
-    def slice(self, clips: Sequence[_Made]) -> None:
+    def slice(self, clips: Sequence[Made]) -> None:
         """Take the clips of a slice through the second stage, and keep their features."""
         store, report = self._recipe.store, self._report
         # A sound that occurs twice is made once; it may have been stored since its first stage.
@@ -130,10 +146,8 @@ class _Maker:
         stored = time.perf_counter()
         decoding, preparing = (sum(getattr(made, part) for made in clips) for part in ("decoding", "preparing"))
         spent = (decoding, preparing, transformed - begun, stored - transformed)
-        for part, seconds in zip(("decode", *stages.names, "store"), spent, strict=True):
-            if part:
-                report.seconds[part] = report.seconds.get(part, 0.0) + seconds
-        report.made += len(wanted)
+        parts = zip(("decode", *stages.names, "store"), spent, strict=True)
+        report.add(len(wanted), {part: seconds for part, seconds in parts if part})
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
@@ -156,11 +170,15 @@ class Extraction(Generic[AnyRecipe]):
         recipe: Gives the recipe for the audio spec of a data set; asked again, the same one.
     """
 
-    def __init__(self, plan: Callable[[AudioSpec], AnyRecipe], jobs: int) -> None:
-        """Take what gives the recipe for the audio spec of a data set, and the number of decoding threads."""
+    def __init__(self, plan: Callable[[AudioSpec], AnyRecipe], jobs: int, hosts: Hosts | None = None) -> None:
+        """Take what gives the recipe for the audio spec of a data set, the number of decoding threads, and other hosts.
+
+        Where there are hosts, they work, and this machine collects what they made.
+        """
         self.report = ExtractionReport()
         self.recipe = cache(plan)
         self._jobs = max(1, jobs)
+        self._hosts = hosts
         self._begun: AudioSpec | None = None
         self._over = True
 
@@ -174,9 +192,29 @@ class Extraction(Generic[AnyRecipe]):
             StoreError: The cache cannot be written.
         """
         recipe, report = self.recipe(data_set.audio), ExtractionReport()
-        store, maker = recipe.store, _Maker(recipe, report)
+        store, keys = recipe.store, [example.key for example in data_set.examples]
+        if store.missing(keys):  # else no lock, no network: the usual second run
+            with store.lock():
+                if self._hosts:
+                    for done in self._hosts.make(recipe, data_set, progress):
+                        report.add(done.made, done.seconds)
+                        report.processors.add(done.processor)
+                else:
+                    self._make_here(recipe, data_set, report, progress)
+        else:
+            progress(len(data_set.clips))
+        if self._begun == data_set.audio:
+            report.made += self.report.made
+            report.processors |= self.report.processors
+        report.reused = len(keys) - report.made
+        return Extracted(store.read(keys), recipe, report)
 
-        def decode(number: int) -> _Made:
+    def _make_here(
+        self, recipe: Recipe, data_set: DataSet, report: ExtractionReport, progress: Callable[[int], object]
+    ) -> None:
+        store, maker = recipe.store, Maker(recipe, report)
+
+        def decode(number: int) -> Made:
             path, started = data_set.clips[number].path, time.perf_counter()
             try:
                 samples, rate = audio.decode(path)
@@ -184,22 +222,34 @@ class Extraction(Generic[AnyRecipe]):
                 raise DataError(f"{path}: {error} (it was sound when it was scanned; run again)") from None
             return maker.clip(data_set.scans[number], samples, rate, time.perf_counter() - started)
 
-        keys = [example.key for example in data_set.examples]
-        parts: list[list[int]] = []
-        with ExitStack() as stack:
-            if store.missing(keys):  # else no lock, no network: the usual second run
-                stack.enter_context(store.lock())
-                missing = ([e.clip for e in part if store.missing([e.key])] for part in data_set.slices())
-                parts = [list(dict.fromkeys(clips)) for clips in missing if clips]
-            progress(len(data_set.clips) - sum(map(len, parts)))
-            pool = stack.enter_context(ThreadPoolExecutor(self._jobs))
+        missing = ([e.clip for e in part if store.missing([e.key])] for part in data_set.slices())
+        parts = [list(dict.fromkeys(clips)) for clips in missing if clips]
+        progress(len(data_set.clips) - sum(map(len, parts)))
+        with ThreadPoolExecutor(self._jobs) as pool:
             for part, clips in slices.in_slices(pool, parts, decode):
                 maker.slice(clips)
                 progress(len(part))
-        if self._begun == data_set.audio:
-            report.made += self.report.made
-        report.reused = len(keys) - report.made
-        return Extracted(store.read(keys), recipe, report)
+
+    @property
+    def spread(self) -> Spread | None:
+        """What scans on the hosts, where there are any, in the place of :meth:`clip` and :meth:`slice`."""
+        return self._scan_on_hosts if self._hosts else None
+
+    def _scan_on_hosts(self, parts: Sequence[Sequence[Unknown]]) -> Scanned:
+        """Scan slices, and make their features as soon as length and rate are settled."""
+        assert self._hosts
+        start = 0 if self._spec() else 1
+        for first, some in ((0, parts[:start]), (start, parts[start:])):
+            spec = self._spec() if some and self._so_far.settled else None
+            if spec and self._begun is None:
+                self._begun = spec
+                self._open.enter_context(self.recipe(spec).store.lock())
+            for number, done in self._hosts.scan(some, self.recipe(spec) if spec else None):
+                for scan in done.scans:
+                    self.remembered(scan)
+                self.report.add(done.made, done.seconds)
+                self.report.processors.add(done.processor)
+                yield first + number, done.scans
 
     # What follows is called by the scan: `clip` in its threads, the rest in the caller's.
 
@@ -207,7 +257,7 @@ class Extraction(Generic[AnyRecipe]):
         self._so_far, self._strict, self._over = so_far, strict, False
         self._held: list[Sequence[Look]] = []
         self._room = HELD_BYTES
-        self._maker: _Maker | None = None
+        self._maker: Maker | None = None
         self._counting = threading.Lock()
 
     def __enter__(self) -> Extraction[AnyRecipe]:
@@ -260,7 +310,7 @@ class Extraction(Generic[AnyRecipe]):
             return
         recipe = self.recipe(self._begun)
         self._open.enter_context(recipe.store.lock())
-        self._maker = _Maker(recipe, self.report)
+        self._maker = Maker(recipe, self.report)
         for looks in self._held:
             self._make(self._maker, looks)
         self._held.clear()
@@ -269,11 +319,11 @@ class Extraction(Generic[AnyRecipe]):
         self._over = True
         self._held.clear()
 
-    def _make(self, maker: _Maker, looks: Sequence[Look]) -> None:
+    def _make(self, maker: Maker, looks: Sequence[Look]) -> None:
         """Make the features of a slice; left to :meth:`finish` where there was no room to hold all of it."""
 
-        def first_stage(look: Look) -> _Made:
-            if isinstance(look.kept, _Made):
+        def first_stage(look: Look) -> Made:
+            if isinstance(look.kept, Made):
                 return look.kept._replace(decoding=look.seconds - look.kept.preparing)
             samples, rate = look.kept
             return maker.clip(look.scan, samples, rate, look.seconds)

@@ -11,23 +11,29 @@ The fingerprint covers every parameter that changes a feature, and only those. A
 sound file plus the channel, so renamed or relabelled clips, and data sets that share clips, reuse what is there, and an
 edited file does not. Files are written under a temporary name and renamed; a killed process leaves at most an
 unfinished temporary file, which the next one removes. A lock a store keeps two processes from doing the same work.
+
+Where the cache is in an object store, shards are written there, and the folder is a mirror that takes them over. Hosts
+of a cluster write them without a lock: of the same keys, they are the same.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from soundstack.utils import object_store
 from soundstack.utils.errors import StoreError
-from soundstack.utils.files import remove_unfinished, replaced, write_atomically
+from soundstack.utils.files import remove_unfinished, replaced
 from soundstack.utils.locks import exclusive
 from soundstack.utils.project import fingerprint
 
@@ -37,10 +43,15 @@ _PART = 4096
 
 
 class FeatureStore:
-    """Features of one configuration, by example key."""
+    """Features of one configuration, by example key.
 
-    def __init__(self, cache: Path, kind: str, spec: dict[str, Any]) -> None:
-        self.folder = cache / "features" / f"{kind}-{fingerprint(spec)}"
+    ``cache`` is the cache's folder on this machine; ``place``, if it has one, its URI in an object store.
+    """
+
+    def __init__(self, cache: Path, kind: str, spec: dict[str, Any], place: str = "") -> None:
+        below = f"features/{kind}-{fingerprint(spec)}"
+        self.folder = cache / below
+        self._place = place and f"{place}/{below}"
         self._spec = spec
         self._rows: dict[str, tuple[str, int]] = {}
         self.refresh()
@@ -52,10 +63,15 @@ class FeatureStore:
             remove_unfinished(self.folder)
             remove_unfinished(self.folder / "gathered")
             self.refresh()
+            if not self._rows:
+                text = json.dumps(self._spec, indent=1, default=str)
+                self._write("spec.json", lambda file: file.write(text.encode()))
             yield
 
     def refresh(self) -> None:
         """Read the list of finished shards; a damaged one counts as missing and is made anew."""
+        if self._place:
+            self._pull()
         self._rows.clear()
         for index in sorted(self.folder.glob("*.json")):
             if index.name != "spec.json":
@@ -63,6 +79,20 @@ class FeatureStore:
                     keys = json.loads(index.read_text(encoding="utf-8"))
                     if len(self._shard(index.stem)) == len(keys):
                         self._note(index.stem, keys)
+
+    def _pull(self) -> None:
+        """Take over the shards that are whole in the object store."""
+        found = object_store.listed(self._place)
+        whole = [name.removesuffix(".json") for name in found if name.endswith(".json") and "/" not in name]
+        for suffix in (".npy", ".json"):
+            files = {name: found[name] for name in (f"{shard}{suffix}" for shard in whole) if name in found}
+            object_store.fetch(self._place, files, self.folder)
+
+    def knowing(self, keys: Sequence[str]) -> FeatureStore:
+        """This store as it is sent to a host, where features of those keys alone are not made."""
+        sent = copy.copy(self)
+        sent._rows = dict.fromkeys(keys, ("", 0))
+        return sent
 
     def _note(self, shard: str, keys: Sequence[str]) -> None:
         self._rows.update({key: (shard, row) for row, key in enumerate(keys)})
@@ -82,16 +112,25 @@ class FeatureStore:
         """Return the positions of the keys that are not stored yet."""
         return [position for position, key in enumerate(keys) if key not in self._rows]
 
+    def has_shard(self, keys: Sequence[str]) -> bool:
+        """Whether the object store has a shard of exactly these keys; known on a host, which has no list."""
+        return not keys or object_store.exists(f"{self._place}/{_digest(keys)}.json")
+
     def add(self, keys: Sequence[str], features: NDArray[Any]) -> None:
         """Store features (len(keys), ...) as one shard: all of it or nothing."""
-        if not self._rows:
-            text = json.dumps(self._spec, indent=1, default=str)
-            write_atomically(self.folder / "spec.json", text, instead="cache_dir")
         shard = _digest(keys)
-        with replaced(self.folder / f"{shard}.npy", instead="cache_dir") as file:
-            np.save(file, features, allow_pickle=False)
-        write_atomically(self.folder / f"{shard}.json", json.dumps(list(keys)), instead="cache_dir")
+        self._write(f"{shard}.npy", lambda file: np.save(file, features, allow_pickle=False))
+        self._write(f"{shard}.json", lambda file: file.write(json.dumps(list(keys)).encode()))
         self._note(shard, keys)
+
+    def _write(self, name: str, save: Callable[[BinaryIO], object]) -> None:
+        if self._place:
+            content = io.BytesIO()
+            save(content)
+            object_store.write(f"{self._place}/{name}", content.getbuffer())
+        else:
+            with replaced(self.folder / name, instead="cache_dir") as file:
+                save(file)
 
     def read(self, keys: Sequence[str]) -> NDArray[Any]:
         """Return the features of the keys, (len(keys), ...), in their order.
@@ -102,6 +141,8 @@ class FeatureStore:
         Raises:
             StoreError: The gathered file cannot be written, or a shard has vanished meanwhile.
         """
+        if self._place:  # what hosts have made lies there
+            self.refresh()
         row = self._gathered(keys[:1])
         if row.nbytes * len(keys) <= MEMORY_SHARE * psutil.virtual_memory().total:
             return self._gathered(keys)

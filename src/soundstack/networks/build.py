@@ -18,7 +18,7 @@ def build(
     pretraining: str,
     *,
     seed: int,
-    weights_dir: Path | None = None,
+    weights_dir: Path | str | None = None,
     allow_download: bool = True,
     settings: Settings | None = None,
 ) -> nn.Module:

@@ -54,7 +54,7 @@ class HfEncoder(OpenNetwork):
     """The audio encoder, and the extractor before it."""
 
     def look_up(
-        self, layer: int | None, weights_dir: Path | None, *, random: bool, allow_download: bool = True
+        self, layer: int | None, weights_dir: Path | str | None, *, random: bool, allow_download: bool = True
     ) -> dict[str, Any]:
         """See :class:`OpenNetwork`; the files of weights are not touched."""
         source = Source.of(self.spec.name)
@@ -87,12 +87,12 @@ class HfEncoder(OpenNetwork):
             "extractor": json.loads(extractor.to_json_string()),
         }
 
-    def find_or_fetch(self, weights_dir: Path | None, *, allow_download: bool = True) -> Path:
+    def find_or_fetch(self, weights_dir: Path | str | None, *, allow_download: bool = True) -> Path:
         """See :class:`OpenNetwork`."""
         source = Source.of(self.spec.name)
         return source.find_or_fetch(weights_dir, whole=True, allow_download=allow_download).folder
 
-    def identity(self, weights_dir: Path | None, *, random: bool, allow_download: bool = True) -> str:
+    def identity(self, weights_dir: Path | str | None, *, random: bool, allow_download: bool = True) -> str:
         """See :class:`OpenNetwork`."""
         return Source.of(self.spec.name).identity(weights_dir, whole=not random, allow_download=allow_download)
 
@@ -104,7 +104,7 @@ class HfEncoder(OpenNetwork):
         model: PreTrainedModel = type(part)(part.config)
         return model
 
-    def published(self, weights_dir: Path | None, *, allow_download: bool = True) -> PreTrainedModel:
+    def published(self, weights_dir: Path | str | None, *, allow_download: bool = True) -> PreTrainedModel:
         """See :class:`OpenNetwork`. Weights that the files lack become NaN; :meth:`try_out` finds if it matters."""
         folder = self.find_or_fetch(weights_dir, allow_download=allow_download)
         try:

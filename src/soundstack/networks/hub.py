@@ -20,6 +20,7 @@ from huggingface_hub import constants, errors
 
 from soundstack.networks.registry import folder_of
 from soundstack.utils.errors import WeightsError
+from soundstack.utils.object_store import is_uri
 from soundstack.utils.project import fingerprint
 from soundstack.utils.remote_file import digest
 
@@ -70,7 +71,7 @@ class Source:
         """Where people read about the model; empty for a folder."""
         return f"{constants.ENDPOINT}/{self.repository}" if self.repository else ""
 
-    def find_or_fetch(self, weights_dir: Path | None, *, whole: bool, allow_download: bool = True) -> Files:
+    def find_or_fetch(self, weights_dir: Path | str | None, *, whole: bool, allow_download: bool = True) -> Files:
         """Return the files, fetching them if need be; without ``whole``, the small ones alone.
 
         Raises:
@@ -87,7 +88,9 @@ class Source:
                 )
             return Files(self.folder)
         usual = Path(constants.HF_HUB_CACHE)
-        caches = [usual] if weights_dir is None else [weights_dir, usual]
+        caches = [usual]
+        if weights_dir is not None and not is_uri(str(weights_dir)):  # a hub's cache is a folder of each host
+            caches.insert(0, Path(weights_dir))
         for place in caches:
             found = self._cached(place)
             if found is not None and not self._lacking(found.folder, whole=whole):
@@ -116,7 +119,7 @@ class Source:
         paths = [folder / name for name in names]
         return paths if paths and all(path.is_file() for path in paths) else None
 
-    def identity(self, weights_dir: Path | None, *, whole: bool, allow_download: bool = True) -> str:
+    def identity(self, weights_dir: Path | str | None, *, whole: bool, allow_download: bool = True) -> str:
         """A digest of the contents of the files that make the network.
 
         Raises:

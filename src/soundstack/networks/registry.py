@@ -176,7 +176,7 @@ class OpenNetwork(Network):
         self.settings = settings or {}
 
     def look_up(
-        self, layer: int | None, weights_dir: Path | None, *, random: bool, allow_download: bool = True
+        self, layer: int | None, weights_dir: Path | str | None, *, random: bool, allow_download: bool = True
     ) -> dict[str, Any]:
         """The settings, from the network's files, which are fetched if need be.
 
@@ -192,15 +192,15 @@ class OpenNetwork(Network):
         """
         raise NotImplementedError
 
-    def find_or_fetch(self, weights_dir: Path | None, *, allow_download: bool = True) -> Path:
+    def find_or_fetch(self, weights_dir: Path | str | None, *, allow_download: bool = True) -> Path:
         """The folder of its files, weights included, which are fetched if need be; errors as :meth:`look_up`'s."""
         raise NotImplementedError
 
-    def identity(self, weights_dir: Path | None, *, random: bool, allow_download: bool = True) -> str:
+    def identity(self, weights_dir: Path | str | None, *, random: bool, allow_download: bool = True) -> str:
         """Tell its files from others by their contents, with ``random`` weights without theirs; errors as above."""
         raise NotImplementedError
 
-    def published(self, weights_dir: Path | None, *, allow_download: bool = True) -> nn.Module:
+    def published(self, weights_dir: Path | str | None, *, allow_download: bool = True) -> nn.Module:
         """What :meth:`create` makes, with the published weights.
 
         Raises:

@@ -43,7 +43,7 @@ class TimmEncoder(OpenNetwork):
     """The classifier is dropped."""
 
     def look_up(
-        self, layer: int | None, weights_dir: Path | None, *, random: bool, allow_download: bool = True
+        self, layer: int | None, weights_dir: Path | str | None, *, random: bool, allow_download: bool = True
     ) -> dict[str, Any]:
         """See :class:`OpenNetwork`. Of a name with random weights nothing is fetched: timm knows it."""
         if layer is not None:
@@ -72,11 +72,11 @@ class TimmEncoder(OpenNetwork):
             "pretrained_cfg": {name: value for name, value in known.items() if name not in _ELSEWHERE},
         }
 
-    def find_or_fetch(self, weights_dir: Path | None, *, allow_download: bool = True) -> Path:
+    def find_or_fetch(self, weights_dir: Path | str | None, *, allow_download: bool = True) -> Path:
         """See :class:`OpenNetwork`."""
         return self._source().find_or_fetch(weights_dir, whole=True, allow_download=allow_download).folder
 
-    def identity(self, weights_dir: Path | None, *, random: bool, allow_download: bool = True) -> str:
+    def identity(self, weights_dir: Path | str | None, *, random: bool, allow_download: bool = True) -> str:
         """See :class:`OpenNetwork`. What makes a network of a name is timm's code, whose version is kept elsewhere."""
         source = self._source()
         if random and source.folder is None:
@@ -87,7 +87,7 @@ class TimmEncoder(OpenNetwork):
         """See :class:`Network`: with its classifier, from the settings."""
         return self._made()
 
-    def published(self, weights_dir: Path | None, *, allow_download: bool = True) -> nn.Module:
+    def published(self, weights_dir: Path | str | None, *, allow_download: bool = True) -> nn.Module:
         """See :class:`OpenNetwork`. The file passes timm's own filter for this architecture, then loads strictly."""
         source = self._source()
         paths = source.weight_files(self.find_or_fetch(weights_dir, allow_download=allow_download))

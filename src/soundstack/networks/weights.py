@@ -23,19 +23,21 @@ from torch import Tensor, nn
 
 from soundstack.networks.registry import NetworkSpec, load_open
 from soundstack.utils import download as remote
+from soundstack.utils import object_store
 from soundstack.utils.errors import DownloadError, WeightsError
 from soundstack.utils.remote_file import RemoteFile, digest
 
 _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
 
 
-def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_download: bool = True) -> Path:
+def find_or_fetch(spec: NetworkSpec, weights_dir: Path | str | None = None, *, allow_download: bool = True) -> Path:
     """Return the verified file of a network's published weights, fetching it if need be; of an open one its folder.
 
     Args:
         spec: the network.
         weights_dir: looked into first, and fetched into; default: torch hub's cache
-            (``$TORCH_HOME/hub/checkpoints``, by default below ``~/.cache/torch``).
+            (``$TORCH_HOME/hub/checkpoints``, by default below ``~/.cache/torch``), into which a file is copied from
+            an object store whose URI is given.
         allow_download: fetch a file that is not there.
 
     Raises:
@@ -48,7 +50,10 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
     if place.scheme == "package":
         return _packaged(spec, file, place.netloc, place.path)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    folders = [hub] if weights_dir is None else [Path(weights_dir), hub]
+    if shared := str(weights_dir) if object_store.is_uri(str(weights_dir)) else "":
+        stored = object_store.listed(shared).get(file.name)
+        object_store.fetch(shared, {file.name: stored} if stored else {}, hub)
+    folders = [hub] if weights_dir is None or shared else [Path(weights_dir), hub]
     for folder in folders:
         path = folder / file.name
         if path.is_file():
@@ -70,7 +75,7 @@ def find_or_fetch(spec: NetworkSpec, weights_dir: Path | None = None, *, allow_d
 
 
 def identity(
-    spec: NetworkSpec, pretraining: str, weights_dir: Path | None = None, *, allow_download: bool = True
+    spec: NetworkSpec, pretraining: str, weights_dir: Path | str | None = None, *, allow_download: bool = True
 ) -> str:
     """Tell one file of weights from another: by the published checksum, which no other file passes, or by its own.
 

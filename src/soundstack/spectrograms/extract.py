@@ -11,6 +11,7 @@ from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import PRESETS, SpectrogramConfig
 from soundstack.datasets.data_set import DataSet
 from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
+from soundstack.features.hosts import Hosts
 from soundstack.features.store import FeatureStore
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
 from soundstack.utils.code_versions import code_version
@@ -23,6 +24,10 @@ class LogMelRecipe(Recipe):
     """How log-mel spectrograms are made."""
 
     spec: SpectrogramSpec
+
+    def make_transform(self) -> TwoStageTransform:
+        """See :class:`Recipe`."""
+        return TwoStageTransform(clip=LogMel(self.spec), names=("mel", ""))
 
 
 #: All examples' log-mel spectrograms (E, frames, bands).
@@ -42,10 +47,9 @@ def extraction(config: SpectrogramConfig) -> Extraction[LogMelRecipe]:
         spec = spectrogram_spec(config, audio)
         code = code_version(LogMel.__module__)
         description = {"spectrogram": spec.to_json(), "audio": audio.to_json(), "code": code}
-        store = FeatureStore(config.cache_path, "logmel", description)
-        return LogMelRecipe(store, lambda: TwoStageTransform(clip=LogMel(spec), names=("mel", "")), audio, spec)
+        return LogMelRecipe(FeatureStore(config.cache_path, "logmel", description, config.cache_uri), audio, spec)
 
-    return Extraction(plan, config.workers)
+    return Extraction(plan, config.workers, Hosts.of(config))
 
 
 def preview(data_set: DataSet, values: NDArray[np.float32], each: int = 4) -> dict[str, list[NDArray[np.float32]]]:

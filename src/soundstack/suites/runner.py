@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -98,7 +97,7 @@ def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *,
     name, note = settings.model_name, ""
     key = reuse.row_key(settings, data_fingerprint)
     with ExitStack() as held:
-        held.enter_context(exclusive(Path(settings.cache_dir) / "rows" / f"{key}.lock", name))
+        held.enter_context(exclusive(settings.cache_path / "rows" / f"{key}.lock", name))
         trained = None if rerun else reuse.find_done(settings, data_fingerprint)
         if trained is None and held.enter_context(claimed(key, name)) and not rerun:
             trained = reuse.find_done(settings, data_fingerprint)
@@ -109,7 +108,7 @@ def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *,
             try:
                 if isinstance(settings, DeepSpectrumConfig) and settings.chosen_pretraining != "none":
                     # Before a run is opened: without weights there is nothing to track.
-                    folder = None if settings.weights_dir == "auto" else Path(settings.weights_dir)
+                    folder = None if settings.weights_dir == "auto" else settings.weights_dir
                     weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), folder)
                 trained = steps[settings.step()](settings)
             except (WeightsError, MemberError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
@@ -40,7 +39,7 @@ def row_key(config: Config, data_fingerprint: str) -> str:
     if isinstance(config, DeepSpectrumConfig):
         network = network_spec(config.network)
         roots.append(network.module)
-        folder = None if config.weights_dir == "auto" else Path(config.weights_dir)
+        folder = None if config.weights_dir == "auto" else config.weights_dir
         with suppress(WeightsError):  # not there yet: then no row was made of them
             weights = identity(network, config.chosen_pretraining, folder, allow_download=False)
     code = code_version(*roots) if config.made_by else code_version()

@@ -18,8 +18,8 @@ _PACKAGE = Path(__file__).parents[1]
 #: What cannot change a result, packages and modules of ours and libraries: it checks, says, shows, locks, fetches (what
 #: is verified) or keeps what passes through it unchanged.
 _WITHOUT_EFFECT = {
-    "tracking", "utils.code_versions", "utils.download", "utils.errors", "utils.files", "utils.locks", "utils.markdown",
-    "utils.progress", "utils.provenance", "utils.remote_file", "utils.signals",
+    "tracking", "utils.cluster", "utils.code_versions", "utils.download", "utils.errors", "utils.files", "utils.locks",
+    "utils.markdown", "utils.object_store", "utils.progress", "utils.provenance", "utils.remote_file", "utils.signals",
     "filelock", "huggingface_hub", "jinja2", "mlflow", "psutil", "pydantic", "requests", "sqlalchemy", "tqdm",
     "urllib3", "yaml",
 }  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,16 @@ def _quotas(membership: Path, groups: Path) -> Iterator[float]:
                 yield int(quota) / int(period)
             if folder == groups:
                 return
+
+
+@cache
+def processor() -> str:
+    """Return what this machine's processor is called."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def fingerprint(content: Any) -> str:
