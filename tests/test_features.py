@@ -18,7 +18,8 @@ from soundstack.audio import decode as audio
 from soundstack.config.base import DataConfig
 from soundstack.datasets.open_data_set import open_data_set
 from soundstack.features import extract as features
-from soundstack.features.extract import Extraction, Recipe, TwoStageTransform
+from soundstack.features.extract import Extraction
+from soundstack.features.make import Recipe, TwoStageTransform
 from soundstack.features.store import FeatureStore
 from soundstack.utils import slices
 from soundstack.utils.errors import DataError

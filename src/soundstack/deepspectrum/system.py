@@ -18,8 +18,9 @@ from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation
-from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
+from soundstack.features.extract import Extracted, Extraction
 from soundstack.features.hosts import Hosts
+from soundstack.features.make import Recipe, TwoStageTransform
 from soundstack.features.store import FeatureStore
 from soundstack.networks import cpu
 from soundstack.networks.registry import Settings, load_open, network_spec

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from soundstack.audio.decode import Samples
 from soundstack.datasets.data_set import DataSet, example_keys
 from soundstack.datasets.scan import TABLE, Scan, Unknown, scan_bytes
-from soundstack.features.extract import ExtractionReport, Made, Maker, Recipe, TwoStageTransform
+from soundstack.features.make import ExtractionReport, Made, Maker, Recipe, TwoStageTransform
 from soundstack.utils import object_store
 from soundstack.utils.cluster import Cluster
 from soundstack.utils.errors import DataError

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import PRESETS, SpectrogramConfig
 from soundstack.datasets.data_set import DataSet
-from soundstack.features.extract import Extracted, Extraction, Recipe, TwoStageTransform
+from soundstack.features.extract import Extracted, Extraction
 from soundstack.features.hosts import Hosts
+from soundstack.features.make import Recipe, TwoStageTransform
 from soundstack.features.store import FeatureStore
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
 from soundstack.utils.code_versions import code_version
