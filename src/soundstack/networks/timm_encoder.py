@@ -159,9 +159,9 @@ class TimmEncoder(OpenNetwork):
         except RuntimeError:  # of the architecture or of its weights
             known = None
         if known is None:
-            raise ConfigError(f"network: timm {timm.__version__} has no {name!r}{_nearest(name)}.")
+            raise ConfigError(f"network: timm {timm.__version__} has no {name!r}{_nearest(name)}")
         if not known.hf_hub_id:
-            raise ConfigError(f"network: timm has no weights of {name!r} on the Hugging Face hub{_nearest(name)}.")
+            raise ConfigError(f"network: timm has no weights of {name!r} on the Hugging Face hub{_nearest(name)}")
         file = Path(known.hf_hub_filename or "model.safetensors")
         if file.suffix != ".safetensors":
             file = file.with_suffix(".safetensors")
@@ -184,10 +184,10 @@ def _short(error: Exception) -> str:
 
 
 def _nearest(name: str) -> str:
-    """Names that a user may have meant."""
+    """The end of a sentence about a name: names that a user may have meant."""
     base, _, _ = name.partition(".")
     known = timm.list_models()
     close = [base] if base in known else difflib.get_close_matches(base, known, n=3)
     names = [full for each in close for full in timm.list_models(f"{each}.*", pretrained=True)]
     best = difflib.get_close_matches(name, names, n=5, cutoff=0.0)
-    return f"; did you mean {', '.join(f'timm:{each}' for each in best)}?" if best else ""
+    return f"; did you mean {', '.join(f'timm:{each}' for each in best)}?" if best else "."
