@@ -224,7 +224,7 @@ class DeepSpectrumConfig(DataConfig):
     @classmethod
     def _has_layers(cls, value: int | str, info: ValidationInfo) -> int | str:
         network = info.data.get("network", "")
-        if value != "auto" and network and not network.startswith("hf:"):
+        if value != "auto" and network and not network_spec(network).has_layers:
             raise ValueError(f"{network} gives the features of one layer alone; leave layer out")
         return value
 

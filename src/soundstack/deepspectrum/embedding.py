@@ -65,6 +65,11 @@ class EmbeddingSpec:
         return cls(**{**values, "audio": AudioSpec(**values["audio"])})
 
 
+def by_openvino(device: torch.device, shortcuts: bool) -> bool:
+    """Whether OpenVINO runs a network, not torch."""
+    return device.type == "cpu" and shortcuts
+
+
 class Embedder:
     """Waveforms (B, samples) at the spec's rate to features (B, dim), float32.
 
@@ -81,7 +86,7 @@ class Embedder:
             )
         # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._by_torch = device.type != "cpu" or not spec.shortcuts
+        self._by_torch = not by_openvino(device, spec.shortcuts)
         self._forward = self.network if self._by_torch else cpu.on_cpu(self.network, spec.precision)
 
     @classmethod

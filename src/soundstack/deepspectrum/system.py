@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.datasets.data_set import DataSet
-from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
+from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec, by_openvino
 from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation
@@ -68,16 +68,12 @@ def embedding_spec(
 
 
 def _precision(config: DeepSpectrumConfig, device: torch.device) -> str:
-    by_openvino = _by_openvino(device, config.shortcuts)
+    openvino = by_openvino(device, config.shortcuts)
     if config.precision == "auto":
-        return "bfloat16" if by_openvino and cpu.computes_bfloat16() else "float32"
-    if config.precision == "bfloat16" and by_openvino:
+        return "bfloat16" if openvino and cpu.computes_bfloat16() else "float32"
+    if config.precision == "bfloat16" and openvino:
         _require_bfloat16()
     return config.precision
-
-
-def _by_openvino(device: torch.device, shortcuts: bool) -> bool:
-    return device.type == "cpu" and shortcuts
 
 
 def _require_bfloat16(processor: str = "this processor") -> None:
@@ -99,7 +95,7 @@ class EmbeddingRecipe(Recipe):
     def embedder(self) -> Embedder:
         """The network; a ConfigError where another processor than this one was to run it."""
         devices.choose(self.device.type)
-        if self.spec.precision == "bfloat16" and _by_openvino(self.device, self.spec.shortcuts):
+        if self.spec.precision == "bfloat16" and by_openvino(self.device, self.spec.shortcuts):
             _require_bfloat16(f"the processor of {platform.node()}")
         return Embedder.build(self.spec, self.device, self.weights_dir)
 

@@ -48,6 +48,7 @@ transformers.logging.disable_progress_bar()
     form="hf:ORG/NAME",
     input="waveform",
     layer="the last hidden state, mean over time",
+    has_layers=True,
     citation="Wolf et al., Transformers: state-of-the-art natural language processing, 2020; the model's own authors",
 )
 class HfEncoder(OpenNetwork):
@@ -180,6 +181,8 @@ class AudioEncoder(nn.Module):
         self.extractor = extractor
         self.layer = layer
         self.window = _window(extractor)
+        masks = "return_attention_mask" in inspect.signature(type(extractor).__call__).parameters
+        self._asked = {"return_attention_mask": True} if masks else {}
         takes = set(inspect.signature(model.forward).parameters)
         if not getattr(extractor, "return_attention_mask", True):  # some models are worse with it
             takes = {name for name in takes if not name.endswith("mask")}
@@ -212,10 +215,10 @@ class AudioEncoder(nn.Module):
 
     def _extracted(self, window: NDArray[np.float32], device: torch.device) -> Any:
         """What the extractor makes of a window (samples,): tensors by their names."""
-        masks = "return_attention_mask" in inspect.signature(type(self.extractor).__call__).parameters
-        asked = {"return_attention_mask": True} if masks else {}
         with torch.autocast(device.type, enabled=False):  # bfloat16 is too coarse for a spectrogram
-            return self.extractor(window, sampling_rate=self.extractor.sampling_rate, return_tensors="pt", **asked)
+            return self.extractor(
+                window, sampling_rate=self.extractor.sampling_rate, return_tensors="pt", **self._asked
+            )
 
     def embed(self, *inputs: Tensor) -> Tensor:
         """What the extractor has made (1, ...), in its order -> hidden states (1, frames, dim) or (1, dim, ...)."""

@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from soundstack.networks.registry import folder_of
 from soundstack.utils.errors import WeightsError
 from soundstack.utils.object_store import is_uri
 from soundstack.utils.project import fingerprint
-from soundstack.utils.remote_file import digest
+from soundstack.utils.remote_file import content_digest
 
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
@@ -128,7 +127,7 @@ class Source:
         folder = self.find_or_fetch(weights_dir, whole=whole, allow_download=allow_download).folder
         paths = [folder / name for name in _SMALL if name.endswith(".json")]
         paths += (self.weight_files(folder) or []) if whole else []
-        return fingerprint({path.name: _digest(path) for path in paths if path.is_file()})
+        return fingerprint({path.name: content_digest(path) for path in paths if path.is_file()})
 
     def licence(self, files: Files) -> str:
         """The licence that the model's own page states, in the head of its ``README.md``."""
@@ -238,13 +237,3 @@ class Source:
 def _pickled(paths: Iterable[Path]) -> str:
     """The first file of weights in a form that is not read, or nothing."""
     return min((path.name for path in paths if path.suffix in _PICKLED), default="")
-
-
-def _digest(path: Path) -> str:
-    status = path.stat()
-    return _known_digest(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _known_digest(path: Path, size: int, modified: int) -> str:
-    return digest(path, "sha256")

@@ -64,6 +64,7 @@ class NetworkSpec:
         size: of the weights in bytes. ``None`` for these three: the publisher states none.
         picture_size: width and height of the pictures in pixels.
         interpolation: Pillow's filter that resizes them.
+        has_layers: whether another hidden layer may be asked for.
         random: whether it may also have random weights; not where the file is all that is known of the network.
         install: the packages with versions that it needs, as pip takes them, besides this project's environment.
     """
@@ -85,6 +86,7 @@ class NetworkSpec:
     install: str = ""
     picture_size: int = PICTURE_SIZE
     interpolation: str = "bicubic"
+    has_layers: bool = False
 
     @property
     def is_open(self) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +24,7 @@ from soundstack.networks.registry import NetworkSpec, load_open
 from soundstack.utils import download as remote
 from soundstack.utils import object_store
 from soundstack.utils.errors import DownloadError, WeightsError
-from soundstack.utils.remote_file import RemoteFile, digest
+from soundstack.utils.remote_file import RemoteFile, content_digest
 
 _COUNTER = "num_batches_tracked"  # of training steps: files of before 2018 lack it, and nothing here reads it
 
@@ -91,14 +90,7 @@ def identity(
         return "random"
     if published := spec.sha256 or spec.md5:
         return published
-    path = find_or_fetch(spec, weights_dir, allow_download=allow_download)
-    status = path.stat()
-    return _digest(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _digest(path: Path, size: int, modified: int) -> str:
-    return digest(path, "sha256")
+    return content_digest(find_or_fetch(spec, weights_dir, allow_download=allow_download))
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:

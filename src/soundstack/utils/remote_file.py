@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from soundstack.utils.errors import DownloadError
@@ -57,6 +58,17 @@ def digest(path: Path, algorithm: str = "md5") -> str:
     """The checksum of a file in hexadecimal; ``algorithm`` as :mod:`hashlib` names it."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """The sha256 of a file, read once a process as long as its size and time stay."""
+    status = path.stat()
+    return _content_digest(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _content_digest(path: Path, size: int, modified: int) -> str:
+    return digest(path, "sha256")
 
 
 def require_space(folder: Path, needed: int) -> None:
