@@ -39,6 +39,7 @@ LOAD = "load average at the start"
 QUICK: dict[str, list[str]] = {
     "confidence": ["--repeats", "20"],
     "crnn_step": ["--turns", "3"],
+    "encoders": ["--turns", "1"],
     "gpu": ["--clips", "128"],
     "logmel": ["--clips", "16", "--turns", "3"],
     "networks": ["--clips", "16", "--turns", "2"],
