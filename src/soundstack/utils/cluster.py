@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from soundstack.utils.code_versions import code_version
+from soundstack.utils.code_versions import behind_results, versions_of
 from soundstack.utils.errors import ConfigError, SoundstackError, WorkerError
 
 REQUIREMENT = "ray[default]==2.60.0"
@@ -88,14 +88,14 @@ class Cluster:
         }
         task = ray.remote(_checked_work).options(**options)
         self._tell_if_none_fits(ray)
-        waiting, code = enumerate(jobs), code_version()
+        waiting, versions = enumerate(jobs), versions_of(behind_results())
         handed_out: dict[int, Job] = {}
         under_way: dict[Any, int] = {}
         lost = _lost_hosts(ray)
         try:
             while True:
                 handed_out |= (new := dict(islice(waiting, IN_FLIGHT - len(handed_out))))
-                under_way |= {task.remote(code, work, job): number for number, job in new.items()}
+                under_way |= {task.remote(versions, work, job): number for number, job in new.items()}
                 if not handed_out:
                     return
                 ended, _ = ray.wait(list(under_way), num_returns=1, timeout=STALL_SECONDS)
@@ -105,7 +105,7 @@ class Cluster:
                         yield number, _result(ray, ended[0])
                 elif lost < (lost := _lost_hosts(ray)):
                     # Ray waits for tasks of a host whose link was cut, minutes after it has given the host up.
-                    under_way |= {task.remote(code, work, job): number for number, job in handed_out.items()}
+                    under_way |= {task.remote(versions, work, job): number for number, job in handed_out.items()}
         finally:
             for each in under_way:
                 ray.cancel(each)
@@ -121,12 +121,13 @@ def _lost_hosts(ray: Any) -> int:
     return sum(not node["Alive"] for node in ray.nodes())
 
 
-def _checked_work(code: str, work: Callable[[Any], Any], job: Any) -> Any:
-    """What a host does."""
-    if code_version() != code:
+def _checked_work(wanted: dict[str, str], work: Callable[[Any], Any], job: Any) -> Any:
+    """What a host does, if its code and libraries are those of the driver."""
+    here = versions_of(tuple(wanted))
+    if other := next((name for name in wanted if here[name] != wanted[name]), None):
         raise WorkerError(
-            f"The host {os.uname().nodename} has other code or libraries than this machine; install the versions of "
-            "conda.yaml on both."
+            f"The host {os.uname().nodename} has {other} {here[other]}, and this machine {wanted[other]}; install the "
+            "versions of conda.yaml on both."
         )
     return work(job)
 

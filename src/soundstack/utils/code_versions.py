@@ -60,6 +60,33 @@ def imported_files(*roots: str, package: Path = _PACKAGE) -> set[Path]:
     return files | {folder / "__init__.py" for file in files for folder in file.parents}
 
 
+@cache
+def behind_results(package: Path = _PACKAGE) -> tuple[str, ...]:
+    """Return the names of the installed distributions that the results of a package may depend on, and its own."""
+    others = set().union(*(_module(package, name).others for name in imports(package))) - _WITHOUT_EFFECT
+    return (package.name, *sorted({name for library in others for name in _distributions(library)}))
+
+
+@cache
+def versions_of(names: tuple[str, ...], package: Path = _PACKAGE) -> dict[str, str]:
+    """Return the versions of distributions, none where one is missing; the package's own is a digest of its files.
+
+    Nothing is imported or parsed for it: each process of another host asks.
+    """
+    found = {package.name: ""}
+    for name in set(names) - {package.name}:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "none"
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(
+            f"{path.relative_to(package).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
+    return found | {package.name: digest.hexdigest()[:12]}
+
+
 def imported_libraries(*roots: str, package: Path = _PACKAGE) -> list[str]:
     """Return the installed distributions that modules, and those that their imports lead to, import."""
     libraries = set().union(*(_module(package, name).others for name in _closure(roots, package)))
