@@ -43,8 +43,8 @@ def until(done: Callable[[], bool], seconds: float, what: str, every: float = 0.
     return time.monotonic() - started
 
 
-def enter(command: Sequence[str]) -> None:
-    """Run a command in namespaces of its own, unless this process is in them already; then return.
+def enter(command: Sequence[str], named: Mapping[str, str]) -> None:
+    """Run a command in namespaces of its own, where these names have these addresses; return if already in them.
 
     Ends the program with the command's exit status otherwise.
     """
@@ -54,6 +54,10 @@ def enter(command: Sequence[str]) -> None:
             _ip(line)
         for folder in ("/dev/shm", "/tmp"):
             subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+        subprocess.run(["hostname", "server"], check=True)
+        names = "".join(f"{address} {name}\n" for name, address in [("localhost", "127.0.0.1"), *named.items()])
+        Path("/tmp/hosts").write_text(names)
+        subprocess.run(["mount", "--bind", "/tmp/hosts", "/etc/hosts"], check=True)
         return
     if os.geteuid():
         raise SystemExit("run.py: makes namespaces and therefore needs root")
@@ -66,6 +70,11 @@ def enter(command: Sequence[str]) -> None:
 
 def _ip(line: str) -> None:
     subprocess.run(["ip", *line.split()], check=True)
+
+
+def address(number: int) -> str:
+    """The address of a host by its number."""
+    return f"10.77.0.{10 + number}"
 
 
 @dataclass
@@ -93,7 +102,7 @@ class Host:
     @property
     def address(self) -> str:
         """Its address."""
-        return f"10.77.0.{10 + self.number}"
+        return address(self.number)
 
     def start(self) -> Host:
         """Bring the host up: its namespaces, what it does not see, its link.

@@ -18,8 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from soundstack.utils.cluster import Cluster
 
+FIGURE = "figure: "
 TASKS = (2, 4, 8, 16, 32)
 _SLICES = 7
+
+
+def tell(said: str) -> None:
+    """Print a figure, apart from what Ray prints."""
+    print(f"{FIGURE}{said}", flush=True)
 
 
 def nap(seconds: float) -> tuple[str, int]:
@@ -53,7 +59,7 @@ def sleeping(address: str, slots: int) -> None:
         spent = 1000 * (time.process_time() - processor) / (rounds * tasks)
         cold = len(there - warm)
         said = f"{tasks} at a time: efficiency {efficiency:.3f}, driver {spent:.1f} ms a task"
-        print(f"{said}, {cold} processes cold" if cold else said)
+        tell(f"{said}, {cold} processes cold" if cold else said)
         if efficiency < 0.9 or spent > 5 or cold:
             wrong.append(tasks)
     if wrong:
@@ -82,7 +88,7 @@ def processor(address: str, slots: int) -> None:
             plain += _steps([counted(job) for job in jobs(f"plain-{turn}")])
             tasks += _steps([done for _, done in Cluster(address).run(counted, jobs(f"tasks-{turn}"))])
         ratio = median(tasks) / median(plain)
-        print(
+        tell(
             f"{name}: {median(plain):.3f} s of processor time a slice plain, {median(tasks):.3f} s as a task, "
             f"{ratio:.2f} (medians of {len(plain)} and {len(tasks)})"
         )
@@ -113,7 +119,7 @@ def _jobs(address: str) -> dict[str, Callable[[str], list[Any]]]:
     now = f"{time.time():.0f}"
     common = {"dataset": "esc10", "data_dir": "s3://sounds/esc10", "cluster": address}
     first = ExtractConfig(cache_dir=f"s3://cache/processor-{now}", **common)
-    data_set = open_data_set(first)
+    data_set = open_data_set(first, spectrograms.extraction(first))
 
     def made_by(extraction: Callable[[Any], Any], kind: type[Any]) -> Callable[[str], list[Any]]:
         def jobs(name: str) -> list[Any]:

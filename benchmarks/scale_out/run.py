@@ -24,6 +24,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "src")]
 import failures  # noqa: E402
 import services  # noqa: E402
 import setup  # noqa: E402
+import slurm  # noqa: E402
 import tasks  # noqa: E402
 import together  # noqa: E402
 from bed import enter  # noqa: E402
@@ -38,9 +39,8 @@ FIGURES: dict[str, Callable[[setup.Setup], str]] = {
     "processor": tasks.processor,
     "sleeping": tasks.sleeping,
     "rows": together.rows,
+    "slurm": slurm.slurm,
 }
-#: Figures that need MLflow's server.
-_TRACKED = {"rows"}
 
 
 def pins(conda: str) -> tuple[list[str], list[str]]:
@@ -74,14 +74,13 @@ def main() -> None:
     conda = (ROOT / "conda.yaml").read_text(encoding="utf-8")
     if Path(sys.prefix) != place.venv("soundstack"):
         services.install(place, *pins(conda))
-    enter([str(place.venv("soundstack") / "bin" / "python"), *sys.argv])
+    enter([str(place.venv("soundstack") / "bin" / "python"), *sys.argv], setup.NAMES)
     setup.fresh(place.logs)
     os.environ.update(place.environment() | services.RAY)
     services.new_token(place)
     services.start_store(place)
-    if _TRACKED & set(chosen):
-        services.start_database(place)
-        services.start_tracking(place)
+    services.start_database(place)
+    services.start_tracking(place)
     built = setup.Setup(place, ROOT, sounds, services.RAY)
     services.start_head(place)
     setup.upload_sounds(built)

@@ -8,16 +8,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bed import CHECKOUT, SERVER, BedError, Host, until
+from bed import CHECKOUT, SERVER, BedError, Host, address, until
 from services import ADDRESS, Place
 
 #: Hosts that work, and hosts where commands are given, by the numbers of their addresses.
 WORKERS = {"one": 1, "two": 2}
 DRIVERS = {"a": 3, "b": 4}
+#: The addresses of all machines by their names.
+NAMES = {"server": SERVER} | {name: address(number) for name, number in (WORKERS | DRIVERS).items()}
 SLICES = 8
 """Of 32 of the 249 clips of ESC-10's excerpt."""
 
@@ -37,7 +40,7 @@ class Setup:
     sounds: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    cores: dict[str, int] = field(default_factory=dict)
     _ray: Any = None
 
     def say(self, text: str) -> None:
@@ -53,20 +56,32 @@ class Setup:
         """What all machines find in their environment."""
         return self.place.environment() | dict(self.settings)
 
-    def make_host(self, name: str) -> Host:
-        """Bring a host up; one from which commands are given gets a copy of the checkout."""
+    def tracked(self) -> list[str]:
+        """The files of the checkout, by their names in it."""
+        listing = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listing, cwd=self.root, check=True, capture_output=True, text=True).stdout
+        return [name for name in names.split("\0") if (self.root / name).is_file()]
+
+    def make_host(self, name: str, home: Path | None = None, **more: str) -> Host:
+        """Bring a host up; one from which commands are given gets a copy of the checkout.
+
+        Args:
+            home: a home that it shares with other hosts, in the place of its own.
+            more: of its environment.
+        """
         hidden = [Path.home(), self.root, self.sounds, self.place.work]
         kept = [Path(sys.base_prefix), self.place.venv("soundstack"), self.place.secret]
+        environment = self.environment() | more
+        if home:
+            kept, environment = [*kept, home], environment | {"HOME": str(home)}
         number = (WORKERS | DRIVERS)[name]
-        host = Host(name, number, hidden, kept, self.environment(), self.place.logs).start()
+        host = Host(name, number, hidden, kept, environment, self.place.logs).start()
         self.hosts[name] = host
         seen = host.run(["ls", "-A", *map(str, [self.root, self.sounds])]).stdout
         if set(seen.split()) & {"src", "meta", "audio"}:
             raise BedError(f"host {name} sees the checkout or the sounds")
         if name in DRIVERS:
-            listing = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-            names = subprocess.run(listing, cwd=self.root, check=True, capture_output=True, text=True).stdout
-            host.give(self.root, CHECKOUT, [each for each in names.split("\0") if (self.root / each).is_file()])
+            host.give(self.root, CHECKOUT, self.tracked())
         return host
 
     def join(self, name: str, cores: int, seconds: float = 90) -> Host:
@@ -76,12 +91,15 @@ class Setup:
         words = [f"--address={ADDRESS}", f"--node-ip-address={host.address}", f"--num-cpus={cores}"]
         host.begin([ray, "start", *words, "--disable-usage-stats", "--block"], "ray")
         until(lambda: host.address in self.alive(), seconds, f"host {name} joins the cluster", 0.5)
+        self.cores[name] = cores
         return host
 
     def leave(self, name: str) -> None:
         """Switch a host off, and wait until the cluster has noticed."""
         host = self.hosts.pop(name, None)
         if host:
+            with suppress(subprocess.TimeoutExpired):  # a host that says farewell is not waited for
+                host.run([str(self.place.venv("soundstack") / "bin" / "ray"), "stop"], 30)
             host.kill()
             until(lambda: host.address not in self.alive(), 120, f"host {name} is given up", 0.5)
 
@@ -100,10 +118,12 @@ class Setup:
         return self._ray
 
     def workers(self, cores: int = 1) -> None:
-        """Have the working hosts up and joined anew, each with so many cores, and the host of commands, too."""
+        """Have the working hosts up and joined, each with so many cores, and a host of commands, too."""
+        alive = self.alive()
         for name in WORKERS:
-            self.leave(name)
-            self.join(name, cores)
+            if self.cores.get(name) != cores or name not in self.hosts or self.hosts[name].address not in alive:
+                self.leave(name)
+                self.join(name, cores)
         if "a" not in self.hosts:
             self.join("a", 0)
 
@@ -163,10 +183,15 @@ def check_equal(setup: Setup, place: str, kind: str) -> int:
         for name in object_store.listed(f"{place}/features")
         if name.startswith(kind)
     }
-    stores = {name.split("/")[0] for name in there}
-    files = [path for store in stores for path in (folder / store).rglob("*") if path.suffix in (".npy", ".json")]
-    here = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return compare(here, there)
+    here = digests(folder, kind)
+    stores = {name.split("/")[0] for name in there}  # of an earlier version of the code, there may be others
+    return compare({name: digest for name, digest in here.items() if name.split("/")[0] in stores}, there)
+
+
+def digests(folder: Path, kind: str) -> dict[str, str]:
+    """The files of a kind of features below a folder by name, with their digests."""
+    files = [path for path in folder.glob(f"{kind}*/*") if path.suffix in (".npy", ".json")]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def compare(here: dict[str, str], there: dict[str, str]) -> int:

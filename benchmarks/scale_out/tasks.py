@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bed import CHECKOUT, BedError
+from inside import FIGURE
 from services import ADDRESS
 from setup import Setup
 
@@ -25,4 +26,4 @@ def _inside(setup: Setup, what: str, slots: int) -> str:
     setup.say(done.stderr.strip()[-600:])
     if done.returncode:
         raise BedError(f"{what}: {done.stdout}{done.stderr[-1500:]}")
-    return "; ".join(done.stdout.strip().splitlines())
+    return "; ".join(line.removeprefix(FIGURE) for line in done.stdout.splitlines() if line.startswith(FIGURE))
