@@ -26,7 +26,7 @@ from soundstack.config.steps import DeepSpectrumConfig, ExtractConfig
 from soundstack.datasets.open_data_set import open_data_set
 from soundstack.spectrograms.extract import extraction
 from soundstack.utils import cluster, object_store, slices
-from soundstack.utils.errors import ConfigError, DataError, StoreError
+from soundstack.utils.errors import ConfigError, DataError, StoreError, WorkerError
 from soundstack.utils.project import PROJECT
 from waiting import PATIENCE
 
@@ -374,6 +374,15 @@ def test_what_no_host_can_do_yet_is_said(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(cluster, "_connected", lambda address: FakeRay())
     list(cluster.Cluster("auto", cpus=2, gpus=0.5).run(abs, [1]))
     assert "no host has 2 cores and 0.5 GPUs" in capsys.readouterr().err
+
+
+def test_a_host_with_another_library_or_other_code_is_refused_by_name() -> None:
+    names = ("soundstack", "numpy")
+    here = cluster.versions_of(names)
+    assert cluster._checked_work(here, abs, -3) == 3
+    for name in names:
+        with pytest.raises(WorkerError, match=rf"has {name} {here[name]}, and this machine 0\.1;"):
+            cluster._checked_work(here | {name: "0.1"}, abs, -3)
 
 
 # Ray -------------------------------------------------------------------------------------------------------------

@@ -247,3 +247,17 @@ def test_what_an_earlier_decoder_said_of_a_file_is_forgotten(tmp_path, tiny_csv)
     assert open_data_set(config).scans == whole.scans
     with closing(sqlite3.connect(cache / "scan.sqlite")) as database:
         assert database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [(name,)]
+
+
+def test_versions_that_hosts_compare_are_those_of_the_files_and_of_what_results_depend_on(tmp_path):
+    names = code_versions.behind_results()
+    here = code_versions.versions_of(names)
+    assert {"soundstack", "torch", "numpy"} <= set(names) and not {"mlflow", "sqlalchemy"} & set(names)
+    assert here["numpy"] == metadata.version("numpy")
+    assert code_versions.versions_of(("no-such-thing",))["no-such-thing"] == "none"
+    package = tmp_path / "soundstack"
+    shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert code_versions.versions_of(names, package) == here
+    (package / "utils" / "folds.py").open("a").write("# another file\n")
+    code_versions.versions_of.cache_clear()
+    assert code_versions.versions_of(names, package)["soundstack"] != here["soundstack"]

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from bed import BedError, Host, kill, until
+from machines import SLICES, Setup, check_equal, stored
 from services import ADDRESS
-from setup import SLICES, Setup, check_equal, stored
 
 _KIND = "efficientnet"
 #: So long may a command take that is not disturbed.

@@ -119,14 +119,13 @@ def _jobs(address: str) -> dict[str, Callable[[str], list[Any]]]:
     now = f"{time.time():.0f}"
     common = {"dataset": "esc10", "data_dir": "s3://sounds/esc10", "cluster": address}
     first = ExtractConfig(cache_dir=f"s3://cache/processor-{now}", **common)
-    data_set = open_data_set(first, spectrograms.extraction(first))
+    data_set, hosts = open_data_set(first, spectrograms.extraction(first)), Hosts.of(first)
+    assert hosts
 
     def made_by(extraction: Callable[[Any], Any], kind: type[Any]) -> Callable[[str], list[Any]]:
         def jobs(name: str) -> list[Any]:
             config = kind(cache_dir=f"s3://cache/processor-{now}-{name}", **common)
             recipe = extraction(config).recipe(data_set.audio)
-            hosts = Hosts.of(config)
-            assert hosts
             return list(hosts._missing(recipe, data_set))[:_SLICES]
 
         return jobs

@@ -22,15 +22,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "src")]
 
 import failures  # noqa: E402
+import machines  # noqa: E402
 import services  # noqa: E402
-import setup  # noqa: E402
 import slurm  # noqa: E402
 import tasks  # noqa: E402
 import together  # noqa: E402
 from bed import enter  # noqa: E402
 
 #: What is taken, in this order.
-FIGURES: dict[str, Callable[[setup.Setup], str]] = {
+FIGURES: dict[str, Callable[[machines.Setup], str]] = {
     "shards": failures.shards,
     "killed_host": failures.killed_host,
     "killed_driver": failures.killed_driver,
@@ -74,23 +74,23 @@ def main() -> None:
     conda = (ROOT / "conda.yaml").read_text(encoding="utf-8")
     if Path(sys.prefix) != place.venv("soundstack"):
         services.install(place, *pins(conda))
-    enter([str(place.venv("soundstack") / "bin" / "python"), *sys.argv], setup.NAMES)
-    setup.fresh(place.logs)
+    enter([str(place.venv("soundstack") / "bin" / "python"), *sys.argv], machines.NAMES)
+    machines.fresh(place.logs)
     os.environ.update(place.environment() | services.RAY)
     services.new_token(place)
     services.start_store(place)
     services.start_database(place)
     services.start_tracking(place)
-    built = setup.Setup(place, ROOT, sounds, services.RAY)
+    built = machines.Setup(place, ROOT, sounds, services.RAY)
     services.start_head(place)
-    setup.upload_sounds(built)
+    machines.upload_sounds(built)
     print("| command | measured | load |\n|---|---|---|", flush=True)
     raise SystemExit(bool([name for name in chosen if not taken(built, name)]))
 
 
-def taken(built: setup.Setup, name: str) -> bool:
+def taken(built: machines.Setup, name: str) -> bool:
     """Take a figure and print its row; whether it is as it must be."""
-    started, load = time.monotonic(), setup.load()
+    started, load = time.monotonic(), machines.load()
     try:
         said = FIGURES[name](built)
     except Exception as error:  # whatever it is, the other figures are taken

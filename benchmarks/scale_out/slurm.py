@@ -1,4 +1,4 @@
-"""The sbatch script of ``docs/scale.md`` on a Slurm cluster of two of the set-up's hosts, with a home that they share."""
+"""The sbatch script of ``docs/scale.md`` on a Slurm cluster of two of the set-up's hosts, which share a home."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 from bed import SERVER, BedError, until
+from machines import WORKERS, Setup, compare, digests, fresh
 from services import begin
-from setup import WORKERS, Setup, compare, digests, fresh
 
 _SERVER_NAME = "server"
 #: What the page asks of the cluster, and what is asked here.
@@ -82,13 +82,9 @@ def _start(setup: Setup, conf: Path) -> None:
     munge = fresh(setup.place.secret / "munge")
     munge.chmod(0o711)
     subprocess.run(["mungekey", "--create", f"--keyfile={munge}/key"], check=True)
-    words = [
-        f"--key-file={munge}/key",
-        f"--socket={munge}/socket",
-        f"--pid-file={munge}/pid",
-        f"--log-file={munge}/log",
-    ]
-    begin(setup.place, "munge", ["munged", "--foreground", "--force", f"--seed-file={munge}/seed", *words])
+    options = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+    words = [f"--{option}={munge}/{name}" for option, name in options.items()]
+    begin(setup.place, "munge", ["munged", "--foreground", "--force", *words])
     until((munge / "socket").exists, 30, "munge")
     nodes = "".join(f"NodeName={name} NodeAddr={setup.hosts[name].address} CPUs=2 State=UNKNOWN\n" for name in WORKERS)
     conf.write_text(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bed import CHECKOUT, BedError
 from inside import FIGURE
+from machines import Setup
 from services import ADDRESS
-from setup import Setup
 
 
 def sleeping(setup: Setup) -> str:

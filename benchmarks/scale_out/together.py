@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from bed import BedError, kill, until
+from machines import Setup
 from services import ADDRESS, STUDIES, TRACKING
-from setup import Setup
 
 _SUITE: dict[str, str | int] = {"dataset": "esc10", "suite": "quick", "epochs": 3}
 _SYSTEMS = 4
