@@ -27,6 +27,8 @@ for _folder in (ROOT / "tests", ROOT / "src"):
 
 import numpy as np  # noqa: E402
 
+from soundstack.utils.project import cores, processor  # noqa: E402
+
 #: Does the piece of work of this number.
 Step = Callable[[int], Any]
 
@@ -162,22 +164,14 @@ def cosine(one: Any, other: Any) -> float:
     return float(((one * other).sum(axis=1) / norms).min())
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine() -> dict[str, str]:
     """What a reader must know about the machine: no names, no paths."""
     import torch
 
-    name = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = dict(line.split(":", 1) for line in info.read_text(encoding="utf-8").splitlines() if ":" in line)
-        found = {key.strip(): value.strip() for key, value in lines.items()}
-        name = found.get("model name", name)
-        flags = set(found.get("flags", "").split())
+    name = processor()
+    with suppress(OSError):  # Linux
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        flags = set(next((line for line in info.splitlines() if line.startswith("flags")), "").split())
         known = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
         name += f" ({', '.join(flag for flag in known if flag in flags) or 'no vector extensions known here'})"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"

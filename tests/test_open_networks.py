@@ -149,6 +149,26 @@ def test_the_hubs_cache_is_used_as_it_is_and_the_commit_is_told(wavlm: Path, no_
     assert build("hf:org/wavlm", "pretrained", seed=0, settings=settings) is not None
 
 
+def test_a_hubs_cache_in_a_store_is_taken_over_once_and_without_weights_where_none_are_needed(
+    wavlm: Path, no_hub: Path, tmp_path: Path
+) -> None:
+    small_networks.into_hub_cache(wavlm, "org/wavlm", tmp_path / "cache")
+    shutil.copytree(tmp_path / "cache", tmp_path / "store")  # without links, as a store has it
+    shared, network = (tmp_path / "store").as_uri(), load_open("hf:org/wavlm")
+    random = network.look_up(None, shared, random=True)
+    weights = no_hub / "models--org--wavlm" / "snapshots" / small_networks.COMMIT / "model.safetensors"
+    assert random["revision"] == small_networks.COMMIT and not weights.exists()
+    assert find_or_fetch(network_spec("hf:org/wavlm"), shared) == weights.parent
+    assert network.look_up(None, shared, random=False) == random
+    written = weights.stat().st_mtime_ns
+    stored = tmp_path / "store" / "models--org--wavlm"
+    (stored / "refs" / "main").write_text("f" * 40)
+    (stored / "snapshots" / small_networks.COMMIT / "model.safetensors").write_bytes(b"other")
+    assert find_or_fetch(network_spec("hf:org/wavlm"), shared) == weights.parent
+    assert weights.stat().st_mtime_ns == written  # what is here stays what it was
+    assert "`hf download org/other`" in refusal(lambda: load_open("hf:org/other").look_up(None, shared, random=False))
+
+
 def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> None:
     model, extractor = small_networks.AUDIO["wavlm"]()
     model.save_pretrained(tmp_path, max_shard_size="10KB")

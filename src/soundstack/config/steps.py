@@ -228,6 +228,14 @@ class DeepSpectrumConfig(DataConfig):
             raise ValueError(f"{network} gives the features of one layer alone; leave layer out")
         return value
 
+    @field_validator("precision")
+    @classmethod
+    def _computes_so(cls, value: str, info: ValidationInfo) -> str:
+        network = info.data.get("network", "")
+        if value == "bfloat16" and network and not network_spec(network).bfloat16:
+            raise ValueError(f"{network} computes in float32 alone; leave precision out")
+        return value
+
     @property
     def chosen_pretraining(self) -> str:
         """The pretraining with ``auto`` resolved to the network's first (its published weights)."""

@@ -69,6 +69,8 @@ def embedding_spec(
 
 def _precision(config: DeepSpectrumConfig, device: torch.device) -> str:
     openvino = by_openvino(device, config.shortcuts)
+    if not network_spec(config.network).bfloat16:
+        return "float32"
     if config.precision == "auto":
         return "bfloat16" if openvino and cpu.computes_bfloat16() else "float32"
     if config.precision == "bfloat16" and openvino:

