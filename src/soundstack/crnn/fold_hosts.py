@@ -93,8 +93,10 @@ class FoldHosts:
 
     def _ended(self, jobs: Sequence[FoldJob]) -> Generator[tuple[int, FoldModel], None, None]:
         if jobs:  # else no cluster is needed
-            store, cores = self.store.knowing([]), self.cluster.cpus
-            yield from self.cluster.run(train_sent, (SentFold(job, store, self.keys, cores) for job in jobs))
+            yield from self.cluster.run(train_sent, map(self._sent, jobs))
+
+    def _sent(self, job: FoldJob) -> SentFold:
+        return SentFold(job, self.store.knowing([]), self.keys, self.cluster.cpus)
 
 
 #: The spectrograms that were read last, by what they are: a process trains many folds on them.
