@@ -295,9 +295,7 @@ def test_a_suite_passes_the_cluster_and_the_batches_on(token: None, monkeypatch:
 # Ray -------------------------------------------------------------------------------------------------------------
 
 
-def test_two_hosts_train_the_folds_and_find_the_settings_of_one_machine(
-    nodes: Any, tmp_path: Path, tiny_csv: Callable[..., Path]
-) -> None:
+def test_two_hosts_train_the_folds_of_one_machine(nodes: Any, tmp_path: Path, tiny_csv: Callable[..., Path]) -> None:
     table = tiny_csv(tmp_path / "data")
     assert_same(train(shared(table, nodes.address)), train(local(table)))
 
