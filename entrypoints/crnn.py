@@ -41,8 +41,9 @@ def run(config: CrnnConfig) -> RegisteredModel:
         with opened.stage("evaluate"):
             trained = crnn.finish(data_set, spectrograms, spec, models, device)
             folds = trained.folds
+        trained_on = crnn.training_device(config, device)
         opened.settings(
-            config, spec.to_json() | {"spectrogram": spectrograms.recipe.spec.to_json(), "device": device.type}
+            config, spec.to_json() | {"spectrogram": spectrograms.recipe.spec.to_json(), "device": trained_on.type}
         )
         with opened.stage("track"):
             opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})

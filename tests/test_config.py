@@ -59,6 +59,7 @@ OTHER = {
     "suite": "table3",
     "systems": "crnn",
     "seeds": 3,
+    "parallel_trials": 2,
     "cost_path": "rising",
     "nested": True,
     "served_limits": "max_clips=9",

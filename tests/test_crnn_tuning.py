@@ -37,7 +37,7 @@ def tune(monkeypatch, tmp_path):
     def macro_f1(data_set, fold, spec):
         return max(0.0, 1 - abs(np.log10(spec.learning_rate) + 3.1)) - 0.01 * int(fold)
 
-    def run(trials, seed=0):
+    def run(trials, seed=0, **options):
         opened, main = [], Run("demo-crnn", tmp_path)
 
         @contextmanager
@@ -53,7 +53,7 @@ def tune(monkeypatch, tmp_path):
 
         main.trial = open_trial
         data_set = SimpleNamespace(clip_table=SimpleNamespace(folds=folds))
-        config = CrnnConfig(dataset="demo", trials=trials, seed=seed)
+        config = CrnnConfig(dataset="demo", trials=trials, seed=seed, **options)
         best = crnn_tuning.tune(data_set, None, config, torch.device("cpu"), main)
         return best, pd.read_csv(tmp_path / "tuning" / "trials.csv"), opened, main
 
@@ -92,3 +92,29 @@ def test_more_trials_go_on_from_fewer_and_another_seed_tries_others(tune):
     fewer, more, other = (tune(*asked)[1][COLUMNS] for asked in ((6,), (12,), (6, 1)))
     pd.testing.assert_frame_equal(fewer, more[:6])
     assert not fewer.params_learning_rate[1:].equals(other.params_learning_rate[1:])
+
+
+def test_the_trials_of_a_batch_know_of_those_before_it_alone(tune, monkeypatch):
+    """Whatever comes of one, the others of its batch are the same; those of later batches are not."""
+    _, plain, opened, _ = tune(16, parallel_trials=4)
+    assert [run.name for run, _ in opened] == [f"demo-crnn-trial-{number}" for number in range(16)]
+    assert set(plain.state) == {"COMPLETE", "PRUNED"}
+    macro_f1 = crnn.held_out_macro_f1
+    changed = plain.params_learning_rate[8]  # the first of the third batch
+    monkeypatch.setattr(
+        crnn,
+        "held_out_macro_f1",
+        lambda data_set, fold, spec: 1.0 if spec.learning_rate == changed else macro_f1(data_set, fold, spec),
+    )
+    other = tune(16, parallel_trials=4)[1]
+    assert (plain.value[8], other.value[8]) != (1.0, plain.value[8])
+    rest = [number for number in range(12) if number != 8]
+    pd.testing.assert_frame_equal(plain[COLUMNS].loc[rest], other[COLUMNS].loc[rest])
+    assert not plain[COLUMNS][12:].equals(other[COLUMNS][12:])
+
+
+def test_another_number_of_trials_at_a_time_is_another_search_and_more_go_on_from_fewer(tune):
+    one, four = tune(12)[1], tune(12, parallel_trials=4)[1]
+    assert not one[COLUMNS].equals(four[COLUMNS])
+    for fewer in (5, 8):
+        pd.testing.assert_frame_equal(tune(fewer, parallel_trials=4)[1][COLUMNS], four[COLUMNS][:fewer])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -35,11 +36,11 @@ def kept_tune(tune, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
     """Tune as the fixture ``tune`` does, with the study kept at an address, under one name for all."""
     monkeypatch.setattr(crnn, "training_key", lambda *_: "0123456789ab")
 
-    def run(trials: int, where: str, seed: int = 0):
+    def run(trials: int, where: str, seed: int = 0, parallel_trials: int = 1):
         original = search.CrnnConfig
 
         def configured(**options):
-            return original(**options, studies=where)
+            return original(**options, studies=where, parallel_trials=parallel_trials)
 
         monkeypatch.setattr(sys.modules["test_crnn_tuning"], "CrnnConfig", configured)
         return tune(trials, seed)
@@ -66,6 +67,31 @@ def test_another_command_goes_on_from_the_trials_that_are_kept(kept_tune, addres
     _, fewer, opened, _ = kept_tune(6, address)
     assert opened == []
     assert fewer[COLUMNS].equals(plain[COLUMNS][:6])
+
+
+@pytest.mark.parametrize("told", [1, 4, 6, 7])
+def test_a_batch_that_was_told_in_part_ends_as_a_whole_one(kept_tune, address, told, monkeypatch):
+    expected, plain, *_ = kept_tune(12, "auto", parallel_trials=4)
+    kept = studies.kept
+
+    @contextmanager
+    def dying(uri, name):
+        with kept(uri, name) as whole:
+
+            def add(trial):
+                if trial.number == told:
+                    raise KeyboardInterrupt
+                whole.add(trial)
+
+            yield studies.Kept(whole.trials, add)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(studies, "kept", dying)
+        kept_tune(12, address, parallel_trials=4)
+    best, trials, opened, _ = kept_tune(12, address, parallel_trials=4)
+    assert [run.name for run, _ in opened] == [f"demo-crnn-trial-{number}" for number in range(told, 12)]
+    assert best == expected
+    assert trials[COLUMNS].equals(plain[COLUMNS])
 
 
 HOLD = """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from soundstack.crnn import training
+from soundstack.crnn import checkpoints, training
 from soundstack.crnn.network import LAYOUTS, Crnn
 from soundstack.crnn.training import FoldJob, TrainingSpec, derived_seed, input_scaling, train_fold
 from soundstack.utils.errors import StoreError
@@ -168,15 +168,26 @@ def kill_after(epochs):
     return progress
 
 
+@pytest.fixture(params=["file", "store"])
+def checkpoint(request, tmp_path, monkeypatch):
+    """A place of a fold's own, here or in a store that is given each state, however short an epoch is."""
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    path = tmp_path / "training" / "fold-2.pt"
+    return path if request.param == "file" else f"file://{path}"
+
+
+def file_of(checkpoint):
+    return Path(str(checkpoint).removeprefix("file://"))
+
+
 def epochs_in(checkpoint):
-    return len(torch.load(checkpoint, weights_only=True)["history"]["train_loss"])
+    return len(torch.load(file_of(checkpoint), weights_only=True)["history"]["train_loss"])
 
 
 @pytest.mark.parametrize("finished_epochs", [1, 3])
-def test_a_fold_killed_in_the_middle_ends_exactly_as_an_uninterrupted_one(tmp_path, monkeypatch, finished_epochs):
+def test_a_fold_killed_in_the_middle_ends_exactly_as_an_uninterrupted_one(checkpoint, monkeypatch, finished_epochs):
     inputs, targets = problem()
     whole = train(inputs, targets)
-    checkpoint = tmp_path / "training" / "fold-2.pt"
     with pytest.raises(Killed):
         train(inputs, targets, checkpoint=checkpoint, progress=kill_after(finished_epochs))
     assert epochs_in(checkpoint) == finished_epochs
@@ -190,9 +201,8 @@ def test_a_fold_killed_in_the_middle_ends_exactly_as_an_uninterrupted_one(tmp_pa
     assert len(updates) == 3 * (4 - finished_epochs)
 
 
-def test_a_finished_fold_is_reused_without_a_step_of_training(tmp_path, monkeypatch):
+def test_a_finished_fold_is_reused_without_a_step_of_training(checkpoint, monkeypatch):
     inputs, targets = problem()
-    checkpoint = tmp_path / "fold-2.pt"
     done = train(inputs, targets, checkpoint=checkpoint)
     monkeypatch.setattr(torch.optim, "Adam", lambda *_, **__: pytest.fail("trained again"))
     seen = []
@@ -203,21 +213,53 @@ def test_a_finished_fold_is_reused_without_a_step_of_training(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
-def test_a_damaged_checkpoint_is_trained_anew(tmp_path, damage):
+def test_a_damaged_checkpoint_is_trained_anew(checkpoint, damage):
     inputs, targets = problem()
-    checkpoint = tmp_path / "fold-2.pt"
-    whole = train(inputs, targets, checkpoint=checkpoint)
-    content = checkpoint.read_bytes()
-    checkpoint.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"not a checkpoint"}[damage])
+    whole, path = train(inputs, targets, checkpoint=checkpoint), file_of(checkpoint)
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"not a checkpoint"}[damage])
     again = train(inputs, targets, checkpoint=checkpoint)
     assert_equal(whole, again)
     assert not again.reused
     assert train(inputs, targets, checkpoint=checkpoint).reused
 
 
-def test_killed_while_writing_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch):
+def test_a_checkpoint_that_would_run_code_is_not_opened(checkpoint, tmp_path):
     inputs, targets = problem()
-    checkpoint = tmp_path / "fold-2.pt"
+    whole, path = train(inputs, targets, checkpoint=checkpoint), file_of(checkpoint)
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "sprung",)
+
+    torch.save({"scores": Trap()}, path)
+    assert_equal(whole, train(inputs, targets, checkpoint=checkpoint))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_states_are_put_into_a_store_some_seconds_apart_and_into_a_file_each_epoch(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    to_store, to_file, to_nothing = (checkpoints.pace(place) for place in ("s3://b/x.pt", tmp_path / "x.pt", None))
+    kept = []
+    for clock[0] in (1.0, 19.0, 21.0, 22.0, 40.0, 41.0):
+        kept.append((to_store(), to_file(), to_nothing()))
+    assert [store for store, _, _ in kept] == [False, False, True, False, False, True]
+    assert {file for _, file, _ in kept} == {True}
+    assert {nothing for _, _, nothing in kept} == {False}
+
+
+def test_a_store_that_does_not_answer_is_told_and_is_no_missing_checkpoint(monkeypatch):
+    def silent(place):
+        raise StoreError(f"{place}: the store does not answer")
+
+    monkeypatch.setattr(checkpoints.object_store, "read", silent)
+    with pytest.raises(StoreError, match="does not answer"):
+        train(*problem(), checkpoint="s3://bucket/fold-2.pt")
+
+
+def test_killed_while_writing_a_checkpoint_keeps_the_one_before(checkpoint, monkeypatch):
+    inputs, targets = problem()
     with pytest.raises(Killed):
         train(inputs, targets, checkpoint=checkpoint, progress=kill_after(2))
 

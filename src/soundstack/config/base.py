@@ -97,6 +97,15 @@ Studies = Annotated[
         "postgresql://USER@HOST/NAME (password in PGPASSWORD or ~/.pgpass) or sqlite:///studies.db; auto: none"
     ),
 ]
+ParallelTrials = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=1000,
+        description="trials that are chosen at a time, from those before; on a cluster their folds are trained side by "
+        "side, here one after another, and the search is the same",
+    ),
+]
 CostTrials = Annotated[
     int, Field(ge=0, le=1000, description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples")
 ]
@@ -227,11 +236,12 @@ class DataConfig(Config):
     """draws the folds that a csv table does not give; auto: the seed"""
     jobs: Threads = 0
     cluster: Annotated[str, AfterValidator(checked_cluster)] = "none"
-    """Ray cluster whose hosts make the features: none: this machine does; auto: the one it belongs to; or HOST:PORT"""
+    """Ray cluster whose hosts make the features and train the CRNN: none: this machine does; auto: the one it belongs
+    to; or HOST:PORT"""
     cluster_cpus: Annotated[int, Field(ge=1, le=1024)] = 1
     """cores that a task takes of a host"""
     cluster_gpus: Annotated[float, Field(ge=0, le=16)] = 0.0
-    """GPUs, or the share of one, that a task takes of a host; the networks then run there"""
+    """GPUs, or the share of one, that a task takes of a host; the networks then run, and the CRNN learns, there"""
 
     @model_validator(mode="after")
     def _hosts_reach_it(self) -> Self:

@@ -26,6 +26,7 @@ from soundstack.config.base import (
     DataSetName,
     Epochs,
     OwnName,
+    ParallelTrials,
     Seconds,
     Seed,
     ServedLimits,
@@ -117,6 +118,7 @@ class CrnnConfig(SpectrogramConfig):
     slower on others"""
     trials: Annotated[int, Field(ge=1, le=1000)] = 1
     """1: train once; more: Optuna tunes learning rate and batch size, one run a trial"""
+    parallel_trials: ParallelTrials = 1
     studies: Studies = "auto"
     nested: NestedCrnn = False
     """yes: also devel scores by nested cross-validation, for which a further model is trained for every pair of folds
@@ -315,6 +317,7 @@ class MainConfig(DataConfig):
     """passes of the CRNN over its training folds; auto: the paper's"""
     trials: Annotated[int, Field(ge=1, le=1000)] = 1
     """Optuna trials of the CRNN's learning rate and batch size"""
+    parallel_trials: ParallelTrials = 1
     studies: Studies = "auto"
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """repeat what is random with so many seeds, counted up from seed"""

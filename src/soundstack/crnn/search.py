@@ -1,7 +1,9 @@
 """Tuning the CRNN with Optuna: learning rate (log scale) and batch size, one nested run a trial, pruned by fold.
 
-What a trial is depends on the seed, its number and the trials before it alone; one is asked for when the one before it
-was told, so that no clock has a say. Unless ``studies`` names a database that keeps finished trials
+What a trial is depends on the seed, its number and the trials before its batch alone, so that no clock has a say: a
+batch of ``parallel_trials`` (one, by default) is asked for at a time, judged, and told in order. None of a batch knows
+of the others, whether it is proposed or pruned; so on a cluster all their folds are trained at a time, and here one
+after another, and the search is the same. Unless ``studies`` names a database that keeps finished trials
 (:mod:`~soundstack.crnn.studies`), nothing of a study is kept but the folds that its trials trained, in the cache. A
 killed search therefore goes through its finished folds again, in no time, and on from the last finished epoch; asking
 for more trials extends it. Trials are judged by macro-F1 on the held-out development folds.
@@ -9,7 +11,7 @@ for more trials extends it. Trials are judged by macro-F1 on the held-out develo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ import numpy as np
 import optuna
 import torch
 from optuna import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from soundstack.config.steps import CrnnConfig
 from soundstack.crnn import studies
@@ -51,12 +53,8 @@ def tune(
     folds = data_set.clip_table.folds
     base = crnn.training_spec(config)
 
-    def objective(trial: optuna.Trial) -> float:
-        spec = replace(
-            base,
-            learning_rate=trial.suggest_float("learning_rate", *LEARNING_RATES, log=True),
-            batch_size=trial.suggest_categorical("batch_size", BATCH_SIZES),
-        )
+    def objective(trial: Trial) -> float:
+        spec = _spec_of(trial, base)
         scores: list[float] = []
         with (
             run.trial(f"{run.name}-trial-{trial.number}", trial.params, optuna.TrialPruned) as opened,
@@ -75,32 +73,87 @@ def tune(
             opened.metrics({"devel_macro_f1": float(np.mean(scores))})
         return float(np.mean(scores))
 
+    def prepare(trials: Sequence[Trial]) -> None:
+        specs = [_spec_of(trial, base) for trial in trials]
+        if len(specs) > 1 and config.cluster != "none":
+            name = f"trials {trials[0].number} to {trials[-1].number}"
+            with bar(name, base.epochs * len(folds) * len(specs), "epochs") as advance:
+                crnn.train_ahead(data_set, spectrograms, specs, config, device, advance)
+
     name = ""
     if config.studies != "auto":  # whatever a trial hangs on, but for the number of trials
-        made_by = code_version(__name__)
-        name = f"{run.name}-{fingerprint([crnn.training_key(data_set, spectrograms, base, device), made_by])}"
-    study = _search(objective, base, config, name)
+        key = crnn.training_key(data_set, spectrograms, base, config, device)
+        name = f"{run.name}-{fingerprint([key, code_version(__name__), config.parallel_trials])}"
+    study = _search(objective, prepare, base, config, name)
     _log(study, run)
     return replace(base, **study.best_params)
 
 
-def _search(objective: Callable[[optuna.Trial], float], base: TrainingSpec, config: CrnnConfig, name: str) -> Study:
-    """Search from the first trial that the study of a name does not hold yet, and return all trials asked for."""
+def _search(
+    objective: Callable[[Trial], float],
+    prepare: Callable[[Sequence[Trial]], object],
+    base: TrainingSpec,
+    config: CrnnConfig,
+    name: str,
+) -> Study:
+    """Search from the first trial that the study of a name does not hold yet, and return all trials asked for.
+
+    ``prepare`` is called with the trials of a batch that are to be judged, before the first of them is.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(3, n_warmup_steps=0))
+    size = config.parallel_trials
     with studies.kept(config.studies, name) as kept:
-        study.add_trials(kept.trials[: config.trials])
-        if not kept.trials:
+        known = kept.trials[: config.trials]
+        begun = len(known) // size * size  # a batch that was told in part is asked for again, as if it was not
+        study.add_trials(known[:begun])
+        if not begun:
             nearest = min(BATCH_SIZES, key=lambda size: abs(size - base.batch_size))
             study.enqueue_trial({"learning_rate": base.learning_rate, "batch_size": nearest})
-        for number in range(len(kept.trials), config.trials):
-            # A sampler a trial: what it draws must not hang on how often those before it drew.
-            study.sampler = optuna.samplers.TPESampler(
-                seed=derived_seed(config.seed, "trial", number) % 2**32, multivariate=True
-            )
-            study.optimize(objective, n_trials=1)
-            kept.add(study.trials[number])
+        for start in range(begun, config.trials, size):
+            numbers = range(start, min(start + size, config.trials))
+            batch = [_asked(study, base, config.seed, number) for number in numbers]
+            told, new = known[start:], batch[len(known[start:]) :]
+            prepare(new)
+            outcomes = [*map(_repeated, batch, told), *(_judged(objective, trial) for trial in new)]
+            for trial, value in zip(batch, outcomes, strict=True):
+                study.tell(trial, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
+            for trial in new:
+                kept.add(study.trials[trial.number])
     return study
+
+
+def _asked(study: Study, base: TrainingSpec, seed: int, number: int) -> Trial:
+    """The trial of a number, with its parameters."""
+    # A sampler a trial: what it draws must not hang on how often those before it drew.
+    study.sampler = optuna.samplers.TPESampler(seed=derived_seed(seed, "trial", number) % 2**32, multivariate=True)
+    trial = study.ask()
+    _spec_of(trial, base)
+    return trial
+
+
+def _spec_of(trial: Trial, base: TrainingSpec) -> TrainingSpec:
+    """What a trial trains with; it draws when it is asked for the first time."""
+    return replace(
+        base,
+        learning_rate=trial.suggest_float("learning_rate", *LEARNING_RATES, log=True),
+        batch_size=trial.suggest_categorical("batch_size", BATCH_SIZES),
+    )
+
+
+def _judged(objective: Callable[[Trial], float], trial: Trial) -> float | None:
+    """The value of a trial; None if it is pruned."""
+    try:
+        return objective(trial)
+    except optuna.TrialPruned:
+        return None
+
+
+def _repeated(trial: Trial, told: FrozenTrial) -> float | None:
+    """The same of a trial that was told before."""
+    for step, value in told.intermediate_values.items():
+        trial.report(value, step)
+    return told.value if told.state == TrialState.COMPLETE else None
 
 
 def _log(study: Study, run: Run) -> None:

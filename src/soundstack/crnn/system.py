@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from soundstack.config.steps import PRESETS, CrnnConfig
+from soundstack.crnn.checkpoints import Checkpoint
+from soundstack.crnn.fold_hosts import FoldHosts
 from soundstack.crnn.fold_workers import train_side_by_side
 from soundstack.crnn.recogniser import CrnnRecogniser
 from soundstack.crnn.training import FoldJob, FoldModel, Progress, TrainingSpec, train_fold
@@ -22,6 +24,7 @@ from soundstack.evaluation.metrics import confusion_matrix, macro_f1
 from soundstack.recognisers.evaluate import evaluate
 from soundstack.spectrograms.extract import Spectrograms
 from soundstack.svm.cost_search import nestable
+from soundstack.utils.cluster import Cluster
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.folds import TEST
 from soundstack.utils.project import cores, fingerprint
@@ -69,11 +72,25 @@ def parts_of(data_set: DataSet, *, nested: bool) -> list[str]:
     return [*folds, *(pairs if nested else pairs[:1])]
 
 
-def training_key(data_set: DataSet, spectrograms: Spectrograms, spec: TrainingSpec, device: torch.device) -> str:
-    """Identify what training gives: by spectrograms, data, settings, device and code."""
+def training_device(config: CrnnConfig, here: torch.device) -> torch.device:
+    """Where folds are trained: on a cluster by the GPUs that its tasks take, whatever this machine has."""
+    if config.cluster == "none":
+        return here
+    return torch.device("cuda" if config.cluster_gpus else "cpu")
+
+
+def training_key(
+    data_set: DataSet, spectrograms: Spectrograms, spec: TrainingSpec, config: CrnnConfig, device: torch.device
+) -> str:
+    """Identify what training gives: by spectrograms, data, settings, device and code.
+
+    On a cluster, whose hosts and later ones share it, the threads of a task count, too: they change last bits.
+    """
+    device = training_device(config, device)
     made_of = {"spectrograms": spectrograms.recipe.store.folder.name, "data": data_set.fingerprint}
     made_by = {"training": spec.to_json(), "device": device.type, "code": code_version(FoldJob.__module__)}
-    return fingerprint(made_of | made_by)
+    threads = {"threads": config.cluster_cpus} if config.cluster != "none" and device.type == "cpu" else {}
+    return fingerprint(made_of | made_by | threads)
 
 
 def train_folds(
@@ -89,25 +106,13 @@ def train_folds(
 ) -> dict[str, FoldModel]:
     """Train a model for each of the ``parts`` (:func:`parts_of`; the development folds), on the other folds only.
 
-    ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
+    ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache. With a cluster, its
+    hosts train, each part on another one; ``device`` is this machine's.
     """
-    mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
-    folds, targets = data_set.example_folds, torch.from_numpy(data_set.example_targets)
-    key = training_key(data_set, spectrograms, spec, device)
-    jobs = [
-        FoldJob(
-            Path(mapped) if mapped else torch.from_numpy(spectrograms.values),
-            targets,
-            train=torch.from_numpy(np.flatnonzero(~_in_part(folds, part) & (folds != TEST))),
-            held_out=torch.from_numpy(np.flatnonzero(_in_part(folds, part))),
-            spec=spec,
-            classes=len(data_set.clip_table.labels),
-            fold=part,
-            device=device,
-            checkpoint=config.cache_path / "training" / key / f"fold-{part}.pt",
-        )
-        for part in parts or data_set.clip_table.folds
-    ]
+    parts = parts or data_set.clip_table.folds
+    jobs = _jobs(data_set, spectrograms, spec, config, device, parts)
+    if config.cluster != "none":
+        return dict(zip(parts, _hosts(data_set, spectrograms, config).train(jobs, progress, on_fold), strict=True))
     work = sum(len(job.train) for job in jobs if not job.finished()) * spec.epochs
     if device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
         return train_side_by_side(jobs, progress, on_fold)
@@ -116,6 +121,63 @@ def train_folds(
         trained[job.fold] = train_fold(job, progress)
         on_fold(job.fold, trained[job.fold])
     return trained
+
+
+def train_ahead(
+    data_set: DataSet,
+    spectrograms: Spectrograms,
+    specs: Sequence[TrainingSpec],
+    config: CrnnConfig,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Have the hosts of a cluster train the development folds of several settings, all at a time.
+
+    :func:`train_folds` then finds them in the cache.
+    """
+    folds = data_set.clip_table.folds
+    jobs = [job for spec in specs for job in _jobs(data_set, spectrograms, spec, config, device, folds)]
+    _hosts(data_set, spectrograms, config).train(jobs, progress)
+
+
+def _hosts(data_set: DataSet, spectrograms: Spectrograms, config: CrnnConfig) -> FoldHosts:
+    cluster = Cluster(config.cluster, config.cluster_cpus, config.cluster_gpus)
+    return FoldHosts(cluster, spectrograms.recipe.store, tuple(example.key for example in data_set.examples))
+
+
+def _jobs(
+    data_set: DataSet,
+    spectrograms: Spectrograms,
+    spec: TrainingSpec,
+    config: CrnnConfig,
+    device: torch.device,
+    parts: Sequence[str],
+) -> list[FoldJob]:
+    """What is to be trained for each part; for hosts, without the inputs, which they have from the store."""
+    key = training_key(data_set, spectrograms, spec, config, device)
+    spread = config.cluster != "none"
+    mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
+    inputs = Path(mapped) if mapped else torch.empty(0) if spread else torch.from_numpy(spectrograms.values)
+    folds, targets = data_set.example_folds, torch.from_numpy(data_set.example_targets)
+
+    def checkpoint(part: str) -> Checkpoint:
+        below = f"training/{key}/fold-{part}.pt"
+        return f"{config.cache_uri}/{below}" if spread else config.cache_path / below
+
+    return [
+        FoldJob(
+            inputs,
+            targets,
+            train=torch.from_numpy(np.flatnonzero(~_in_part(folds, part) & (folds != TEST))),
+            held_out=torch.from_numpy(np.flatnonzero(_in_part(folds, part))),
+            spec=spec,
+            classes=len(data_set.clip_table.labels),
+            fold=part,
+            device=training_device(config, device),
+            checkpoint=checkpoint(part),
+        )
+        for part in parts
+    ]
 
 
 def finish(

@@ -4,19 +4,16 @@ Adam (0.9, 0.999, eps 1e-7) on the cross-entropy; Keras's decay: the rate of upd
 epoch's model is used: no checkpoint is chosen on the held-out fold. Inputs are standardised by the training folds.
 
 Every epoch draws its shuffling and dropout from a seed of its own, (seed, fold, epoch). A fold that was killed
-continues after its last finished epoch and ends where an uninterrupted one would have ended, to the last bit. On disk,
-one file a fold, ``<cache>/training/<fingerprint>/fold-<fold>.pt``, written to a temporary name and renamed: the state
-after the last epoch, and for a finished fold its weights, history and held-out scores. A lock a fold keeps two
-processes from training the same: the second waits and reuses.
+continues after its last finished epoch and ends where an uninterrupted one would have ended, to the last bit. Kept is
+one file a fold, ``<cache>/training/<fingerprint>/fold-<fold>.pt`` (:mod:`~soundstack.crnn.checkpoints`): the state
+after the last epoch, and for a finished fold its weights, history and held-out scores.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from soundstack.crnn import checkpoints
+from soundstack.crnn.checkpoints import Checkpoint
 from soundstack.crnn.network import Crnn
 from soundstack.utils.devices import moved
-from soundstack.utils.files import remove_unfinished, write_atomically
-from soundstack.utils.locks import exclusive
 
 DECAY = 0.002
 #: Examples that are scored at a time, and read at a time to find their mean.
@@ -78,7 +75,7 @@ class FoldJob:
         train: Row numbers of the training folds.
         held_out: Row numbers of the held-out fold; they are scored, never learnt from.
         fold: Name of the held-out fold; part of every seed.
-        checkpoint: File to continue from and to write to; ``None`` keeps nothing.
+        checkpoint: File or URI to continue from and to write to; ``None`` keeps nothing.
     """
 
     inputs: Tensor | Path
@@ -89,11 +86,11 @@ class FoldJob:
     classes: int
     fold: str
     device: torch.device
-    checkpoint: Path | None = None
+    checkpoint: Checkpoint = None
 
     def finished(self) -> FoldModel | None:
         """The trained fold, if the checkpoint has it."""
-        saved = _load(self.checkpoint)
+        saved = checkpoints.load(self.checkpoint)
         if "scores" not in saved:
             return None
         return FoldModel(**saved | {"scores": saved["scores"].numpy(), "reused": True})
@@ -106,14 +103,11 @@ def train_fold(job: FoldJob, progress: Progress = lambda count: None) -> FoldMod
         The trained fold with held-out probabilities (len(held_out), classes).
 
     Raises:
-        StoreError: The checkpoint cannot be written.
+        StoreError: The checkpoint cannot be written, or its store not be asked.
     """
-    if job.checkpoint is None:
-        return _train(job, progress)
     done = job.finished()
     if done is None:
-        with exclusive(job.checkpoint.with_suffix(".lock"), f"fold {job.fold}"):
-            remove_unfinished(job.checkpoint.parent, job.checkpoint.name)
+        with checkpoints.held(job.checkpoint, f"fold {job.fold}"):
             done = job.finished()  # another process may have finished it meanwhile
             if done is None:
                 return _train(job, progress)
@@ -123,18 +117,18 @@ def train_fold(job: FoldJob, progress: Progress = lambda count: None) -> FoldMod
 
 def _train(job: FoldJob, progress: Progress) -> FoldModel:
     """Train from the last finished epoch on, or from the start."""
-    fold = _Fold(job, _load(job.checkpoint))
+    fold, is_due = _Fold(job, checkpoints.load(job.checkpoint)), checkpoints.pace(job.checkpoint)
     if fold.epochs:
         progress(fold.epochs)
     while fold.epochs < job.spec.epochs:
         fold.learn()
-        if fold.epochs < job.spec.epochs:  # some 25 ms, where an epoch of a real data set takes seconds
-            _save(job.checkpoint, fold.state())
+        if fold.epochs < job.spec.epochs and is_due():  # some 25 ms, where an epoch of a real data set takes seconds
+            checkpoints.save(job.checkpoint, fold.state())
         progress(1)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in fold.model.state_dict().items()}
     scaling: dict[str, Any] = {"mean": fold.mean, "deviation": fold.deviation}
     done = scaling | {"weights": weights, "history": fold.history, "scores": fold.score().double()}
-    _save(job.checkpoint, done)
+    checkpoints.save(job.checkpoint, done)
     return FoldModel(**done | {"scores": done["scores"].numpy()})
 
 
@@ -234,17 +228,3 @@ def input_scaling(inputs: Tensor, rows: Tensor, standardise: str) -> tuple[Tenso
 def derived_seed(*parts: object) -> int:
     """Return a 63-bit seed that depends on all parts, so that no two uses share a stream."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
-
-
-def _load(path: Path | None) -> dict[str, Any]:
-    """What a checkpoint holds; a damaged one holds nothing."""
-    with suppress(Exception):  # whatever torch raises on a missing or torn file: the fold is trained anew
-        return torch.load(path, map_location="cpu", weights_only=True) if path else {}
-    return {}
-
-
-def _save(path: Path | None, content: dict[str, Any]) -> None:
-    if path is not None:
-        file = io.BytesIO()  # by way of the memory: on a full disk torch raises anything but an OSError
-        torch.save(content, file)
-        write_atomically(path, file.getbuffer(), instead="cache_dir")

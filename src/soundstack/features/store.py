@@ -94,6 +94,12 @@ class FeatureStore:
         sent._rows = dict.fromkeys(keys, ("", 0))
         return sent
 
+    def mirrored(self, mirrors: Path) -> FeatureStore:
+        """This store as a host reads it that was sent it: shards are taken over into a folder of its own."""
+        here = copy.copy(self)
+        here.folder, here._rows = mirrors / fingerprint(self._place) / self.folder.name, {}
+        return here
+
     def _note(self, shard: str, keys: Sequence[str]) -> None:
         self._rows.update({key: (shard, row) for row, key in enumerate(keys)})
 
