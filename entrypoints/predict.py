@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,13 @@ from soundstack.config.tools import PredictConfig
 from soundstack.utils.project import cores
 
 if TYPE_CHECKING:
+    import torch
+
+    from soundstack.audio.find import SoundFile
+    from soundstack.prediction.store import PredictionStore
     from soundstack.prediction.tables import Totals
+    from soundstack.recognisers.base import Recogniser
+    from soundstack.tracking.run import Run
 
 #: Tables larger than this, together, stay in the output folder and are not copied into the tracking store.
 LARGEST_ARTIFACTS = 20 * 1024 * 1024
@@ -23,8 +30,6 @@ LARGEST_ARTIFACTS = 20 * 1024 * 1024
 
 def run(config: PredictConfig) -> Totals:
     """Find the model and the files, score what is not done yet, and write the tables, as one MLflow run."""
-    from soundstack.audio import find as sound_files
-    from soundstack.prediction import run as prediction
     from soundstack.prediction import tables as prediction_tables
     from soundstack.prediction import timelines as prediction_timelines
     from soundstack.prediction.store import claim, model_key
@@ -32,32 +37,34 @@ def run(config: PredictConfig) -> Totals:
     from soundstack.suites import summary
     from soundstack.tracking import registered_models
     from soundstack.tracking import run as tracking
-    from soundstack.utils import devices
     from soundstack.utils.errors import AudioError
     from soundstack.utils.progress import bar
 
-    files = sound_files.find(config.input)
+    files = _found(config.input)
     model = registered_models.find_model(config.model)
     print(f"Model: {model.shown}{model.chosen and f', {model.chosen}'}")
-    output = config.output_path(model.name)
-    device = devices.choose(config.device)
+    output, shown = config.output_path(model.name), config.output_uri or str(config.output_path(model.name))
+    device, scored_by = _devices(config)
     with (
         tracking.run(f"predict-{model.name}", config) as opened,
-        claim(output, model_key(model.folder, model.shown, device.type)) as parts,
+        claim(output, model_key(model.folder, model.shown, scored_by)) as parts,
     ):
         with opened.stage("load"):
             recogniser = recognisers.load(model.folder, device)
         todo = [file for file in files if file not in parts]
-        opened.settings(config, {"model": model.shown, "output_dir": output, "files": len(files)})
+        opened.settings(config, {"model": model.shown, "output_dir": shown, "files": len(files)})
         started = time.perf_counter()
         with opened.stage("score"), bar("Recognising", sum(file.size for file in todo), "B") as advance:
-            prediction.predict(recogniser, todo, parts, jobs=config.jobs or cores(), advance=advance)
+            _score(config, opened, recogniser, model.folder, files, parts, advance)
         spent = time.perf_counter() - started
         with opened.stage("write"):
             totals = prediction_tables.write(output, files, parts, recogniser.labels, model.shown)
+            _keep_tables(config, opened, output)
         if config.timeline:
             with opened.stage("draw"), bar("Drawing timelines", len(files), "files") as advance:
-                prediction_timelines.draw(output, files, parts, recogniser.labels, model.shown, advance)
+                prediction_timelines.draw(
+                    output, files, parts, recogniser.labels, model.shown, advance, uri=config.output_uri
+                )
         found = (parts.read(file) for file in todo)
         scored_seconds = sum(each.seconds for each in found if not isinstance(each, AudioError))
         opened.metrics(
@@ -71,26 +78,81 @@ def run(config: PredictConfig) -> Totals:
         )
         if todo:
             opened.metrics({"files_per_second": len(todo) / spent, "audio_seconds_per_second": scored_seconds / spent})
-        tables = [output / name for name in prediction_tables.TABLES]
-        if sum(table.stat().st_size for table in tables) < LARGEST_ARTIFACTS:
-            for table in tables:
-                shutil.copyfile(table, opened.folder / table.name)
     summary.after_prediction(
         totals,
         model=model.shown,
-        output=output,
+        output=shown,
         taken=len(files) - len(todo),
         spent=spent,
         scored_seconds=scored_seconds,
-        next_command=_next(config, model.shown, output),
+        next_command=_next(config, model.shown, shown),
     )
     return totals
 
 
-def _next(config: PredictConfig, model: str, output: Path) -> str:
+def _found(wanted: str) -> list[SoundFile]:
+    from soundstack.audio import find as sound_files
+    from soundstack.audio.find_stored import find_stored
+    from soundstack.utils import object_store
+
+    return find_stored(wanted) if object_store.is_uri(wanted) else sound_files.find(wanted)
+
+
+def _devices(config: PredictConfig) -> tuple[torch.device, str]:
+    """The device of this machine, and the kind of that which scores: of a cluster, the hosts'."""
+    from soundstack.utils import devices
+
+    if config.cluster == "none":
+        device = devices.choose(config.device)
+        return device, device.type
+    return devices.choose("cpu"), "cuda" if config.cluster_gpus else "cpu"
+
+
+def _score(
+    config: PredictConfig,
+    opened: Run,
+    recogniser: Recogniser,
+    model: Path,
+    files: Sequence[SoundFile],
+    parts: PredictionStore,
+    advance: Callable[[int], object],
+) -> None:
+    """Score what is not done yet, here or on the hosts of a cluster."""
+    from soundstack.prediction import hosts, run
+    from soundstack.utils.cluster import Cluster
+
+    if config.cluster == "none":
+        todo = [file for file in files if file not in parts]
+        run.predict(recogniser, todo, parts, jobs=config.jobs or cores(), advance=advance)
+        return
+    cluster = Cluster(config.cluster, config.cluster_cpus, config.cluster_gpus)
+    processors = sorted(hosts.score(cluster, model, files, parts, config.output_uri, advance=advance))
+    if processors:
+        opened.tags({"soundstack.processors": "; ".join(processors)})
+    if len(processors) > 1:
+        print(f"Note: processors round differently, and {' and '.join(processors)} scored these files.")
+
+
+def _keep_tables(config: PredictConfig, opened: Run, output: Path) -> None:
+    """Send the tables to the store where they belong, and small ones to the run."""
+    from soundstack.prediction.tables import TABLES
+    from soundstack.utils import object_store
+
+    tables = [output / name for name in TABLES]
+    if config.output_uri:
+        for table in tables:
+            object_store.upload(table, f"{config.output_uri}/{table.name}")
+    if sum(table.stat().st_size for table in tables) < LARGEST_ARTIFACTS:
+        for table in tables:
+            shutil.copyfile(table, opened.folder / table.name)
+
+
+def _next(config: PredictConfig, model: str, output: str) -> str:
     if config.timeline:
-        return f"Pictures: {output / 'timelines'}"
-    given = {"model": model, "input": config.input, "output_dir": str(output)}
+        return f"Pictures: {output}/timelines"
+    given = {"model": model, "input": config.input, "output_dir": output}
+    if config.cluster != "none":
+        given |= {"cluster": config.cluster}
     parameters = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
     return f"Draw timelines of them: mlflow run {project()} -e predict {parameters} -P timeline=yes"
 

@@ -25,7 +25,8 @@ class SoundFile:
     """A file to be recognised.
 
     ``name`` is what tables call it, ``path`` is absolute; ``size`` in bytes and ``modified`` in nanoseconds tell
-    whether it changed; ``problem`` says why it cannot be opened at all, else it is empty.
+    whether it changed; ``problem`` says why it cannot be opened at all, else it is empty. Of a file in an object store,
+    ``uri`` tells the place, and ``path`` is the same as a path, which tells it from others and opens nothing.
     """
 
     name: str
@@ -33,13 +34,15 @@ class SoundFile:
     size: int = 0
     modified: int = 0
     problem: str = ""
+    uri: str = ""
 
 
 def find(wanted: str) -> list[SoundFile]:
     """List the files of a folder (searched through), of a glob, of a table, or one file, each once.
 
     Files are named relative to the folder; in a table, as it names them (relative to its folder); else as matched.
-    What a table names and is not there is listed with its problem.
+    What a table names and is not there is listed with its problem. For URIs, see
+    :func:`soundstack.audio.find_stored.find_stored`.
 
     Raises:
         DataError: There is nothing of that name, the table cannot be read, or no sound file is found.
@@ -61,7 +64,7 @@ def find(wanted: str) -> list[SoundFile]:
             )
         return found
     if place.suffix.lower() == ".csv" and stat.S_ISREG(mode):
-        return _described((name, on_disk(place.parent, name)) for name in _listed(place))
+        return _described((name, on_disk(place.parent, name)) for name in listed_names(place))
     if stat.S_ISREG(mode):
         return _described([(place.name, place)])
     if mode:
@@ -135,7 +138,12 @@ def read_table(table: Path, about: str = "") -> pd.DataFrame:
     return frame[(frame != "").any(axis=1)]
 
 
-def _listed(table: Path) -> list[str]:
+def listed_names(table: Path) -> list[str]:
+    """The names in the column ``filename`` of a table.
+
+    Raises:
+        DataError: It cannot be read, or has no such column or nothing in it.
+    """
     frame = read_table(table, "input: ")
     if "filename" not in frame.columns:
         raise DataError(f"input: {table.name} has no column filename; found {', '.join(frame.columns)}.")

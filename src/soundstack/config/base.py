@@ -40,6 +40,19 @@ def anywhere(value: str) -> str:
     return object_store.checked(value) if object_store.is_uri(value) else absolute(value)
 
 
+def require_seen(name: str, place: str) -> None:
+    """Check that the hosts of a cluster see a place, which a parameter of that name says.
+
+    Raises:
+        ValueError: It is a path of this machine.
+    """
+    if not object_store.is_uri(place):
+        raise ValueError(
+            f"{name}: the hosts of a cluster do not see {place} of this machine; give s3://bucket/folder, or "
+            "file:///folder if all of them, and this machine, mount the same one"
+        )
+
+
 def _own_name(name: str, info: ValidationInfo) -> str:
     dataset = info.data.get("dataset", "csv")
     if dataset != "csv" and name != "auto":
@@ -77,6 +90,13 @@ PlaceOrAuto = Annotated[str, AfterValidator(lambda value: value if value == "aut
 #: The same, or a URI.
 Anywhere = Annotated[str, AfterValidator(anywhere)]
 AnywhereOrAuto = Annotated[str, AfterValidator(lambda value: value if value == "auto" else anywhere(value))]
+#: A Ray cluster whose hosts work, and what a task takes of one of them.
+ClusterAddress = Annotated[str, AfterValidator(checked_cluster)]
+HostCores = Annotated[int, Field(ge=1, le=1024, description="cores that a task takes of a host")]
+HostGpus = Annotated[
+    float,
+    Field(ge=0, le=16, description="GPUs, or the share of one, that a task takes of a host, and then computes on"),
+]
 #: Taken as yes/no, true/false or 1/0; shown and logged as yes or no.
 Switch = Annotated[bool, PlainSerializer(lambda value: "yes" if value else "no", when_used="json")]
 
@@ -194,13 +214,14 @@ def run_name(*parts: str, suffix: str) -> str:
     return "-".join(parts if suffix == "none" else (*parts, suffix))
 
 
+def kept_here(place: str, below: str) -> Path:
+    """A folder on this machine: of one in an object store, what is kept of it, below ``below`` where the user stands."""
+    return Path(below, "stores", fingerprint(place)).absolute() if object_store.is_uri(place) else Path(place)
+
+
 def local_cache(cache_dir: str) -> Path:
     """The folder of a cache on this machine: of one in an object store, below ``cache`` where the user stands."""
-    return (
-        Path("cache", "stores", fingerprint(cache_dir)).absolute()
-        if object_store.is_uri(cache_dir)
-        else Path(cache_dir)
-    )
+    return kept_here(cache_dir, "cache")
 
 
 class DataConfig(Config):
@@ -235,24 +256,19 @@ class DataConfig(Config):
     split_seed: Seed | Auto = "auto"
     """draws the folds that a csv table does not give; auto: the seed"""
     jobs: Threads = 0
-    cluster: Annotated[str, AfterValidator(checked_cluster)] = "none"
+    cluster: ClusterAddress = "none"
     """Ray cluster whose hosts make the features and train the CRNN: none: this machine does; auto: the one it belongs
     to; or HOST:PORT"""
-    cluster_cpus: Annotated[int, Field(ge=1, le=1024)] = 1
-    """cores that a task takes of a host"""
-    cluster_gpus: Annotated[float, Field(ge=0, le=16)] = 0.0
-    """GPUs, or the share of one, that a task takes of a host; the networks then run, and the CRNN learns, there"""
+    cluster_cpus: HostCores = 1
+    cluster_gpus: HostGpus = 0.0
 
     @model_validator(mode="after")
     def _hosts_reach_it(self) -> Self:
         for name in ("data_dir", "cache_dir", "weights_dir") if self.cluster != "none" else ():
             place = getattr(self, name, "auto")
             is_theirs = place == "auto" and (name == "weights_dir" or self.dataset == "demo")
-            if not (is_theirs or object_store.is_uri(place)):
-                raise ValueError(
-                    f"{name}: the hosts of a cluster do not see {place} of this machine; give s3://bucket/folder, or "
-                    "file:///folder if all of them, and this machine, mount the same one"
-                )
+            if not is_theirs:
+                require_seen(name, place)
         return self
 
     @model_validator(mode="after")

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from soundstack.config import naming
-from soundstack.config.base import Config, Device, Place, PlaceOrAuto, Seed, Switch, Threads, absolute
+from soundstack.config.base import (
+    AnywhereOrAuto,
+    ClusterAddress,
+    Config,
+    Device,
+    HostCores,
+    HostGpus,
+    Place,
+    PlaceOrAuto,
+    Seed,
+    Switch,
+    Threads,
+    absolute,
+    anywhere,
+    kept_here,
+    require_seen,
+)
 from soundstack.config.steps import listed
+from soundstack.utils import object_store
 
 
 class PredictConfig(Config):
@@ -21,7 +38,9 @@ class PredictConfig(Config):
               mlflow run . -e predict -P model=esc10-fusion/2 -P input="field/**/*.wav" -P timeline=yes
     """
 
-    irrelevant: ClassVar[frozenset[str]] = frozenset({"output_dir", "timeline", "jobs", "device"})
+    irrelevant: ClassVar[frozenset[str]] = frozenset(
+        {"output_dir", "timeline", "jobs", "device", "cluster", "cluster_cpus", "cluster_gpus"}
+    )
     keeps_work: ClassVar[bool] = True
 
     model: str = "auto"
@@ -29,13 +48,17 @@ class PredictConfig(Config):
     auto: the only registered fusion"""
     input: str = "none"
     """what to recognise: a folder (searched through), a glob in quotes, a sound file, or a CSV with a column filename
-    (relative to the CSV); required"""
-    output_dir: PlaceOrAuto = "auto"
-    """folder of the tables; auto: predictions/<model name>"""
+    (relative to the CSV); or the URI of any of these in an object store, as s3://...; required"""
+    output_dir: AnywhereOrAuto = "auto"
+    """folder of the tables, or its URI; auto: predictions/<model name>"""
     timeline: Switch = False
     """yes: also draw a timeline picture of every file"""
     jobs: Threads = 0
     device: Device = "auto"
+    cluster: ClusterAddress = "none"
+    """Ray cluster whose hosts score the files: none: this machine does; auto: the one it belongs to; or HOST:PORT"""
+    cluster_cpus: HostCores = 1
+    cluster_gpus: HostGpus = 0.0
 
     @field_validator("model")
     @classmethod
@@ -51,11 +74,24 @@ class PredictConfig(Config):
     def _input_given(cls, value: str) -> str:
         if value.strip() in {"", "none"}:
             raise ValueError("is required; give a folder of recordings, a quoted glob, a sound file, or a CSV")
-        return absolute(value)
+        return anywhere(value)
+
+    @model_validator(mode="after")
+    def _hosts_reach_it(self) -> Self:
+        for name in ("input", "output_dir") if self.cluster != "none" else ():
+            require_seen(name, getattr(self, name))
+        return self
 
     def output_path(self, model: str) -> Path:
-        """The folder of the tables, for a model of that name."""
-        return Path("predictions", model).absolute() if self.output_dir == "auto" else Path(self.output_dir)
+        """The folder of the tables on this machine, for a model of that name; of one in a store, what is kept of it."""
+        if self.output_dir == "auto":
+            return Path("predictions", model).absolute()
+        return kept_here(self.output_dir, "predictions")
+
+    @property
+    def output_uri(self) -> str:
+        """Where the tables go in an object store, if they do; else empty."""
+        return self.output_dir if object_store.is_uri(self.output_dir) else ""
 
 
 class ReportConfig(Config):

@@ -2,20 +2,23 @@
 
 A thread opens a file and hands its windows to a queue of bounded length; the caller's thread takes them from there and
 scores them. In memory at any time are the windows in that queue and in a batch, a window or so of every open file, and
-the scores of files that are not finished.
+the scores of files that are not finished. Of files in an object store, one a thread is copied to this machine at a time.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 
 from soundstack.audio.find import SoundFile
 from soundstack.prediction.store import PredictionStore
 from soundstack.recognisers.base import Recogniser
 from soundstack.recognisers.timelines import BATCH, End, Window, read, timelines
+from soundstack.utils import object_store
 from soundstack.utils.errors import AudioError
 
 _QUEUED = 2 * BATCH
@@ -56,6 +59,25 @@ def _watched(
         yield part
 
 
+@contextmanager
+def _here(file: SoundFile) -> Iterator[Path | AudioError]:
+    """A file on this machine, or what is wrong with it; one of an object store is copied, and removed afterwards."""
+    if file.problem or not file.uri:
+        yield AudioError(file.problem) if file.problem else file.path
+        return
+    with TemporaryDirectory(prefix="soundstack-") as folder:
+        path = Path(folder, "sound")
+        try:
+            object_store.download(file.uri, path)
+        except FileNotFoundError:
+            yield AudioError("does not exist")
+            return
+        if path.stat().st_size != file.size:
+            yield AudioError("has changed since it was listed; run again")
+            return
+        yield path
+
+
 def _decoded(recogniser: Recogniser, files: Sequence[SoundFile], jobs: int) -> Generator[Window | End, None, None]:
     """Decode files in threads; a file's windows come in order and before its end, files come mixed."""
     todo = enumerate(files)  # the threads share it: a step of it is one of the interpreter's
@@ -65,12 +87,12 @@ def _decoded(recogniser: Recogniser, files: Sequence[SoundFile], jobs: int) -> G
     def work() -> None:
         try:
             for number, file in todo:
-                source = AudioError(file.problem) if file.problem else file.path
-                for part in read(number, source, recogniser):
-                    room.acquire()
-                    if stop.is_set():
-                        return
-                    parts.put(part)
+                with _here(file) as source:
+                    for part in read(number, source, recogniser):
+                        room.acquire()
+                        if stop.is_set():
+                            return
+                        parts.put(part)
             parts.put(None)
         except BaseException as error:  # ours, not the file's: raised where the caller sees it
             parts.put(error)

@@ -84,6 +84,24 @@ class PredictionStore:
         with _writing(self._path):
             self._database.commit()
 
+    def take(self, part: Path) -> bool:
+        """Take over what another store keeps, given by its file; False where that is damaged.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        self.flush()
+        with _writing(self._path):
+            if not _is_whole(part):
+                return False
+            self._database.execute("ATTACH ? AS part", (str(part),))
+            try:
+                self._database.execute("INSERT OR REPLACE INTO files SELECT * FROM part.files")
+                self._database.commit()
+            finally:
+                self._database.execute("DETACH part")
+        return True
+
     def read(self, file: SoundFile) -> Timeline | AudioError:
         """Return what was kept of a file; ``scores`` are empty.
 

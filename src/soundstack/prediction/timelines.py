@@ -13,6 +13,7 @@ from PIL import Image
 from soundstack.audio.find import SoundFile
 from soundstack.evaluation.sound_plots import timeline_figure
 from soundstack.prediction.store import PredictionStore
+from soundstack.utils import object_store
 from soundstack.utils.errors import AudioError
 from soundstack.utils.files import write_atomically
 from soundstack.utils.progress import duration
@@ -46,8 +47,12 @@ def draw(
     labels: Sequence[str],
     model: str,
     advance: Callable[[int], object] = lambda count: None,
+    *,
+    uri: str = "",
 ) -> None:
     """Draw the files that have windows and no up-to-date picture; ``advance`` is called after each file.
+
+    Where the output folder lies in an object store, ``uri`` is its place there, which gets every picture first.
 
     Raises:
         StoreError: The folder cannot be written.
@@ -60,6 +65,8 @@ def draw(
             figure = timeline_figure(found.starts, found.ends, found.probabilities, labels, title)
             picture = io.BytesIO()
             figure.savefig(picture, format="png", dpi=120, metadata={_KEY: source})
+            if uri:
+                object_store.write(f"{uri}/{path.relative_to(output).as_posix()}", picture.getbuffer())
             write_atomically(path, picture.getbuffer(), instead="output_dir")
         advance(1)
 

@@ -65,7 +65,7 @@ def _champion_line(trained: RegisteredModel) -> str:
 
 
 def after_prediction(
-    totals: Totals, *, model: str, output: Path, taken: int, spent: float, scored_seconds: float, next_command: str
+    totals: Totals, *, model: str, output: str, taken: int, spent: float, scored_seconds: float, next_command: str
 ) -> None:
     """Say what was recognised, how fast, and where the tables are.
 
@@ -81,10 +81,10 @@ def after_prediction(
     for label, count in totals.by_label.most_common():
         print(f"  {label:<{width}}  {count:>6}  {100 * count / totals.files:3.0f} %")
     if totals.bad:
-        print(f"{totals.bad} bad files were left out; all are listed in {output / 'errors.csv'}:")
+        print(f"{totals.bad} bad files were left out; all are listed in {output}/errors.csv:")
         for problem in totals.problems:
             print(f"  {problem}")
-    print(f"\nWindows: {output / 'predictions.csv'} (and .parquet)\nFiles:   {output / 'files.csv'}\n{next_command}")
+    print(f"\nWindows: {output}/predictions.csv (and .parquet)\nFiles:   {output}/files.csv\n{next_command}")
 
 
 def log(run: Run, outcomes: Sequence[Outcome]) -> None:

@@ -8,19 +8,22 @@ in its environment (``AWS_...``) or by its role: no credential is ever part of a
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from soundstack.utils.errors import StoreError
-from soundstack.utils.files import write_atomically
+from soundstack.utils.files import replaced, write_atomically
 
 SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs", "file")
 #: Objects that are fetched at a time: a store answers late, but many at once.
 READERS = 16
+#: Bytes that are copied at a time.
+_BLOCK = 1 << 20
 
 
 class Stored(NamedTuple):
@@ -71,8 +74,8 @@ def listed(uri: str) -> dict[str, Stored]:
     return {name: files[name] for name in sorted(files) if not {"", ".", ".."} & set(name.split("/"))}
 
 
-def exists(uri: str) -> bool:
-    """Whether a file is there.
+def stored(uri: str) -> Stored | None:
+    """What a listing tells of one file; None where there is no such file.
 
     Raises:
         StoreError: The store cannot be asked.
@@ -81,7 +84,17 @@ def exists(uri: str) -> bool:
 
     with _asking(uri):
         system, path = _opened(uri)
-        return bool(system.get_file_info(path).type == FileType.File)
+        info = system.get_file_info(path)
+    return Stored(info.size, info.mtime_ns or 0) if info.type == FileType.File else None
+
+
+def exists(uri: str) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        StoreError: The store cannot be asked.
+    """
+    return stored(uri) is not None
 
 
 def read(uri: str) -> bytes:
@@ -110,6 +123,41 @@ def write(uri: str, content: bytes | memoryview) -> None:
         system, path = _opened(uri)
         with system.open_output_stream(path) as file:
             file.write(content)
+
+
+def download(uri: str, path: Path) -> None:
+    """Copy a file of any length to a path of this machine.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StoreError: The store cannot be asked, or the path not written.
+    """
+    with _asking(uri):
+        system, there = _opened(uri)
+        with system.open_input_stream(there) as source, path.open("wb") as target:
+            while block := source.read(_BLOCK):
+                try:
+                    target.write(block)
+                    target.flush()
+                except OSError as error:
+                    raise StoreError(
+                        f"{path.parent} cannot be written ({error.strerror}); free space, or set TMPDIR to another disk."
+                    ) from None
+
+
+def upload(path: Path, uri: str) -> None:
+    """Copy a file of any length from this machine to a place, over an earlier one.
+
+    Raises:
+        StoreError: The store does not take it.
+    """
+    with _asking(uri), path.open("rb") as source, ExitStack() as target:
+        if uri.startswith("file://"):
+            file: Any = target.enter_context(replaced(Path(uri.removeprefix("file://"))))
+        else:
+            system, there = _opened(uri)
+            file = target.enter_context(system.open_output_stream(there))
+        shutil.copyfileobj(source, file, _BLOCK)
 
 
 def fetch(uri: str, files: Mapping[str, Stored], folder: Path) -> None:
