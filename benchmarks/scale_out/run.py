@@ -39,6 +39,8 @@ FIGURES: dict[str, Callable[[machines.Setup], str]] = {
     "processor": tasks.processor,
     "sleeping": tasks.sleeping,
     "rows": together.rows,
+    "folds": together.folds,
+    "predict": together.predict,
     "slurm": slurm.slurm,
 }
 
