@@ -173,6 +173,7 @@ def after(given: dict[str, Any]) -> Step:
     from soundstack.config.steps import FuseConfig
     from soundstack.crnn import system as crnn
     from soundstack.deepspectrum import system as deepspectrum
+    from soundstack.deepspectrum.extract import extraction as deep_features
     from soundstack.evaluation.metrics import mean_scores
     from soundstack.fusion import system as stacking
     from soundstack.fusion.system import Member, aligned
@@ -194,7 +195,7 @@ def after(given: dict[str, Any]) -> Step:
             for network in networks:
                 before = clock.seconds["networks"]
                 with clock("networks"):
-                    features = deepspectrum.extraction(network, device).finish(data_set)
+                    features = deep_features(network, device).finish(data_set)
                 parts = features.report.seconds  # the rest is for pictures, drawn beside the network's work
                 waited = clock.seconds["networks"] - before - parts["forward"] - parts["store"]
                 clock.seconds["networks"] -= waited

@@ -18,6 +18,7 @@ def run(config: DeepSpectrumConfig) -> RegisteredModel:
     from _steps import scan_and_extract
     from soundstack.audio.limits import RequestLimits
     from soundstack.deepspectrum import system as deepspectrum
+    from soundstack.deepspectrum.extract import extraction
     from soundstack.suites import summary
     from soundstack.tracking import registry
     from soundstack.tracking import run as tracking
@@ -25,7 +26,7 @@ def run(config: DeepSpectrumConfig) -> RegisteredModel:
 
     device = devices.choose(config.device)
     with tracking.run(config.model_name, config) as opened:
-        begun = deepspectrum.extraction(config, device)
+        begun = extraction(config, device)
         data_set, features = scan_and_extract(opened, config, begun, config.network)
         with opened.stage("fit"):
             trained = deepspectrum.train(data_set, features, config, device)

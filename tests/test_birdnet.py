@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
+from soundstack.deepspectrum.extract import embedding_spec
 from soundstack.deepspectrum.recogniser import SvmRecogniser
-from soundstack.deepspectrum.system import embedding_spec
 from soundstack.networks import birdnet
 from soundstack.networks.birdnet import HOP, WINDOW, starts
 from soundstack.networks.build import build, restore

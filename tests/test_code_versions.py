@@ -17,7 +17,7 @@ from soundstack.config.base import DataConfig
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.crnn import system as crnn
 from soundstack.datasets.open_data_set import open_data_set
-from soundstack.deepspectrum import system as deepspectrum
+from soundstack.deepspectrum import extract as deepspectrum
 from soundstack.networks import cpu
 from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES

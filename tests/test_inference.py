@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from soundstack.audio.decode import AudioSpec
 from soundstack.config.steps import DeepSpectrumConfig
 from soundstack.deepspectrum.embedding import BATCH, Embedder, EmbeddingSpec
-from soundstack.deepspectrum.system import embedding_spec
+from soundstack.deepspectrum.extract import embedding_spec
 from soundstack.networks import cpu
 from soundstack.networks.build import build
 from soundstack.networks.registry import NETWORKS

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import time
@@ -149,12 +148,9 @@ class Host:
         """What commands that were begun under this name have printed."""
         return (self.logs / f"{self.name}-{log}.log").read_text(errors="replace")
 
-    def give(self, source: Path, target: Path, names: Sequence[str]) -> None:
-        """Copy files of a folder, by their names below it, to a folder of the host."""
-        for name in names:
-            path = Path(f"/proc/{self._init}/root{target}") / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, path)
+    def path(self, path: Path) -> Path:
+        """Where the server finds a path of the host."""
+        return Path(f"/proc/{self._init}/root{path}")
 
     def kill(self) -> None:
         """Switch the host off, if it is not yet."""

@@ -112,7 +112,7 @@ def _jobs(address: str) -> dict[str, Callable[[str], list[Any]]]:
 
     from soundstack.config.steps import DeepSpectrumConfig, ExtractConfig
     from soundstack.datasets.open_data_set import open_data_set
-    from soundstack.deepspectrum import system as deepspectrum
+    from soundstack.deepspectrum import extract as deepspectrum
     from soundstack.features.hosts import Hosts
     from soundstack.spectrograms import extract as spectrograms
 

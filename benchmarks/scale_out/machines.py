@@ -30,12 +30,14 @@ class Setup:
     """Everything that a figure needs.
 
     Attributes:
-        root: the checkout.
+        checkout: the user's, which hosts do not see.
+        root: a copy of it, of which commands are run.
         sounds: the folder of ESC-10 on this machine.
         settings: of Ray, as variables ``RAY_...``, for head and hosts.
     """
 
     place: Place
+    checkout: Path
     root: Path
     sounds: Path
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -57,12 +59,6 @@ class Setup:
         """What all machines find in their environment."""
         return self.place.environment() | dict(self.settings)
 
-    def tracked(self) -> list[str]:
-        """The files of the checkout, by their names in it."""
-        listing = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listing, cwd=self.root, check=True, capture_output=True, text=True).stdout
-        return [name for name in names.split("\0") if (self.root / name).is_file()]
-
     def make_host(self, name: str, home: Path | None = None, **more: str) -> Host:
         """Bring a host up; one from which commands are given gets a copy of the checkout.
 
@@ -70,7 +66,7 @@ class Setup:
             home: a home that it shares with other hosts, in the place of its own.
             more: of its environment.
         """
-        hidden = [Path.home(), self.root, self.sounds, self.place.work]
+        hidden = [Path.home(), self.checkout, self.sounds, self.place.work]
         kept = [Path(sys.base_prefix), self.place.venv("soundstack"), self.place.secret]
         environment = self.environment() | more
         if home:
@@ -78,11 +74,11 @@ class Setup:
         number = (WORKERS | DRIVERS)[name]
         host = Host(name, number, hidden, kept, environment, self.place.logs).start()
         self.hosts[name] = host
-        seen = host.run(["ls", "-A", *map(str, [self.root, self.sounds])]).stdout
+        seen = host.run(["ls", "-A", *map(str, [self.checkout, self.sounds])]).stdout
         if set(seen.split()) & {"src", "meta", "audio"}:
             raise BedError(f"host {name} sees the checkout or the sounds")
         if name in DRIVERS:
-            host.give(self.root, CHECKOUT, self.tracked())
+            shutil.copytree(self.root, host.path(CHECKOUT))
         return host
 
     def join(self, name: str, cores: int, seconds: float = 90) -> Host:
@@ -149,6 +145,18 @@ class Setup:
 
 def _words(parameters: dict[str, str | int]) -> list[str]:
     return [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
+
+
+def snapshot(root: Path, folder: Path) -> Path:
+    """A copy of a checkout's files, whatever is changed in it meanwhile."""
+    listing = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=root, check=True, capture_output=True, text=True).stdout.split("\0")
+    fresh(folder)
+    for name in names:
+        if name and (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name)
+    return folder
 
 
 def upload_sounds(setup: Setup) -> None:

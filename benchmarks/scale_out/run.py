@@ -83,7 +83,7 @@ def main() -> None:
     services.start_store(place)
     services.start_database(place)
     services.start_tracking(place)
-    built = machines.Setup(place, ROOT, sounds, services.RAY)
+    built = machines.Setup(place, ROOT, machines.snapshot(ROOT, work / "checkout"), sounds, services.RAY)
     services.start_head(place)
     machines.upload_sounds(built)
     print("| command | measured | load |\n|---|---|---|", flush=True)

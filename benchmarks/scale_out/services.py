@@ -31,7 +31,6 @@ _PASSWORD = "only-inside-the-bed"
 RAY = {
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
     "RAY_enable_worker_prestart": "0",
-    "RAY_prestart_worker_first_driver": "0",
 }
 #: To a store of one machine: who it is, and where.
 STORE_ENVIRONMENT = {
@@ -74,6 +73,7 @@ class Place:
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
             "PGPASSWORD": _PASSWORD,
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.secret / "token"),
             "MLFLOW_TRACKING_URI": TRACKING,

@@ -69,9 +69,7 @@ def script(page: str) -> str:
 def _home(setup: Setup) -> Path:
     """A home for all nodes, as clusters have it: the checkout, its environment, the sounds."""
     home = fresh(setup.place.work / "home")
-    for name in setup.tracked():
-        (home / "soundstack" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(setup.root / name, home / "soundstack" / name)
+    shutil.copytree(setup.root, home / "soundstack")
     (home / "soundstack" / ".venv").symlink_to(setup.place.venv("soundstack"))
     shutil.copytree(setup.sounds, home / "scratch" / "esc10")
     return home
