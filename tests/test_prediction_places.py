@@ -82,6 +82,26 @@ def test_the_tables_of_a_store_and_of_other_hosts_are_those_of_a_disk(
     assert here["errors.csv"].count(b"\n") == 2
 
 
+def test_an_object_store_serves_this_machine_alone_as_well(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyarrow.fs import FileSelector, FileType, _MockFileSystem
+
+    system = _MockFileSystem()
+    system.create_dir("b/out/timelines/c/d")
+    system.create_dir("b/out/timelines/a")
+    monkeypatch.setattr(object_store, "_system", lambda scheme, host: (system, host))
+    for path in archive.rglob("*.*"):
+        system.create_dir(f"b/in/{path.parent.relative_to(archive)}".removesuffix("/."))
+        object_store.upload(path, f"s3://b/in/{path.relative_to(archive).as_posix()}")
+    here = tables(archive, tmp_path / "here")
+    given = {"model": str(tmp_path / "saved"), "device": "cpu", "timeline": True}
+    predict.run(PredictConfig(input="s3://b/in", output_dir="s3://b/out", **given))
+    assert {name: object_store.read(f"s3://b/out/{name}") for name in TABLES} == here
+    found = system.get_file_info(FileSelector("b/out/timelines", recursive=True))
+    assert len([info for info in found if info.type == FileType.File]) == 5
+
+
 def test_a_driver_that_was_killed_takes_the_parts_that_are_there_on_any_machine(
     tmp_path: Path, archive: Path, other_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
