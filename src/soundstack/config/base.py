@@ -215,7 +215,7 @@ def run_name(*parts: str, suffix: str) -> str:
 
 
 def kept_here(place: str, below: str) -> Path:
-    """A folder on this machine: of one in an object store, what is kept of it, below ``below`` where the user stands."""
+    """A folder on this machine: of one in an object store, what is kept of it, in ``below`` where the user stands."""
     return Path(below, "stores", fingerprint(place)).absolute() if object_store.is_uri(place) else Path(place)
 
 

@@ -1,8 +1,8 @@
 """Files scored by the hosts of a cluster: a slice of them is a pure function from a job to a part in the store.
 
 A part is a store of finished files as :mod:`soundstack.prediction.store` has it on this machine, written whole to
-``<output>/parts/<model>/`` and named by the files that it holds; who finds it there has nothing to do. The model lies in
-``<output>/models/<model>/``, from where each process restores it once.
+``<output>/parts/<model>/`` and named by the files that it holds; who finds it there has nothing to do. The model lies
+in ``<output>/models/<model>/``, from where each process restores it once.
 """
 
 from __future__ import annotations

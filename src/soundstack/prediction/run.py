@@ -2,7 +2,8 @@
 
 A thread opens a file and hands its windows to a queue of bounded length; the caller's thread takes them from there and
 scores them. In memory at any time are the windows in that queue and in a batch, a window or so of every open file, and
-the scores of files that are not finished. Of files in an object store, one a thread is copied to this machine at a time.
+the scores of files that are not finished. Of files in an object store, each thread copies one at a time
+to this machine.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def download(uri: str, path: Path) -> None:
                     target.flush()
                 except OSError as error:
                     raise StoreError(
-                        f"{path.parent} cannot be written ({error.strerror}); free space, or set TMPDIR to another disk."
+                        f"{path.parent} cannot be written ({error.strerror}); free space, or set TMPDIR elsewhere."
                     ) from None
 
 
