@@ -41,7 +41,7 @@ _TOO_LONG = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 class Table:
     """The cells of a table as text without surrounding spaces, under a header in its own spelling.
 
-    The index of ``cells`` are the rows as a spreadsheet counts them: the header is row 1 where no blank lines are above.
+    The index of ``cells`` are the rows as a spreadsheet counts them: the header is row 1 if no blank line is above it.
     Empty rows are left out. ``form`` says in words how it was read, and is empty for a plain CSV in UTF-8.
     """
 

@@ -279,14 +279,14 @@ class DataConfig(Config):
             raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
         if self.dataset == "csv" and self.data_dir == "auto":
             raise ValueError(
-                "data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label, or a folder with one "
-                "folder a class"
+                "data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label, or a folder with "
+                "one folder a class"
             )
         # False, too, for a name that no file can have.
         there = object_store.is_uri(self.data_dir) or self.dataset == "demo"
         if not there and not os.path.exists(self.data_path):  # noqa: PTH110
             hint = {
-                "csv": "give the path of a CSV file with columns filename,label, or of a folder with one folder a class",
+                "csv": "give a CSV file with columns filename,label, or a folder with one folder a class",
                 "esc10": "fetch it with `-e download -P dataset=esc50` (esc10 is a part of it) or give its folder",
             }.get(self.dataset, f"fetch it with `-e download -P dataset={self.dataset}` or give its folder")
             raise ValueError(f"data_dir: {self.data_path} does not exist; {hint}")

@@ -64,7 +64,7 @@ def _table(table: Table, folder: Path) -> Rows:
     return Rows(
         table.name,
         folder,
-        cells.to_dict("records"),
+        [dict(zip(called, map(str, values), strict=True)) for values in cells.itertuples(index=False, name=None)],
         [f"{table.name} row {row}" for row in cells.index],
         [*([table.form] if table.form else []), f"columns {columns}"],
     )
