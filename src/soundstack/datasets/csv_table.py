@@ -46,11 +46,10 @@ def load(place: Path, *, seed: int) -> ClipTable:
     read = own_rows.read(place)
     folds, said = splits.given(read.rows, read.where)
     clips, where = _listed(read, folds)
+    written = [row["filename"] for row in read.rows]
     alone = [clip.id for clip, row in zip(clips, read.rows, strict=True) if not row.get("group")]
     notes = list(read.notes)
-    moved = [
-        (row["filename"], clip.id) for clip, row in zip(clips, read.rows, strict=True) if row["filename"] != clip.id
-    ]
+    moved = [(name, clip.id) for name, clip in zip(written, clips, strict=True) if name != clip.id]
     if moved:
         notes.append(
             f"{len(moved):,} file names are paths of another machine; taken are the files below the table's folder "
