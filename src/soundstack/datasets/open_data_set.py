@@ -84,13 +84,13 @@ def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     if config.cluster != "none" and config.dataset == "demo":  # made here, it is read by all
         object_store.send((clip.path for clip in table.clips), config.cache_path, config.cache_uri)
     # Development first: the order of every table and array.
-    listed = sorted(table.clips, key=lambda clip: (clip.fold == TEST, clip.id))
+    # Stretches as they follow each other in their recording, which is read once.
+    listed = sorted(table.clips, key=lambda clip: (clip.fold == TEST, clip.file, clip.stretch or ()))
     with bar("scan", len(listed), "clips") as advance, ahead or nullcontext():
         if ahead:
             ahead.start(AudioSoFar(table, config), strict=config.on_error == "fail")
-        paths = [clip.path for clip in listed]
         scanned = scan_files(
-            paths,
+            [clip.sound for clip in listed],
             config.cache_path,
             jobs=config.workers,
             progress=advance,
@@ -144,7 +144,8 @@ def _damaged(clips: Sequence[Clip], scans: Sequence[Scan], on_error: str) -> tup
     if bad and on_error == "fail":
         clip, problem = bad[0]
         more = f" ({len(bad) - 1} more damaged clips)" if len(bad) > 1 else ""
-        raise DataError(f"{clip.path}: {problem}{more}. Mend or remove it, or go on without: on_error=skip.")
+        where = f"{clip.listed}: {clip.path}, {clip.stretch} s" if clip.stretch else clip.path
+        raise DataError(f"{where}: {problem}{more}. Mend or remove it, or go on without: on_error=skip.")
     if len(bad) == len(clips):
         raise DataError(f"None of the {len(clips)} clips can be used; the first: {clips[0].path} {bad[0][1]}")
     return tuple(f"{clip.id}: {problem}" for clip, problem in bad)
