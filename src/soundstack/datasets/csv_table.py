@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from soundstack.audio.find import on_disk, read_table
 from soundstack.datasets.catalogue import data_set
 from soundstack.datasets.clips import Clip, ClipTable, check_splits, ungrouped
-from soundstack.datasets.label_tracks import stretch_of
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
 
@@ -100,24 +99,14 @@ def _listed(frame: pd.DataFrame, table: Path) -> tuple[list[Clip], dict[str, str
             raise DataError(
                 f"{where}: there is no file {name!r} in {table.parent}; file names are relative to the table's folder."
             )
-        stretch = stretch_of(values.get("start", ""), values.get("end", ""), where)
-        name_ = f"{name}@{stretch}" if stretch else name
-        clip = Clip(
-            name_,
-            path,
-            values["label"],
-            _fold(values, where),
-            values.get("group") or name,
-            stretch=stretch,
-            listed=where,
-        )
+        clip = Clip(name, path, values["label"], _fold(values, where), values.get("group") or name)
         for other in same[_spelling(path)]:
-            if not stretch and path.samefile(other.path):
+            if path.samefile(other.path):
                 spelt = "" if other.id == name else f", as {other.id!r}"
                 row = place[other.id].rpartition(" ")[2]
                 raise DataError(f"{where}: {name!r} stands in row {row} already{spelt}.")
         same[_spelling(path)].append(clip)
-        place[name_] = where
+        place[name] = where
         clips.append(clip)
     return clips, place
 
