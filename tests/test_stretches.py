@@ -1,20 +1,17 @@
 """Stretches of recordings: cut as if each were a file of its own, read in one go, and grouped by the recording."""
 
-import csv
-import io
 from contextlib import nullcontext
 
-import av
 import numpy as np
 import pytest
 import soundfile
 
 from soundstack.audio import decode as audio
 from soundstack.audio import decoder
-from soundstack.audio.decoder import BLOCK, SoundReader
-from soundstack.audio.sound import Sound, Stretch
+from soundstack.audio.decoder import SoundReader
+from soundstack.audio.sound import Stretch
 from soundstack.audio.stretches import takes
-from soundstack.utils.errors import AudioError, DataError
+from soundstack.utils.errors import AudioError
 
 RATE = 8000
 LOSSLESS = [

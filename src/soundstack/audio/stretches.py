@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from soundstack.audio.decoder import Samples, SoundReader, frames_of, opened
 from soundstack.audio.sound import Stretch
@@ -32,6 +32,9 @@ class Piece(NamedTuple):
 
 #: What gives the piece of a stretch, once, in any thread; an AudioError where it cannot be had.
 Take = Callable[[], Piece]
+if TYPE_CHECKING:
+    from io import BufferedReader
+
 Place = TypeVar("Place", bound=Hashable)
 
 
@@ -85,7 +88,7 @@ def _read(file: AbstractContextManager[Path], stretches: Sequence[Stretch]) -> G
     try:
         with file as path:
             with opened(path) as raw:
-                digest = hashlib.file_digest(raw, "sha256").hexdigest()[:32]
+                digest = hashlib.file_digest(cast("BufferedReader", raw), "sha256").hexdigest()[:32]
             with SoundReader(path) as sound:
                 for stretch, samples in zip(stretches, sound.stretches(stretches), strict=True):
                     if isinstance(samples, AudioError):

@@ -37,8 +37,8 @@ class Clip:
     """One labelled sound file, or a stretch of one.
 
     ``id`` is unique in the data set and stable across machines (the file name below the audio folder, and its stretch:
-    see :func:`listed_id`); ``fold`` is ``"1"``, ``"2"``, ... or ``"test"``; ``tags`` hold what only some data sets know (a
-    node, a channel); ``listed`` tells where a stretch stands in a table.
+    see :func:`listed_id`); ``fold`` is ``"1"``, ``"2"``, ... or ``"test"``; ``tags`` hold what only some data sets know
+    (a node, a channel); ``listed`` tells where it stands in a table of the user's own.
     """
 
     id: str

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soundstack.audio.find import located
+from soundstack.audio.sound import Stretch
 from soundstack.datasets import own_rows, splits
 from soundstack.datasets.catalogue import data_set
 from soundstack.datasets.clips import Clip, ClipTable, check_splits, ungrouped
+from soundstack.datasets.label_tracks import check_overlaps, stretch_of
 from soundstack.datasets.own_rows import Rows
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
@@ -46,7 +48,7 @@ def load(place: Path, *, seed: int) -> ClipTable:
     read = own_rows.read(place)
     folds, said = splits.given(read.rows, read.where)
     clips, where = _listed(read, folds)
-    alone = [clip.id for clip, row in zip(clips, read.rows, strict=True) if not row.get("group")]
+    alone = [clip.id for clip, row in zip(clips, read.rows, strict=True) if not (row.get("group") or clip.stretch)]
     notes = list(read.notes)
     # Labels that are spelt in two Unicode forms look alike and are one label to us.
     spellings = Counter(unicodedata.normalize("NFC", label) for label in {row["label"] for row in read.rows})
@@ -74,6 +76,9 @@ def _understood(read: Rows, clips: Sequence[Clip], said: Sequence[str]) -> str:
     """What was read, in one line."""
     classes = len({clip.label for clip in clips})
     held_out = sum(clip.fold == TEST for clip in clips)
+    if stretches := [clip for clip in clips if clip.stretch]:
+        recordings = len({clip.path for clip in stretches})
+        said = [f"{len(stretches):,} stretches of {recordings:,} recordings, grouped by them", *said]
     parts = [*read.form, *(each.rstrip(".") for each in said), f"{held_out:,} clips held out for the test."]
     return f"{read.name}: {len(clips):,} clips of {classes} classes; {'; '.join(parts)}"
 
@@ -82,7 +87,7 @@ def _listed(read: Rows, folds: Sequence[str]) -> tuple[list[Clip], dict[str, str
     """The clips of the rows, with the folds that are given, and the place where each stands by its name."""
     clips: list[Clip] = []
     place: dict[str, str] = {}
-    same: dict[str, list[Clip]] = defaultdict(list)
+    same: dict[str, list[dict[Stretch | None, Clip]]] = defaultdict(list)
     for values, where, fold in zip(read.rows, read.where, folds, strict=True):
         written = values["filename"]
         if not written:
@@ -97,16 +102,32 @@ def _listed(read: Rows, folds: Sequence[str]) -> tuple[list[Clip], dict[str, str
             raise DataError(
                 f"{where}: there is no file {name!r} in {read.folder}; file names are relative to the table's folder."
             )
-        clip = Clip(name, path, values["label"], fold, values.get("group") or name)
-        for other in same[_spelling(path)]:
-            if path.samefile(other.path):
-                spelt = "" if other.id == written else f", as {other.id!r}"
-                row = place[other.id].rpartition(" ")[2]
-                raise DataError(f"{where}: {written!r} stands in row {row} already{spelt}.")
-        same[_spelling(path)].append(clip)
-        place[name] = where
+        stretch = stretch_of(values.get("start", ""), values.get("end", ""), where)
+        known = _same_file(path, same[_spelling(path)])
+        if other := known.get(stretch):
+            spelt = "" if other.file == written else f", as {other.file!r}"
+            of_it = f", {stretch} s," if stretch else ""
+            row = " ".join(place[other.id].split(" ")[-2:])
+            raise DataError(f"{where}: {written!r}{of_it} stands in {row} already{spelt}.")
+        first = next(iter(known.values()), None)  # its stretches are one recording, however it is spelt
+        name, path = (first.file, first.path) if first else (name, path)
+        name_of = f"{name}@{stretch}" if stretch else name
+        clip = Clip(name_of, path, values["label"], fold, values.get("group") or name, stretch=stretch, listed=where)
+        known[stretch] = clip
+        place[clip.id] = where
         clips.append(clip)
+    check_overlaps(clips)
     return clips, place
+
+
+def _same_file(path: Path, alike: list[dict[Stretch | None, Clip]]) -> dict[Stretch | None, Clip]:
+    """The clips so far of a file among those of files that are spelt alike; a new and empty one if there are none."""
+    for clips in alike:
+        known = next(iter(clips.values())).path
+        if path == known or path.samefile(known):
+            return clips
+    alike.append({})
+    return alike[-1]
 
 
 def _spelling(path: Path) -> str:

@@ -137,16 +137,16 @@ class DataSet:
     def manifest(self) -> str:
         """The clip table as CSV: what the run was trained and scored on, with the folds as they were used.
 
-        Where there are stretches, it has columns ``start`` and ``end``; :func:`soundstack.datasets.clips.listed_id` gives the ids of its rows.
+        Where there are stretches, it has columns ``start`` and ``end``, and the ids of its rows are what
+        :func:`soundstack.datasets.clips.listed_id` gives.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         tags = sorted({tag for clip in self.clips for tag in clip.tags})
-        stretched = any(clip.stretch for clip in self.clips)
-        times = ["start", "end"] if stretched else []
-        writer.writerow(["filename", *times, "label", "fold", "group", "seconds", "content", *tags])
+        columns = ["start", "end"] if any(clip.stretch for clip in self.clips) else []
+        writer.writerow(["filename", *columns, "label", "fold", "group", "seconds", "content", *tags])
         for clip, scan in zip(self.clips, self.scans, strict=True):
-            times = [*map(shown, clip.stretch or ("", ""))] if stretched else []
+            times = [shown(time) for time in clip.stretch] if clip.stretch else [""] * len(columns)
             row = [clip.file, *times, clip.label, clip.fold, clip.group, f"{scan.seconds:.3f}", scan.content]
             writer.writerow([*row, *(clip.tags.get(tag, "") for tag in tags)])
         return text.getvalue()

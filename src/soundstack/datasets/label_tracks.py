@@ -10,51 +10,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from soundstack.audio.containers import SUFFIXES
 from soundstack.audio.sound import Stretch
 from soundstack.datasets.clips import Clip
 from soundstack.utils.errors import DataError
 
-#: What the columns of start and end are called, in seconds.
-TIMES = (("start", "end"), ("onset", "offset"), ("begin", "end"), ("start_time", "end_time"))
 _NUMBER = r"-?\d+(?:[.,]\d+)?"
 _LABEL = re.compile(rf"({_NUMBER})\t({_NUMBER})(?:\t(.*))?")
 
 
-class Labelled(NamedTuple):
-    """A line of a label track: the file's name, start and end as they stand there, the label, and where that is."""
-
-    filename: str
-    start: str
-    end: str
-    label: str
-    where: str
-
-
-def time_columns(columns: Sequence[str], where: str) -> tuple[str, str] | None:
-    """The names of the columns that hold starts and ends; None where a table has neither.
-
-    Raises:
-        DataError: One of two is missing, or there are several pairs.
-    """
-    pairs = [pair for pair in TIMES if set(pair) <= set(columns)]
-    if len(pairs) > 1:
-        several = " and ".join(",".join(pair) for pair in pairs)
-        raise DataError(f"{where}: columns {several} both give stretches; leave one pair.")
-    halves = {name for pair in TIMES for name in pair} & set(columns) - {name for pair in pairs for name in pair}
-    if halves and not pairs:
-        raise DataError(
-            f"{where}: column {', '.join(sorted(halves))} gives one end of a stretch; give both, as start,end in seconds."
-        )
-    return pairs[0] if pairs else None
-
-
 def stretch_of(start: str, end: str, where: str) -> Stretch | None:
-    """The stretch that two cells give in seconds, with a decimal point or comma; None where both are empty.
+    """The stretch that two cells give in seconds; None where both are empty.
 
     Raises:
         DataError: One is empty, no number, or negative, or the start is not before the end.
@@ -69,7 +38,7 @@ def stretch_of(start: str, end: str, where: str) -> Stretch | None:
 
 def _seconds(name: str, text: str, where: str) -> float:
     try:
-        seconds = float(text.replace(",", "."))
+        seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not math.isfinite(seconds) or seconds < 0:
@@ -110,8 +79,8 @@ def is_label_track(path: Path) -> bool:
         return False
 
 
-def tracks_of(folder: Path, sounds: Iterable[Path]) -> dict[Path, Path]:
-    """The label tracks of a folder's sounds, each with its sound.
+def tracks_of(sounds: Iterable[Path]) -> dict[Path, Path]:
+    """The label tracks beside sounds, each with its sound.
 
     Raises:
         DataError: Two sounds stand beside a label track.
@@ -121,10 +90,7 @@ def tracks_of(folder: Path, sounds: Iterable[Path]) -> dict[Path, Path]:
         track = sound.with_suffix(".txt")
         if is_label_track(track):
             if track in found:
-                raise DataError(
-                    f"{track.relative_to(folder)}: {found[track].name} and {sound.name} stand beside this label track; "
-                    "leave one."
-                )
+                raise DataError(f"{track}: {found[track].name} and {sound.name} are both beside it; leave one.")
             found[track] = sound
     return found
 
@@ -146,8 +112,8 @@ def sound_of(track: Path) -> Path:
     return beside[0]
 
 
-def read_track(track: Path, filename: str) -> tuple[list[Labelled], int]:
-    """The stretches that a label track marks in a file, and how many points in time it marks.
+def read_track(track: Path, called: str) -> tuple[list[tuple[str, str, str, str]], int]:
+    """What a label track says, as starts, ends, labels and where they stand, and how many points in time it marks.
 
     Raises:
         DataError: It cannot be read, or holds a line that is no label.
@@ -160,17 +126,17 @@ def read_track(track: Path, filename: str) -> tuple[list[Labelled], int]:
         raise DataError(
             f"{track} is no label track in UTF-8 ({error.reason}); export it from Audacity again."
         ) from None
-    found: list[Labelled] = []
+    found: list[tuple[str, str, str, str]] = []
     points = 0
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("\\"):
             continue
-        where = f"{track.name} line {number}"
+        where = f"{called} line {number}"
         if not (label := _LABEL.fullmatch(line)):
             raise DataError(f"{where}: is no label (start, end and text with tabs between them); export it again.")
-        start, end, text = label.groups(default="")
+        start, end = (time.replace(",", ".") for time in label.groups()[:2])
         if _seconds("start", start, where) == _seconds("end", end, where):
             points += 1
         else:
-            found.append(Labelled(filename, start, end, text.strip(), where))
+            found.append((start, end, (label[3] or "").strip(), where))
     return found, points
