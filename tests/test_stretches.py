@@ -1,17 +1,28 @@
 """Stretches of recordings: cut as if each were a file of its own, read in one go, and grouped by the recording."""
 
+import csv
+import io
+import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from soundstack.audio import decode as audio
-from soundstack.audio import decoder
+from soundstack.audio import decoder, stretches
 from soundstack.audio.decoder import SoundReader
 from soundstack.audio.sound import Stretch
 from soundstack.audio.stretches import takes
-from soundstack.utils.errors import AudioError
+from soundstack.config.steps import ExtractConfig
+from soundstack.datasets import csv_table, scan
+from soundstack.datasets.clips import listed_id
+from soundstack.datasets.open_data_set import open_data_set
+from soundstack.features import hosts
+from soundstack.spectrograms.extract import extraction
+from soundstack.utils import object_store, slices
+from soundstack.utils.errors import AudioError, DataError
 
 RATE = 8000
 LOSSLESS = [
@@ -150,3 +161,379 @@ def test_a_file_that_cannot_be_opened_is_refused_for_each_of_its_stretches(tmp_p
     for one in take.values():
         with pytest.raises(AudioError, match="does not exist"):
             one()
+
+
+# data sets -------------------------------------------------------------------------------------------------------
+
+CLIPS, CLIP = 6, 4000  # a recording's, of this many frames
+
+
+class Takes:
+    """Eight recordings of two classes, in turns, and the same clips as single files, which sort the same way."""
+
+    def __init__(self, folder):
+        self.singles, self.joined = folder / "singles", folder / "joined"
+        self.singles.mkdir(parents=True)
+        self.joined.mkdir()
+        random = np.random.default_rng(0)
+        self.rows = []
+        for take in range(8):
+            clips = []
+            for number in range(CLIPS):
+                label = ("low", "high")[(take + number) % 2]
+                tone = np.sin(np.arange(CLIP) * (0.1 if label == "low" else 0.7))
+                clips.append(np.int16(10_000 * tone + random.normal(0, 1600, CLIP)))
+                soundfile.write(self.singles / f"take{take}-{number}.wav", clips[-1], RATE)
+                fold = ("1", "2", "3", "test")[take % 4]
+                self.rows.append((f"take{take}", number, label, fold))
+            soundfile.write(self.joined / f"take{take}.flac", np.concatenate(clips), RATE)
+
+    def single_table(self):
+        rows = [f"{take}-{number}.wav,{label},{fold},{take}.flac" for take, number, label, fold in self.rows]
+        return self.table(self.singles, "filename,label,fold,group", rows)
+
+    def joined_rows(self):
+        return [f"{take}.flac,{n / 2},{n / 2 + 0.5},{label},{fold}" for take, n, label, fold in self.rows]
+
+    def joined_table(self, header="filename,start,end,label,fold", change=lambda rows: rows):
+        return self.table(self.joined, header, change(self.joined_rows()))
+
+    def label_tracks(self):
+        for take in {take for take, *_ in self.rows}:
+            mine = [(number, label) for name, number, label, _ in self.rows if name == take]
+            lines = [f"{n / 2:.6f}\t{n / 2 + 0.5:.6f}\t{label}\n\\\t100.0\t900.0\n" for n, label in mine]
+            (self.joined / f"{take}.txt").write_text("".join(lines))
+        return self.joined
+
+    @staticmethod
+    def table(folder, header, rows):
+        (folder / "clips.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+        return folder / "clips.csv"
+
+
+@pytest.fixture
+def takes_of(tmp_path):
+    return Takes(tmp_path / "data")
+
+
+def config(place, cache, **more):
+    return ExtractConfig(dataset="csv", data_dir=str(place), cache_dir=str(cache), jobs=2, **more)
+
+
+def extract(*given, **more):
+    settings = config(*given, **more)
+    begun = extraction(settings)
+    data_set = open_data_set(settings, begun)
+    return data_set, begun.finish(data_set)
+
+
+def refusal(place):
+    with pytest.raises(DataError) as caught:
+        csv_table.load(place, seed=0)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{}, {"clip_seconds": 0.4, "sample_rate": 4000}], ids=["auto", "given"])
+@pytest.mark.parametrize("with_scan", [True, False])
+def test_features_of_stretches_are_those_of_single_files_to_the_last_bit(takes_of, tmp_path, given, with_scan):
+    whole, single = extract(takes_of.single_table(), tmp_path / "a", **given)
+    if with_scan:
+        data_set, joined = extract(takes_of.joined_table(), tmp_path / "b", **given)
+    else:
+        settings = config(takes_of.joined_table(), tmp_path / "b", **given)
+        data_set = open_data_set(settings)
+        joined = extraction(settings).finish(data_set)
+    assert joined.values.tobytes() == single.values.tobytes()
+    assert (joined.report.made, joined.report.reused) == (48, 0)
+    same = ("label", "fold", "group")
+    assert [[getattr(clip, name) for name in same] for clip in data_set.clips] == [
+        [getattr(clip, name) for name in same] for clip in whole.clips
+    ]
+    assert [scan.frames for scan in data_set.scans] == [CLIP] * 48
+    assert data_set.clips[1].id == "take0.flac@0.5-1"
+    assert extract(takes_of.joined_table(), tmp_path / "b", **given)[1].report.reused == 48
+
+
+def test_a_recording_is_opened_once_for_all_slices_and_only_for_what_is_not_remembered(takes_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(slices, "SLICE", 4)
+    opened, real = [], decoder.opened
+
+    def counted(path):
+        opened.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(decoder, "opened", counted)
+    monkeypatch.setattr(stretches, "opened", lambda path: real(path))  # for its digest
+    open_data_set(config(takes_of.joined_table(), tmp_path / "cache"))
+    assert sorted(opened) == [f"take{take}.flac" for take in range(8)]
+    opened.clear()
+    table = takes_of.joined_table(change=lambda rows: [*rows, "take3.flac,0.25,0.75,low,test"])
+    open_data_set(config(table, tmp_path / "cache"))
+    assert opened == ["take3.flac"]
+
+
+def test_a_killed_scan_of_stretches_continues(takes_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(slices, "SLICE", 4)
+    settings = config(takes_of.joined_table(), tmp_path / "cache")
+    whole = open_data_set(config(takes_of.joined_table(), tmp_path / "other")).scans
+    real, seen = scan.scan_stretch, []
+
+    def killed(take, *hears):
+        if len(seen) == 18:
+            raise KeyboardInterrupt
+        seen.append(take)
+        return real(take, *hears)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scan, "scan_stretch", killed)
+        open_data_set(settings)
+    monkeypatch.setattr(scan, "scan_stretch", lambda *given: (seen.append(given), real(*given))[1])
+    seen.clear()
+    assert open_data_set(settings).scans == whole
+    assert 0 < len(seen) < 48
+
+
+def test_the_manifest_has_start_and_end_and_is_a_table_that_gives_the_same_data_set(takes_of, tmp_path):
+    data_set = open_data_set(config(takes_of.joined_table(), tmp_path / "cache"))
+    rows = list(csv.DictReader(io.StringIO(data_set.manifest())))
+    assert list(rows[0]) == ["filename", "start", "end", "label", "fold", "group", "seconds", "content"]
+    assert [listed_id(row) for row in rows] == [clip.id for clip in data_set.clips]
+    (takes_of.joined / "manifest.csv").write_text(data_set.manifest())
+    again = open_data_set(config(takes_of.joined / "manifest.csv", tmp_path / "cache"))
+    assert again.fingerprint == data_set.fingerprint
+    whole = open_data_set(config(takes_of.single_table(), tmp_path / "cache"))
+    assert whole.manifest().startswith("filename,label,fold,group,seconds,content\n")
+
+
+def test_the_fingerprint_changes_with_the_ends_of_a_stretch_and_not_with_how_they_are_written(takes_of, tmp_path):
+    prints = [
+        open_data_set(config(takes_of.joined_table(change=change), tmp_path / "cache")).fingerprint
+        for change in (
+            lambda rows: rows,
+            lambda rows: [row.replace(",0.5,1.0,", ",0.500,1,") for row in rows],
+            lambda rows: [row.replace(",0.5,1.0,", ",0.5,0.9,") for row in rows],
+        )
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_stretch_beyond_the_end_is_told_with_its_row_or_skipped(takes_of, tmp_path):
+    table = takes_of.joined_table(change=lambda rows: [*rows, "take3.flac,2.5,3.5,low,test"])
+    with pytest.raises(DataError, match=r"clips\.csv row 50: .*take3\.flac, 2\.5-3\.5 s: ends at 3\.00 s") as caught:
+        open_data_set(config(table, tmp_path / "cache"))
+    assert "\n" not in str(caught.value)
+    data_set = open_data_set(config(table, tmp_path / "cache", on_error="skip"))
+    assert data_set.skipped == ("take3.flac@2.5-3.5: ends at 3.00 s",)
+
+
+def test_a_file_of_which_there_are_stretches_may_be_listed_as_a_whole_too(takes_of, tmp_path):
+    table = takes_of.joined_table(change=lambda rows: [*rows, "take1.flac,,,low,2"])
+    data_set = open_data_set(config(table, tmp_path / "cache"))
+    assert {clip.fold for clip in data_set.clips if clip.group == "take1.flac"} == {"2"}
+    (whole,) = [clip for clip in data_set.clips if clip.id == "take1.flac"]
+    assert data_set.scans[data_set.clips.index(whole)].frames == CLIPS * CLIP
+
+
+# tables ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["filename,start,end,label,fold", "file,onset,offset,class,fold", "path,Begin,End,label,fold",
+     "filename,start_time,end_time,label,fold"],
+)  # fmt: skip
+def test_start_and_end_have_the_names_that_people_give_them(takes_of, header):
+    clips = csv_table.load(takes_of.joined_table(header), seed=0).clips
+    assert {clip.stretch for clip in clips} == {Stretch(number / 2, number / 2 + 0.5) for number in range(CLIPS)}
+
+
+def test_where_the_separator_is_another_a_comma_is_a_decimal_one(takes_of):
+    rows = [row.replace(",", ";").replace(".0;", ",0;").replace(".5;", ",5;") for row in takes_of.joined_rows()]
+    table = takes_of.table(takes_of.joined, "filename;start;end;label;fold", rows)
+    assert csv_table.load(table, seed=0).clips == csv_table.load(takes_of.joined_table(), seed=0).clips
+
+
+@pytest.mark.parametrize(
+    ("row", "tells"),
+    [
+        ("take0.flac,1.0,1.0,low,1", "row 50: the start, 1.0 s, is not before the end, 1.0 s"),
+        ("take0.flac,2,1,low,1", "row 50: the start, 2 s, is not before"),
+        ("take0.flac,-1,1,low,1", "row 50: the start '-1' is no time"),
+        ("take0.flac,nan,1,low,1", "row 50: the start 'nan' is no time"),
+        ("take0.flac,0,inf,low,1", "row 50: the end 'inf' is no time"),
+        ("take0.flac,0:01,0:02,low,1", "row 50: the start '0:01' is no time; write seconds"),
+        ('take0.flac,"0,1","0,2",low,1', "row 50: the start '0,1' is no time"),
+        ("take0.flac,1,,low,1", "row 50: the end is missing"),
+        ("take0.flac,,1,low,1", "row 50: the start is missing"),
+        ("take0.flac,0,0.5,low,1", "row 50: 'take0.flac', 0-0.5 s, stands in row 2 already"),
+        ("take0.flac,0.000,0.5000,high,1", "row 50: 'take0.flac', 0-0.5 s, stands in row 2 already"),
+        ("./take0.flac,0,0.5,low,1", "row 50: './take0.flac', 0-0.5 s, stands in row 2 already, as 'take0.flac'"),
+        ("take0.flac,0.1,0.4,low,2", "crosses folds"),
+    ],
+)
+def test_a_stretch_that_is_none_is_told_with_its_row(takes_of, row, tells):
+    assert tells in refusal(takes_of.joined_table(change=lambda rows: [*rows, row]))
+
+
+def test_one_end_of_stretches_alone_is_refused(takes_of):
+    assert "column 'start' is one end of a stretch" in refusal(
+        takes_of.joined_table("filename,start,seconds,label,fold")
+    )
+
+
+def test_stretches_that_share_sound_share_their_group(takes_of):
+    header = "filename,start,end,label,fold,group"
+    rows = [f"{row},{number // 3}" for number, row in enumerate(takes_of.joined_rows())]
+    assert (
+        len({clip.group for clip in csv_table.load(takes_of.table(takes_of.joined, header, rows), seed=0).clips}) == 16
+    )
+    over = [*rows, "take0.flac,1.25,1.75,low,1,0"]
+    message = refusal(takes_of.table(takes_of.joined, header, over))
+    assert "'take0.flac@1.25-1.75'" in message
+    assert "'take0.flac@1.5-2'" in message
+    assert "give both the same" in message
+
+
+def test_another_spelling_of_the_file_is_the_same_recording(takes_of):
+    table = takes_of.joined_table(change=lambda rows: [*rows, "./take0.flac,0.1,0.4,low,1"])
+    clip = csv_table.load(table, seed=0).clips[-1]
+    assert (clip.id, clip.group) == ("take0.flac@0.1-0.4", "take0.flac")
+
+
+def test_stretches_of_a_copied_recording_across_folds_are_refused(takes_of, tmp_path):
+    shutil.copy(takes_of.joined / "take0.flac", takes_of.joined / "copy.flac")
+    for row in ("copy.flac,0.0,0.5,low,2", "copy.flac,0.1,0.4,low,2", "copy.flac,,,low,2"):
+        table = takes_of.joined_table(change=lambda rows, row=row: [*rows, row])
+        with pytest.raises(DataError, match=r"'take0\.flac@0-0\.5' \(fold 1\).*a copy would cross the split"):
+            open_data_set(config(table, tmp_path / "cache"))
+    table = takes_of.joined_table(change=lambda rows: [*rows, "copy.flac,0.1,0.4,low,1"])
+    assert len(open_data_set(config(table, tmp_path / "cache")).clips) == 49
+
+
+def test_folds_that_are_drawn_keep_a_recording_together(takes_of):
+    rows = [row.rpartition(",")[0] for row in takes_of.joined_rows()]
+    table = csv_table.load(takes_of.table(takes_of.joined, "filename,start,end,label", rows), seed=0)
+    folds = {}
+    for clip in table.clips:
+        assert folds.setdefault(clip.path, clip.fold) == clip.fold
+    assert "48 stretches of 8 recordings, grouped by them" in table.understood
+    assert not [note for note in table.notes if "group of its own" in note]
+
+
+# label tracks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_recordings_with_label_tracks_is_the_table_that_it_says(takes_of):
+    read = csv_table.load(takes_of.label_tracks(), seed=0)
+    rows = [row.rpartition(",")[0] for row in takes_of.joined_rows()]
+    table = csv_table.load(takes_of.table(takes_of.joined, "filename,start,end,label", rows), seed=0)
+    same = ("id", "path", "label", "fold", "group", "stretch")
+    assert [[getattr(clip, name) for name in same] for clip in read.clips] == [
+        [getattr(clip, name) for name in same] for clip in table.clips
+    ]
+    assert "label tracks; 48 stretches of 8 recordings" in read.understood
+
+
+def test_points_in_time_are_left_out_with_a_note_and_so_are_recordings_without_a_track(takes_of):
+    folder = takes_of.label_tracks()
+    with (folder / "take0.txt").open("a") as file:
+        file.write("1.5\t1.5\tclick\n\n")
+    shutil.copy(folder / "take0.flac", folder / "unmarked.flac")
+    (folder / "README.txt").write_text("Recorded in June.\n")
+    table = csv_table.load(folder, seed=0)
+    assert len(table.clips) == 48
+    assert any(note.startswith("1 labels of points in time") for note in table.notes)
+    assert any("no label track" in note and "unmarked.flac" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("line", "tells"),
+    [
+        ("1.0\tcrow", "take0.txt line 13: is no label"),
+        ("2.0\t1.0\tlow", "take0.txt line 13: the start, 2.0 s, is not before the end"),
+        ("-1.0\t1.0\tlow", "take0.txt line 13: the start '-1.0' is no time"),
+        ("0.0\t0.5\thigh", "take0.txt line 13: 'take0.flac', 0-0.5 s, stands in line 1 already"),
+    ],
+)
+def test_a_line_that_is_no_label_is_told(takes_of, line, tells):
+    folder = takes_of.label_tracks()
+    with (folder / "take0.txt").open("a") as file:
+        file.write(f"{line}\n")
+    assert tells in refusal(folder)
+
+
+def test_a_label_track_stands_beside_one_recording(takes_of):
+    folder = takes_of.label_tracks()
+    one = folder / "take0.txt"
+    assert "too small to split" in refusal(one), "one recording cannot be split"
+    shutil.copy(folder / "take0.flac", folder / "take0.wav")
+    assert "found take0.flac and take0.wav" in refusal(one)
+    assert "take0.flac and take0.wav are both beside it" in refusal(folder)
+    (folder / "take0.flac").unlink()
+    (folder / "take0.wav").unlink()
+    assert "there is none" in refusal(one)
+
+
+def test_label_tracks_and_a_table_or_classes_beside_them_are_refused_with_the_choice(takes_of):
+    folder = takes_of.label_tracks()
+    takes_of.joined_table()
+    assert "holds a table, clips.csv, and label tracks" in refusal(folder)
+    (folder / "clips.csv").unlink()
+    for name in ("cats", "dogs"):
+        (folder / name).mkdir()
+        shutil.copy(folder / "take0.flac", folder / name / "a.flac")
+    assert "cats, dogs classes, or do label tracks" in refusal(folder)
+    for name in ("cats", "dogs"):
+        shutil.copy(folder / "take0.txt", folder / name / "a.txt")
+    assert len(csv_table.load(folder, seed=0).clips) == 60
+
+
+# hosts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["FLAC", "OGG"])
+def test_hosts_make_the_features_that_this_machine_makes(takes_of, tmp_path, monkeypatch, form):
+    monkeypatch.setattr(slices, "SLICE", 4)
+    if form == "OGG":
+        for path in sorted(takes_of.joined.glob("*.flac")):
+            values, rate = soundfile.read(path)
+            soundfile.write(path, values, rate, format="OGG", subtype="VORBIS")
+    table = takes_of.joined_table()
+    _, here = extract(table, tmp_path / "here")
+    monkeypatch.setattr(ExtractConfig, "_hosts_reach_it", lambda self: self)
+
+    class Here:
+        cpus = 2
+
+        def run(self, work, jobs):
+            yield from ((number, work(job)) for number, job in enumerate(jobs))
+
+    shared = ExtractConfig(dataset="csv", data_dir=f"file://{table}", cache_dir=f"file://{tmp_path}/there", jobs=2)
+    begun = extraction(shared)
+    begun._hosts = hosts.Hosts(Here(), shared.place_of, f"{shared.cache_dir}/scans")
+    data_set = open_data_set(shared, begun)
+    there = begun.finish(data_set)
+    assert there.values.tobytes() == here.values.tobytes()
+    assert there.report.made == 48
+
+
+def test_a_recording_in_an_object_store_is_copied_for_as_long_as_it_is_read(recording, monkeypatch):
+    path, copies = recording("OGG", "VORBIS"), []
+
+    def download(uri, copy):
+        assert uri == "s3://bucket/take.ogg"
+        shutil.copy(path, copy)
+        copies.append(Path(copy))
+
+    monkeypatch.setattr(object_store, "download", download)
+    whole, rate = audio.decode(path)
+    places = [("s3://bucket/take.ogg", Stretch(1, 2)), ("s3://bucket/take.ogg", Stretch(30, 31))]
+    take = takes(places, hosts._at_hand)
+    np.testing.assert_array_equal(take[0]().samples, whole[rate : 2 * rate])
+    assert copies[0].exists()
+    np.testing.assert_array_equal(take[1]().samples, whole[30 * rate : 31 * rate])
+    assert len(copies) == 1
+    assert not copies[0].exists()
+    with pytest.raises(DataError, match="vanished after it was listed"):
+        takes([("file:///nowhere/take.ogg", Stretch(1, 2))], hosts._at_hand)[0]()

@@ -78,7 +78,8 @@ def _understood(read: Rows, clips: Sequence[Clip], said: Sequence[str]) -> str:
     held_out = sum(clip.fold == TEST for clip in clips)
     if stretches := [clip for clip in clips if clip.stretch]:
         recordings = len({clip.path for clip in stretches})
-        said = [f"{len(stretches):,} stretches of {recordings:,} recordings, grouped by them", *said]
+        grouped = "" if any(row.get("group") for row in read.rows) else ", grouped by them"
+        said = [f"{len(stretches):,} stretches of {recordings:,} recordings{grouped}", *said]
     parts = [*read.form, *(each.rstrip(".") for each in said), f"{held_out:,} clips held out for the test."]
     return f"{read.name}: {len(clips):,} clips of {classes} classes; {'; '.join(parts)}"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -104,7 +105,7 @@ def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     clips, scans = tuple(listed[place] for place in places), tuple(scanned[place] for place in places)
     if skipped:
         check_splits(clips)
-    copies = _copies(clips, scans)
+    copies = _copies(clips, scans) or _shared(clips, scans)
     if copies and table.own:
         raise DataError(f"{copies[0]}: a copy would cross the split. Remove one, or give both the same group.")
     # A published data set is used as it is published; its reader is told.
@@ -161,4 +162,24 @@ def _copies(clips: Sequence[Clip], scans: Sequence[Scan]) -> list[str]:
         other = first.setdefault(scan.content, clip)
         if other.fold != clip.fold and not scan.silent:
             found.append(f"{other.id!r} (fold {other.fold}) and {clip.id!r} (fold {clip.fold}) are the same sound file")
+    return found
+
+
+def _shared(clips: Sequence[Clip], scans: Sequence[Scan]) -> list[str]:
+    """What stretches of a recording, under whatever names, share sound across folds, in words; silence is none."""
+    found: list[str] = []
+    spans: dict[str, list[tuple[float, float, Clip]]] = defaultdict(list)
+    for clip, scan in zip(clips, scans, strict=True):
+        content, _, frames = scan.content.partition("@")
+        start, stop = map(int, frames.split("-")) if frames else (0, math.inf)
+        if not scan.silent:
+            spans[content].append((start, stop, clip))
+    for same in spans.values():
+        latest: dict[str, tuple[float, Clip]] = {}  # of a fold, what ends last so far
+        for start, stop, clip in sorted(same, key=lambda span: span[:2]):
+            for fold, (until, other) in latest.items():
+                if fold != clip.fold and start < until:
+                    found.append(f"{other.id!r} (fold {fold}) and {clip.id!r} (fold {clip.fold}) share sound")
+            if stop > latest.get(clip.fold, (0, clip))[0]:
+                latest[clip.fold] = stop, clip
     return found
