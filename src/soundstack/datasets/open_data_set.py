@@ -171,7 +171,7 @@ def _shared(clips: Sequence[Clip], scans: Sequence[Scan]) -> list[str]:
     spans: dict[str, list[tuple[float, float, Clip]]] = defaultdict(list)
     for clip, scan in zip(clips, scans, strict=True):
         content, _, frames = scan.content.partition("@")
-        start, stop = map(int, frames.split("-")) if frames else (0, math.inf)
+        start, stop = map(float, frames.split("-")) if frames else (0.0, math.inf)
         if not scan.silent:
             spans[content].append((start, stop, clip))
     for same in spans.values():
