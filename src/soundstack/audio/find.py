@@ -118,7 +118,8 @@ def tails(name: str) -> list[str]:
     if not (pure is windows or pure.anchor):
         return []
     parts = pure.parts[1:] if pure.anchor else pure.parts
-    return ["/".join(parts[at:]) for at in range(len(parts)) if at == 0 or ".." not in parts[at:]]
+    # Of a path from the root, no end leads out of the folder; one that is relative may, as the table says so itself.
+    return ["/".join(parts[at:]) for at in range(len(parts)) if ".." not in parts[at:] or (at == 0 and not pure.anchor)]
 
 
 def chosen(name: str, found: Sequence[str]) -> str:

@@ -48,17 +48,25 @@ def load(place: Path, *, seed: int) -> ClipTable:
     read = own_rows.read(place)
     folds, said = splits.given(read.rows, read.where)
     clips, where = _listed(read, folds)
+    written = [row["filename"] for row in read.rows]
     alone = [clip.id for clip, row in zip(clips, read.rows, strict=True) if not (row.get("group") or clip.stretch)]
     notes = list(read.notes)
+    others = ((name, clip.file) for name, clip in zip(written, clips, strict=True) if name != clip.file)
+    moved = [(name, file) for name, file in others if not os.path.exists(read.folder / name)]  # noqa: PTH110
+    if moved:
+        notes.append(
+            f"{len(moved):,} file names are paths of another machine; taken are the files below the table's folder "
+            f"(first: {moved[0][1]} for {moved[0][0]})."
+        )
     # Labels that are spelt in two Unicode forms look alike and are one label to us.
     spellings = Counter(unicodedata.normalize("NFC", label) for label in {row["label"] for row in read.rows})
     if several := sorted(label for label, count in spellings.items() if count > 1):
         notes.append(
             f"{', '.join(map(repr, several))}: spelt in several Unicode forms (NFC, NFD), taken for one label."
         )
-    told = len(notes)
+    drawn = len(notes)
     clips = splits.complete(clips, seed, notes, where)
-    understood = _understood(read, clips, [*said, *notes[told:]])
+    understood = _understood(read, clips, [*said, *notes[drawn:]])
     notes += ungrouped(alone, len(clips), "The group")
     known = {clip.label for clip in clips if clip.fold != TEST}
     for clip in clips:
@@ -80,7 +88,8 @@ def _understood(read: Rows, clips: Sequence[Clip], said: Sequence[str]) -> str:
         recordings = len({clip.path for clip in stretches})
         grouped = "" if any(row.get("group") for row in read.rows) else ", grouped by them"
         said = [f"{len(stretches):,} stretches of {recordings:,} recordings{grouped}", *said]
-    parts = [*read.form, *(each.rstrip(".") for each in said), f"{held_out:,} clips held out for the test."]
+    # Of a note, what was done; why stands in the notes.
+    parts = [*read.form, *(each.partition(". ")[0].rstrip(".") for each in said), f"{held_out:,} clips held out."]
     return f"{read.name}: {len(clips):,} clips of {classes} classes; {'; '.join(parts)}"
 
 

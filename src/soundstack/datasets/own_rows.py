@@ -23,6 +23,8 @@ REQUIRED = ("filename", "label")
 OPTIONAL = ("fold", "split", "group", "start", "end")
 #: Larger files, in bytes, are no lists of clips that somebody left in a folder.
 _LARGEST = 1 << 26
+#: Not read, but told of.
+_WORKBOOKS = {".xlsx", ".xls", ".ods"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _folder(folder: Path) -> Rows:
         )
     classes = _classes(folder, sounds, below)
     if texts := [name for name in texts if not name.lower().endswith(".txt")]:
-        unread = f"{', '.join(texts)}: not read, since it has no columns {' and '.join(REQUIRED)}."
+        unread = f"Beside the folders, {', '.join(texts)} is no table of clips and was not read."
         return replace(classes, notes=[*classes.notes, unread])
     return classes
 
@@ -204,7 +206,7 @@ def _texts_in(folder: Path) -> list[str]:
     return sorted(
         path.name
         for path in folder.iterdir()
-        if path.suffix.lower() in TABLE_SUFFIXES
+        if path.suffix.lower() in TABLE_SUFFIXES | _WORKBOOKS
         and not path.name.startswith(".")
         and path.is_file()
         and path.stat().st_size <= _LARGEST
