@@ -5,6 +5,7 @@ import io
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from soundstack.datasets import csv_table, scan
 from soundstack.datasets.clips import listed_id
 from soundstack.datasets.open_data_set import open_data_set
 from soundstack.features import hosts
+from soundstack.report.collect import clip_table
 from soundstack.spectrograms.extract import extraction
 from soundstack.utils import object_store, slices
 from soundstack.utils.errors import AudioError, DataError
@@ -304,6 +306,13 @@ def test_the_manifest_has_start_and_end_and_is_a_table_that_gives_the_same_data_
     assert again.fingerprint == data_set.fingerprint
     whole = open_data_set(config(takes_of.single_table(), tmp_path / "cache"))
     assert whole.manifest().startswith("filename,label,fold,group,seconds,content\n")
+
+
+def test_who_reads_the_manifest_of_a_run_finds_its_clips(takes_of, tmp_path):
+    data_set = open_data_set(config(takes_of.joined_table(), tmp_path / "cache"))
+    (tmp_path / "clips.csv").write_text(data_set.manifest())
+    run = SimpleNamespace(name="one", id="0123456789", artifact=lambda name: tmp_path / Path(name).name)
+    assert clip_table(run) == {clip.id: (clip.fold, clip.group) for clip in data_set.clips}
 
 
 def test_the_fingerprint_changes_with_the_ends_of_a_stretch_and_not_with_how_they_are_written(takes_of, tmp_path):

@@ -119,7 +119,7 @@ def read_track(track: Path, called: str) -> tuple[list[tuple[str, str, str, str]
         DataError: It cannot be read, or holds a line that is no label.
     """
     try:
-        lines = track.read_text(encoding="utf-8-sig").splitlines()
+        lines = track.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(f"{track} cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
