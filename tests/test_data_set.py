@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from soundstack.audio.sound import Sound
 from soundstack.config.base import DataConfig
 from soundstack.datasets import scan
 from soundstack.datasets.clips import Clip, check_splits
@@ -295,9 +296,9 @@ def test_a_killed_scan_continues(table, tmp_path, monkeypatch):
     monkeypatch.setattr(slices, "SLICE", 4)
     monkeypatch.setattr(scan, "scan_file", killed)
     with pytest.raises(KeyboardInterrupt):
-        scan_files(paths, tmp_path / "cache", jobs=2)
+        scan_files([Sound(path) for path in paths], tmp_path / "cache", jobs=2)
     monkeypatch.setattr(scan, "scan_file", counted)
-    scans = scan_files(paths, tmp_path / "cache", jobs=2)
+    scans = scan_files([Sound(path) for path in paths], tmp_path / "cache", jobs=2)
     assert sorted(seen) == paths[8:]
     assert scans == [whole(path) for path in paths]
 

@@ -26,6 +26,7 @@ from soundstack.audio import decode as audio
 from soundstack.audio import find as sound_files
 from soundstack.audio.decoder import SoundReader
 from soundstack.audio.limits import RequestLimits
+from soundstack.audio.sound import Sound
 from soundstack.datasets import scan
 from soundstack.utils.errors import AudioError, DataError
 
@@ -370,7 +371,7 @@ def test_a_file_is_read_whatever_its_name(name, tmp_path):
     path.write_bytes(made("WAV"))
     np.testing.assert_array_equal(audio.decode(path)[0], audio.decode(made("WAV"))[0])
     assert [file.path for file in sound_files.find(str(tmp_path))] == [path]
-    assert not scan.scan_files([path], tmp_path / "cache", jobs=1)[0].problem
+    assert not scan.scan_files([Sound(path)], tmp_path / "cache", jobs=1)[0].problem
 
 
 def test_what_is_no_regular_file_is_said_to_be_none_and_is_not_waited_for(tmp_path):

@@ -12,7 +12,7 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import chain
@@ -57,6 +57,9 @@ _GAP_SECONDS = 0.001
 _EXACT, _MPEG = ("flac", "mp3", "nistsphere"), ("mp3", "aac")
 #: Whose last packet may decode to more than the sound; FFmpeg leaves that in.
 _PADDED = ("ogg", "mov")
+
+#: In whose files FFmpeg finds a sample at once and exactly, by their headers: PCM in these, and FLAC's frames.
+_SEEKABLE = ("wav", "aiff", "w64", "caf", "au", "nistsphere")
 
 #: A frame is decoded in microseconds; threads that hand Python's lock to and fro for each take longer than one alone.
 _DECODING = threading.Lock()
@@ -167,6 +170,71 @@ class SoundReader:
         if self._found.demuxer in _EXACT and self.frames < told - ends:
             raise AudioError(f"is truncated: {told:,} samples declared, {self.frames:,} found")
 
+    def stretches(self, wanted: Iterable[tuple[float, float]]) -> Iterator[Samples | AudioError]:
+        """Yield the samples of stretches, each (frames, channels), or what is wrong with the file there.
+
+        A stretch is a start and an end in seconds; starts must not fall from one to the next, but stretches may
+        overlap. The file is read once, up to the last end, and no more of it is held than the longest stretch and a few
+        blocks. PCM and FLAC are not read between stretches; of what is encoded otherwise, what comes before counts.
+        """
+        blocks = self.blocks()
+        kept: list[Samples] = []  # what stretches to come may need, from frame `first` to frame `end`
+        first = end = 0
+        problem: AudioError | None = None
+        for seconds in wanted:
+            start, stop = frames_of(*seconds, self.rate)
+            try:
+                if start - end > BLOCK and self._seek(start):
+                    blocks, kept, first, end, problem = self.blocks(), [], self.frames, self.frames, None
+            except AudioError as error:
+                problem = error
+            while end < stop and problem is None:
+                try:
+                    block = next(blocks, None)
+                except AudioError as error:
+                    problem = error
+                    break
+                if block is None:
+                    problem = AudioError(f"ends at {end / self.rate:.2f} s")
+                    break
+                if end <= start:
+                    kept, first = [], end
+                kept.append(block)
+                end += len(block)
+            if stop > end:
+                yield problem or AudioError("holds no samples")
+            elif stop <= start:
+                yield AudioError(f"holds no sample there at {self.rate:,} Hz")
+            else:
+                sound = np.concatenate(kept) if len(kept) > 1 else kept[0]
+                yield sound[start - first : stop - first].copy()  # a view would keep all of it alive
+                kept, first = [sound[start - first :]], start
+
+    def _seek(self, frame: int) -> bool:
+        """Go on at a frame or before it, as ``frames`` tells then; False where all up to it must be read.
+
+        Raises:
+            AudioError: It is damaged there.
+        """
+        found, codec = self._found.demuxer, self._track.codec_context
+        if found in _SEEKABLE and codec.name.startswith("pcm_"):
+            # A sample is found by the rate of bits in the header, which may be wrong.
+            width = int("".join(filter(str.isdecimal, codec.name)) or 8)
+            exact = codec.bit_rate == width * self.rate * self.channels
+        else:
+            exact = found == "flac"
+        if not exact or self._track.time_base != Fraction(1, self.rate) or frame >= self._told:
+            return False
+        for target in (frame, 0):
+            with _refusing():
+                self._container.seek(target, stream=self._track)
+            decoded = self._decode()
+            reached = next(decoded, None)
+            if reached is not None and reached.pts is not None and reached.pts <= target:
+                self._frames, self.frames = chain([reached], decoded), reached.pts
+                return True
+        raise AudioError("is damaged: its beginning is not found again")
+
     def _block(self) -> Samples | None:
         """The next block, joined before it is looked at: frames are small and many. None at the end."""
         before, parts, fifo = self.frames, [], av.AudioFifo()
@@ -229,6 +297,11 @@ class SoundReader:
             if len(behind) in (0, len(content)):
                 raise
             return self._context.decode(av.Packet(behind))  # joined MP3s have a tag in the middle
+
+
+def frames_of(start: float, end: float, rate: int) -> tuple[int, int]:
+    """The first frame of a stretch in seconds, and the one after its last."""
+    return round(start * rate), round(end * rate)
 
 
 def _form(frame: av.AudioFrame) -> tuple[int, int]:

@@ -28,6 +28,8 @@ NAMES = {
     "label": ("label", "class", "category", "class_name", "class_label"),
     "fold": ("fold",),
     "split": ("split", "subset", "set", "partition"),
+    "start": ("start", "onset", "begin", "start_time"),
+    "end": ("end", "offset", "end_time"),
     "group": ("group", "speaker", "speaker_id", "recording", "recording_id"),
 }
 _SEPARATORS = {",": "", ";": "separated by ';'", "\t": "separated by tabs"}
@@ -43,12 +45,14 @@ class Table:
 
     The index of ``cells`` are the rows as a spreadsheet counts them: the header is row 1 if no blank line is above it.
     Empty rows are left out. ``form`` says in words how it was read, and is empty for a plain CSV in UTF-8.
+    ``decimal_comma``: the separator leaves the comma to numbers.
     """
 
     name: str
     header: tuple[str, ...]
     cells: pd.DataFrame
     form: str
+    decimal_comma: bool = False
 
     def column_of(self, role: str, about: str = "") -> int | None:
         """The place of the column of a role (a key of ``NAMES``); None where there is none.
@@ -119,7 +123,7 @@ def read_table(path: Path, about: str = "") -> Table:
     if any(not name and (cells[place] != "").any() for place, name in enumerate(header)):
         raise DataError(f"{about}{path.name}: a column without a name holds values; give it a name, or empty it.")
     how = _SEPARATORS.get(separator, f"separated by {separator!r}")
-    return Table(path.name, header, cells, ", ".join(filter(None, (how, encoding))))
+    return Table(path.name, header, cells, ", ".join(filter(None, (how, encoding))), separator != ",")
 
 
 def _text(path: Path, about: str) -> tuple[str, str]:

@@ -236,8 +236,9 @@ class DataConfig(Config):
     dataset: DataSetName = "demo"
     """data set to work on; csv is your own: a table of clips, or a folder with one folder a class"""
     data_dir: AnywhereOrAuto = "auto"
-    """folder of the extracted data set; for dataset=csv a table with columns filename,label, the folder of one, or a
-    folder with one folder a class (below train, val, test, if you have splits); or the URI of any of these. auto:
+    """folder of the extracted data set; for dataset=csv a table with columns filename,label (and start,end in seconds,
+    for stretches of recordings), the folder of one, a folder with one folder a class (below train, val, test, if you
+    have splits), or one of recordings with Audacity label tracks beside them; or the URI of any of these. auto:
     data/<dataset> (demo writes itself into the cache)"""
     name: OwnName = "auto"
     """what runs and models of your own table or folder (dataset=csv) are called; a name belongs to one table. auto: its

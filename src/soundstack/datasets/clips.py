@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
+from soundstack.audio.sound import Sound, Stretch
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST, fold_order
 
@@ -33,10 +34,11 @@ def ungrouped(clips: Sequence[str], of: int, what: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One labelled sound file.
+    """One labelled sound file, or a stretch of one.
 
-    ``id`` is unique in the data set and stable across machines (the file name below the audio folder);
-    ``fold`` is ``"1"``, ``"2"``, ... or ``"test"``; ``tags`` hold what only some data sets know (a node, a channel).
+    ``id`` is unique in the data set and stable across machines (the file name below the audio folder, and its stretch:
+    see :func:`listed_id`); ``fold`` is ``"1"``, ``"2"``, ... or ``"test"``; ``tags`` hold what only some data sets know
+    (a node, a channel); ``listed`` tells where it stands in a table of the user's own.
     """
 
     id: str
@@ -45,11 +47,32 @@ class Clip:
     fold: str
     group: str
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
+    stretch: Stretch | None = None
+    listed: str = ""
 
     def __post_init__(self) -> None:
         # What looks the same is the same: "é" may be one character (NFC) or two (NFD).
         for name in ("label", "group"):
             object.__setattr__(self, name, unicodedata.normalize("NFC", getattr(self, name)))
+
+    @property
+    def sound(self) -> Sound:
+        """What is to be decoded."""
+        return Sound(self.path, self.stretch)
+
+    @property
+    def file(self) -> str:
+        """The file's name: the id without the stretch."""
+        return self.id.removesuffix(f"@{self.stretch}") if self.stretch else self.id
+
+
+def listed_id(row: Mapping[str, str]) -> str:
+    """The id of a clip by its row in a run's ``data/clips.csv``.
+
+    >>> listed_id({"filename": "dawn/take1.wav", "start": "12.5", "end": "17"}), listed_id({"filename": "take2.wav"})
+    ('dawn/take1.wav@12.5-17', 'take2.wav')
+    """
+    return f"{row['filename']}@{row['start']}-{row['end']}" if row.get("start") else row["filename"]
 
 
 @dataclass(frozen=True)

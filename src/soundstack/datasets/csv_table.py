@@ -4,7 +4,9 @@ A table has the columns ``filename,label``, and optionally ``fold``, ``split``, 
 (:data:`soundstack.audio.tables.NAMES`). File names are relative to the table's folder, and each file stands there once,
 however its name is spelt. ``fold`` is 1, 2, ... or ``test``; ``split`` is ``train``, ``val`` or ``test``
 (:mod:`soundstack.datasets.splits`); ``group`` marks clips that belong together (one recording, one speaker) and must
-never be torn apart by a split. Folders are in :mod:`soundstack.datasets.own_rows`.
+never be torn apart by a split. With ``start`` and ``end`` in seconds, a clip is a stretch of its file: each stands there
+once, and those of a file are a group unless the table says otherwise. Folders are in
+:mod:`soundstack.datasets.own_rows`.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soundstack.audio.find import located
+from soundstack.audio.sound import Stretch
 from soundstack.datasets import own_rows, splits
 from soundstack.datasets.catalogue import data_set
 from soundstack.datasets.clips import Clip, ClipTable, check_splits, ungrouped
+from soundstack.datasets.label_tracks import check_overlaps, stretch_of
 from soundstack.datasets.own_rows import Rows
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
@@ -47,9 +51,10 @@ def load(place: Path, *, seed: int) -> ClipTable:
     folds, said = splits.given(read.rows, read.where)
     clips, where = _listed(read, folds)
     written = [row["filename"] for row in read.rows]
-    alone = [clip.id for clip, row in zip(clips, read.rows, strict=True) if not row.get("group")]
+    alone = [clip.id for clip, row in zip(clips, read.rows, strict=True) if not (row.get("group") or clip.stretch)]
     notes = list(read.notes)
-    moved = [(name, clip.id) for name, clip in zip(written, clips, strict=True) if name != clip.id]
+    others = ((name, clip.file) for name, clip in zip(written, clips, strict=True) if name != clip.file)
+    moved = [(name, file) for name, file in others if not os.path.exists(read.folder / name)]  # noqa: PTH110
     if moved:
         notes.append(
             f"{len(moved):,} file names are paths of another machine; taken are the files below the table's folder "
@@ -81,6 +86,10 @@ def _understood(read: Rows, clips: Sequence[Clip], said: Sequence[str]) -> str:
     """What was read, in one line."""
     classes = len({clip.label for clip in clips})
     held_out = sum(clip.fold == TEST for clip in clips)
+    if stretches := [clip for clip in clips if clip.stretch]:
+        recordings = len({clip.path for clip in stretches})
+        grouped = "" if any(row.get("group") for row in read.rows) else ", grouped by them"
+        said = [f"{len(stretches):,} stretches of {recordings:,} recordings{grouped}", *said]
     # Of a note, what was done; why stands in the notes.
     parts = [*read.form, *(each.partition(". ")[0].rstrip(".") for each in said), f"{held_out:,} clips held out."]
     return f"{read.name}: {len(clips):,} clips of {classes} classes; {'; '.join(parts)}"
@@ -90,7 +99,7 @@ def _listed(read: Rows, folds: Sequence[str]) -> tuple[list[Clip], dict[str, str
     """The clips of the rows, with the folds that are given, and the place where each stands by its name."""
     clips: list[Clip] = []
     place: dict[str, str] = {}
-    same: dict[str, list[Clip]] = defaultdict(list)
+    same: dict[str, list[dict[Stretch | None, Clip]]] = defaultdict(list)
     for values, where, fold in zip(read.rows, read.where, folds, strict=True):
         written = values["filename"]
         if not written:
@@ -105,16 +114,32 @@ def _listed(read: Rows, folds: Sequence[str]) -> tuple[list[Clip], dict[str, str
             raise DataError(
                 f"{where}: there is no file {name!r} in {read.folder}; file names are relative to the table's folder."
             )
-        clip = Clip(name, path, values["label"], fold, values.get("group") or name)
-        for other in same[_spelling(path)]:
-            if path.samefile(other.path):
-                spelt = "" if other.id == written else f", as {other.id!r}"
-                row = place[other.id].rpartition(" ")[2]
-                raise DataError(f"{where}: {written!r} stands in row {row} already{spelt}.")
-        same[_spelling(path)].append(clip)
-        place[name] = where
+        stretch = stretch_of(values.get("start", ""), values.get("end", ""), where)
+        known = _same_file(path, same[_spelling(path)])
+        if other := known.get(stretch):
+            spelt = "" if other.file == written else f", as {other.file!r}"
+            of_it = f", {stretch} s," if stretch else ""
+            row = " ".join(place[other.id].split(" ")[-2:])
+            raise DataError(f"{where}: {written!r}{of_it} stands in {row} already{spelt}.")
+        first = next(iter(known.values()), None)  # its stretches are one recording, however it is spelt
+        name, path = (first.file, first.path) if first else (name, path)
+        name_of = f"{name}@{stretch}" if stretch else name
+        clip = Clip(name_of, path, values["label"], fold, values.get("group") or name, stretch=stretch, listed=where)
+        known[stretch] = clip
+        place[clip.id] = where
         clips.append(clip)
+    check_overlaps(clips)
     return clips, place
+
+
+def _same_file(path: Path, alike: list[dict[Stretch | None, Clip]]) -> dict[Stretch | None, Clip]:
+    """The clips so far of a file among those of files that are spelt alike; a new and empty one if there are none."""
+    for clips in alike:
+        known = next(iter(clips.values())).path
+        if path == known or path.samefile(known):
+            return clips
+    alike.append({})
+    return alike[-1]
 
 
 def _spelling(path: Path) -> str:

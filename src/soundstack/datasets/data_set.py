@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec
+from soundstack.audio.sound import shown
 from soundstack.datasets.clips import Clip, ClipTable
 from soundstack.datasets.scan import Scan
 from soundstack.utils import slices
@@ -134,13 +135,19 @@ class DataSet:
         return {label: {fold: table[label, fold] for fold in folds} for label in self.clip_table.labels}
 
     def manifest(self) -> str:
-        """The clip table as CSV: what the run was trained and scored on, with the folds as they were used."""
+        """The clip table as CSV: what the run was trained and scored on, with the folds as they were used.
+
+        Where there are stretches, it has columns ``start`` and ``end``, and the ids of its rows are what
+        :func:`soundstack.datasets.clips.listed_id` gives.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         tags = sorted({tag for clip in self.clips for tag in clip.tags})
-        writer.writerow(["filename", "label", "fold", "group", "seconds", "content", *tags])
+        columns = ["start", "end"] if any(clip.stretch for clip in self.clips) else []
+        writer.writerow(["filename", *columns, "label", "fold", "group", "seconds", "content", *tags])
         for clip, scan in zip(self.clips, self.scans, strict=True):
-            row = [clip.id, clip.label, clip.fold, clip.group, f"{scan.seconds:.3f}", scan.content]
+            times = [shown(time) for time in clip.stretch] if clip.stretch else [""] * len(columns)
+            row = [clip.file, *times, clip.label, clip.fold, clip.group, f"{scan.seconds:.3f}", scan.content]
             writer.writerow([*row, *(clip.tags.get(tag, "") for tag in tags)])
         return text.getvalue()
 

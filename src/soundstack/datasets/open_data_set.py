@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -86,13 +87,13 @@ def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     if config.cluster != "none" and config.dataset == "demo":  # made here, it is read by all
         object_store.send((clip.path for clip in table.clips), config.cache_path, config.cache_uri)
     # Development first: the order of every table and array.
-    listed = sorted(table.clips, key=lambda clip: (clip.fold == TEST, clip.id))
+    # Stretches as they follow each other in their recording, which is read once.
+    listed = sorted(table.clips, key=lambda clip: (clip.fold == TEST, clip.file, clip.stretch or ()))
     with bar("scan", len(listed), "clips") as advance, ahead or nullcontext():
         if ahead:
             ahead.start(AudioSoFar(table, config), strict=config.on_error == "fail")
-        paths = [clip.path for clip in listed]
         scanned = scan_files(
-            paths,
+            [clip.sound for clip in listed],
             config.cache_path,
             jobs=config.workers,
             progress=advance,
@@ -104,7 +105,7 @@ def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     clips, scans = tuple(listed[place] for place in places), tuple(scanned[place] for place in places)
     if skipped:
         check_splits(clips)
-    copies = _copies(clips, scans)
+    copies = _copies(clips, scans) or _shared(clips, scans)
     if copies and table.own:
         raise DataError(f"{copies[0]}: a copy would cross the split. Remove one, or give both the same group.")
     # A published data set is used as it is published; its reader is told.
@@ -146,7 +147,8 @@ def _damaged(clips: Sequence[Clip], scans: Sequence[Scan], on_error: str) -> tup
     if bad and on_error == "fail":
         clip, problem = bad[0]
         more = f" ({len(bad) - 1} more damaged clips)" if len(bad) > 1 else ""
-        raise DataError(f"{clip.path}: {problem}{more}. Mend or remove it, or go on without: on_error=skip.")
+        where = f"{clip.listed}: {clip.path}, {clip.stretch} s" if clip.stretch else clip.path
+        raise DataError(f"{where}: {problem}{more}. Mend or remove it, or go on without: on_error=skip.")
     if len(bad) == len(clips):
         raise DataError(f"None of the {len(clips)} clips can be used; the first: {clips[0].path} {bad[0][1]}")
     return tuple(f"{clip.id}: {problem}" for clip, problem in bad)
@@ -160,4 +162,24 @@ def _copies(clips: Sequence[Clip], scans: Sequence[Scan]) -> list[str]:
         other = first.setdefault(scan.content, clip)
         if other.fold != clip.fold and not scan.silent:
             found.append(f"{other.id!r} (fold {other.fold}) and {clip.id!r} (fold {clip.fold}) are the same sound file")
+    return found
+
+
+def _shared(clips: Sequence[Clip], scans: Sequence[Scan]) -> list[str]:
+    """What stretches of a recording, under whatever names, share sound across folds, in words; silence is none."""
+    found: list[str] = []
+    spans: dict[str, list[tuple[float, float, Clip]]] = defaultdict(list)
+    for clip, scan in zip(clips, scans, strict=True):
+        content, _, frames = scan.content.partition("@")
+        start, stop = map(float, frames.split("-")) if frames else (0.0, math.inf)
+        if not scan.silent:
+            spans[content].append((start, stop, clip))
+    for same in spans.values():
+        latest: dict[str, tuple[float, Clip]] = {}  # of a fold, what ends last so far
+        for start, stop, clip in sorted(same, key=lambda span: span[:2]):
+            for fold, (until, other) in latest.items():
+                if fold != clip.fold and start < until:
+                    found.append(f"{other.id!r} (fold {fold}) and {clip.id!r} (fold {clip.fold}) share sound")
+            if stop > latest.get(clip.fold, (0, clip))[0]:
+                latest[clip.fold] = stop, clip
     return found

@@ -1,7 +1,9 @@
-"""What the user gives as own data, as rows: a table, a folder with a table, or a folder with one folder a class.
+"""What the user gives as own data, as rows: a table, a folder with a table or with label tracks, or one folder a class.
 
 In a folder, the first level are the classes, however deep the sounds lie below; where the first level are splits
-(``train``, ``val``, ``test`` ...), the second. A folder that can be read in two ways is refused with both.
+(``train``, ``val``, ``test`` ...), the second. Where recordings have label tracks beside them
+(:mod:`soundstack.datasets.label_tracks`), these tell the labels, and folders do not. A folder that can be read in two
+ways is refused with both.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from pathlib import Path
 from soundstack.audio.containers import SUFFIXES
 from soundstack.audio.find import walk
 from soundstack.audio.tables import NAMES, TABLE_SUFFIXES, Table, read_table
+from soundstack.datasets.label_tracks import is_label_track, read_track, sound_of, tracks_of
 from soundstack.datasets.splits import WORDS
 from soundstack.utils.errors import DataError
 
 REQUIRED = ("filename", "label")
-OPTIONAL = ("fold", "split", "group")
+OPTIONAL = ("fold", "split", "group", "start", "end")
 #: Larger files, in bytes, are no lists of clips that somebody left in a folder.
 _LARGEST = 1 << 26
 #: Not read, but told of.
@@ -46,7 +49,11 @@ def read(place: Path) -> Rows:
     Raises:
         DataError: It cannot be read, lacks a column, lists nothing, or may be read in several ways.
     """
-    return _folder(place) if place.is_dir() else _table(read_table(place), place.parent)
+    if place.is_dir():
+        return _folder(place)
+    if is_label_track(place):
+        return _labelled(place.parent, {place: sound_of(place)})
+    return _table(read_table(place), place.parent)
 
 
 def _table(table: Table, folder: Path) -> Rows:
@@ -61,8 +68,15 @@ def _table(table: Table, folder: Path) -> Rows:
     if table.cells.empty:
         raise DataError(f"{table.name} lists no clips.")
     called = {role: table.header[place] for role, place in places.items()}
+    if len(times := [called[role] for role in ("start", "end") if role in called]) == 1:
+        raise DataError(
+            f"{table.name}: column {times[0]!r} is one end of a stretch of a recording; give both, as start and end in "
+            "seconds, or call it otherwise."
+        )
     columns = ", ".join(role if role == name.casefold() else f"{role} = {name!r}" for role, name in called.items())
     cells = table.cells[list(places.values())].set_axis(list(places), axis=1)
+    if times and table.decimal_comma:
+        cells = cells.assign(**{role: cells[role].str.replace(",", ".") for role in ("start", "end")})
     return Rows(
         table.name,
         folder,
@@ -73,15 +87,19 @@ def _table(table: Table, folder: Path) -> Rows:
 
 
 def _folder(folder: Path) -> Rows:
-    texts = _texts_in(folder)
+    found = list(walk(folder))
+    tracks = tracks_of(found)
+    texts = [name for name in _texts_in(folder) if folder / name not in tracks]
     tables = [name for name in texts if _lists_clips(folder / name)]
-    sounds = [path.relative_to(folder) for path in walk(folder)]
+    sounds = [path.relative_to(folder) for path in found]
     below = {path.parts[0] for path in sounds if len(path.parts) > 1}
     if len(tables) > 1:
         raise DataError(
             f"{folder} holds several tables of clips: {', '.join(tables)}; give one of them as data_dir, as in "
             f"{folder / tables[0]}."
         )
+    if tracks:
+        return _tracks_in(folder, tracks, tables, [path for path in found if path not in set(tracks.values())], below)
     if tables and len(below) > 1:
         raise DataError(
             f"{folder} holds a table, {tables[0]}, and folders with sounds, {_few(below)}: for the table, give "
@@ -89,17 +107,57 @@ def _folder(folder: Path) -> Rows:
         )
     if tables or (len(texts) == 1 and not below):  # the only one tells itself what is wrong with it
         only = folder / (tables or texts)[0]
-        return _table(read_table(only), folder)
+        return read(only)
     if not below:
         raise DataError(
             f"{folder} holds neither one folder a class with sound files ({', '.join(sorted(SUFFIXES))}), nor a table "
             f"with columns {', '.join(REQUIRED)}."
         )
-    read = _classes(folder, sounds, below)
+    classes = _classes(folder, sounds, below)
     if texts := [name for name in texts if not name.lower().endswith(".txt")]:
         unread = f"Beside the folders, {', '.join(texts)} is no table of clips and was not read."
-        return replace(read, notes=[*read.notes, unread])
-    return read
+        return replace(classes, notes=[*classes.notes, unread])
+    return classes
+
+
+def _tracks_in(
+    folder: Path, tracks: Mapping[Path, Path], tables: Sequence[str], left: Sequence[Path], below: set[str]
+) -> Rows:
+    first = next(iter(tracks)).relative_to(folder)
+    if tables:
+        raise DataError(
+            f"{folder} holds a table, {tables[0]}, and label tracks beside recordings, as {first}; for the table, give "
+            f"data_dir={folder / tables[0]}; for the label tracks, move it elsewhere."
+        )
+    if left and len(below) > 1:
+        raise DataError(
+            f"{folder}: are {_few(below)} classes, or do label tracks, as {first}, tell them? {len(left):,} sound "
+            f"files have none beside them, as {left[0].relative_to(folder)}. Move the tracks elsewhere, or those files."
+        )
+    read = _labelled(folder, tracks)
+    if not left:
+        return read
+    unmarked = (
+        f"{len(left):,} sound files have no label track of their name beside them and are left out (first: "
+        f"{left[0].relative_to(folder)})."
+    )
+    return replace(read, notes=[*read.notes, unmarked])
+
+
+def _labelled(folder: Path, tracks: Mapping[Path, Path]) -> Rows:
+    """The stretches that label tracks mark in their recordings."""
+    rows, where, points = [], [], 0
+    for track, sound in tracks.items():
+        labels, of_time = read_track(track, track.relative_to(folder).as_posix())
+        name = sound.relative_to(folder).as_posix()
+        rows += [{"filename": name, "start": start, "end": end, "label": label} for start, end, label, _ in labels]
+        where += [place for *_, place in labels]
+        points += of_time
+    if not rows:
+        raise DataError(f"{folder}: the label tracks mark no stretch of sound.")
+    notes = [f"{points:,} labels of points in time mark no sound and are left out."] if points else []
+    name = folder.name if len(tracks) > 1 else next(iter(tracks)).name
+    return Rows(name, folder, rows, where, ["label tracks"], notes)
 
 
 def _classes(folder: Path, sounds: Sequence[Path], below: set[str]) -> Rows:

@@ -1,8 +1,8 @@
 """One look at every sound file: content hash, length, rate, channels, silence, and whether it can be used at all.
 
-The result is remembered in ``<cache>/scan.sqlite`` by path, size and modification time, so a second run decodes
-nothing here. Rows are committed slice by slice: a killed scan continues. Who makes features of the same files listens,
-and gets each file as it is decoded.
+The result is remembered in ``<cache>/scan.sqlite`` by path (and stretch), size and modification time, so a second run
+decodes nothing here. Rows are committed slice by slice: a killed scan continues. Who makes features of the same files
+listens, and gets each file as it is decoded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import Any, NamedTuple, Protocol
 from soundstack.audio import decode as audio
 from soundstack.audio.decode import Samples
 from soundstack.audio.decoder import opened
+from soundstack.audio.sound import Sound, Stretch
+from soundstack.audio.stretches import Take, takes
 from soundstack.utils import slices
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import AudioError, StoreError
@@ -29,7 +31,7 @@ from soundstack.utils.locks import exclusive
 from soundstack.utils.project import fingerprint
 
 #: What an earlier decoder said is not reused.
-TABLE = f"scan_{code_version('audio.decode')}"
+TABLE = f"scan_{code_version('audio.decode', 'audio.stretches')}"
 _SCHEMA = f"""CREATE TABLE IF NOT EXISTS {TABLE} (
     path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, content TEXT, sample_rate INTEGER,
     frames INTEGER, channels INTEGER, silent INTEGER, problem TEXT)"""
@@ -39,7 +41,7 @@ _RECALL = f"""SELECT content, sample_rate, frames, channels, silent, problem FRO
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What is known of a sound file; ``problem`` is empty for a usable one, else says what is wrong with it."""
+    """What is known of a sound; ``problem`` is empty for a usable one, else says what is wrong with it."""
 
     content: str
     sample_rate: int
@@ -79,12 +81,18 @@ class Listener(Protocol):
 
 
 class Unknown(NamedTuple):
-    """A file that is not remembered as it is: its place in the list, size, modification time in nanoseconds."""
+    """A sound that is not remembered as its file is: its place in the list, size, modification time in nanoseconds."""
 
     place: int
     path: Path
     size: int
     modified: int
+    stretch: Stretch | None = None
+
+    @property
+    def sound(self) -> Sound:
+        """What is to be looked at."""
+        return Sound(self.path, self.stretch)
 
 
 #: What scans slices of files yields: their numbers and scans, in any order.
@@ -112,13 +120,28 @@ def scan_bytes(raw: bytes, decoded: Callable[[Scan, Samples, int], object] = lam
         samples, rate = audio.decode(raw)
     except AudioError as error:
         return Scan(content, 0, 0, 0, False, str(error))
+    return _described(content, samples, rate, decoded)
+
+
+def scan_stretch(
+    take: Take, decoded: Callable[[Scan, Samples, int], object] = lambda scan, samples, rate: None
+) -> Scan:
+    """Describe a stretch of a file by what takes it, as :func:`scan_file` does; only the stretch is decoded."""
+    try:
+        samples, rate, content = take()
+    except AudioError as error:
+        return Scan("", 0, 0, 0, False, str(error))
+    return _described(content, samples, rate, decoded)
+
+
+def _described(content: str, samples: Samples, rate: int, decoded: Callable[[Scan, Samples, int], object]) -> Scan:
     scan = Scan(content, rate, samples.shape[0], samples.shape[1], not samples.any())
     decoded(scan, samples, rate)
     return scan
 
 
 def scan_files(
-    paths: Sequence[Path],
+    sounds: Sequence[Sound],
     cache: Path,
     *,
     jobs: int,
@@ -126,7 +149,7 @@ def scan_files(
     listener: Listener | None = None,
     spread: Spread | None = None,
 ) -> list[Scan]:
-    """Scan files in this order, in fixed slices of it, taking over what is remembered of unchanged ones.
+    """Scan files and stretches in this order, in fixed slices of it, taking over what is remembered of unchanged files.
 
     Of two processes that scan files of the same folders, the second waits for the first and reuses what it found.
     A damaged memory is forgotten. ``jobs`` threads decode (which leaves Python's lock); ``progress`` is called with the
@@ -136,15 +159,15 @@ def scan_files(
     Raises:
         StoreError: The cache folder cannot be written.
     """
-    folders = fingerprint(sorted({str(path.parent) for path in paths}))
+    folders = fingerprint(sorted({str(sound.path.parent) for sound in sounds}))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with closing(_memory(cache)) as database:
-            results, todo = _recall(database, paths)
+            results, todo = _recall(database, sounds)
             lock = exclusive(cache / f"scan-{folders}.lock", "the scan of the sound files")
             with lock if todo else nullcontext():
                 if todo:  # what another process found meanwhile is known now
-                    results, todo = _recall(database, paths)
+                    results, todo = _recall(database, sounds)
                 progress(len(results))
                 if listener:
                     for scan in results.values():
@@ -154,35 +177,40 @@ def scan_files(
         raise StoreError(
             f"The cache {cache} cannot be used ({error}); free space, mend its rights, or choose another cache_dir."
         ) from error
-    return [results[str(path)] for path in paths]
+    return [results[sound] for sound in sounds]
 
 
-def _recall(database: sqlite3.Connection, paths: Sequence[Path]) -> tuple[dict[str, Scan], list[Unknown]]:
-    """Sort paths into those whose scan is remembered and those that are new or changed."""
-    results: dict[str, Scan] = {}
-    todo: dict[str, Unknown] = {}
-    for place, path in enumerate(paths):
-        name = str(path)
-        if name in results or name in todo:
+def _recall(database: sqlite3.Connection, sounds: Sequence[Sound]) -> tuple[dict[Sound, Scan], list[Unknown]]:
+    """Sort sounds into those whose scan is remembered and those whose files are new or changed."""
+    results: dict[Sound, Scan] = {}
+    todo: dict[Sound, Unknown] = {}
+    for place, sound in enumerate(sounds):
+        if sound in results or sound in todo:
             continue
         try:
-            status = path.stat()
+            status = sound.path.stat()
         except OSError:  # not the cache's fault: the scan says what is wrong with the file
-            results[name] = scan_file(path)
+            results[sound] = scan_file(sound.path)
             continue
-        key = (os.fsencode(path), status.st_size, status.st_mtime_ns)
+        key = (_name(sound), status.st_size, status.st_mtime_ns)
         if row := database.execute(_RECALL, key).fetchone():
             content, sample_rate, frames, channels, silent, problem = row
-            results[name] = Scan(content, sample_rate, frames, channels, bool(silent), problem)
+            results[sound] = Scan(content, sample_rate, frames, channels, bool(silent), problem)
         else:
-            todo[name] = Unknown(place, path, status.st_size, status.st_mtime_ns)
+            todo[sound] = Unknown(place, sound.path, status.st_size, status.st_mtime_ns, sound.stretch)
     return results, list(todo.values())
+
+
+def _name(sound: Sound) -> bytes:
+    """What a sound is remembered by; no path holds a zero byte."""
+    path = os.fsencode(sound.path)
+    return path if sound.stretch is None else path + f"\0{sound.stretch}".encode()
 
 
 def _scan_missing(
     todo: Sequence[Unknown],
     database: sqlite3.Connection,
-    results: dict[str, Scan],
+    results: dict[Sound, Scan],
     progress: Callable[[int], object],
     spread: Spread,
 ) -> None:
@@ -190,26 +218,28 @@ def _scan_missing(
     with closing(spread(parts)) as done:
         for number, scans in done:
             for item, scan in zip(parts[number], scans, strict=True):
-                results[str(item.path)] = scan
-                row = (os.fsencode(item.path), item.size, item.modified, *astuple(scan))
+                results[item.sound] = scan
+                row = (_name(item.sound), item.size, item.modified, *astuple(scan))
                 database.execute(f"INSERT OR REPLACE INTO {TABLE} VALUES (?,?,?,?,?,?,?,?,?)", row)
             database.commit()
             progress(len(scans))
 
 
 def _in_threads(jobs: int, listener: Listener | None) -> Spread:
-    def look(item: Unknown) -> Look:
+    def look(item: Unknown, take: Take | None) -> Look:
         kept: list[Any] = []
         started = time.perf_counter()
-        if listener is None:
-            scan = scan_file(item.path)
-        else:
-            scan = scan_file(item.path, lambda *decoded: kept.append(listener.clip(*decoded)))
+        hears = () if listener is None else (lambda *decoded: kept.append(listener.clip(*decoded)),)
+        scan = scan_stretch(take, *hears) if take else scan_file(item.path, *hears)
         return Look(scan, kept[0] if kept else None, time.perf_counter() - started)
 
     def spread(parts: Sequence[Sequence[Unknown]]) -> Scanned:
+        items = [item for part in parts for item in part]
+        found = takes((item.sound for item in items), nullcontext)
+        take = {item.place: found.get(number) for number, item in enumerate(items)}
         with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-            for number, (_, looks) in enumerate(slices.in_slices(pool, parts, look)):
+            done = slices.in_slices(pool, parts, lambda item: look(item, take[item.place]))
+            for number, (_, looks) in enumerate(done):
                 if listener:  # before it is remembered: what is remembered is not handed on again
                     listener.slice(looks)
                 yield number, [look.scan for look in looks]

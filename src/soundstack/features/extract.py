@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from soundstack.audio import decode as audio
 from soundstack.audio.decode import AudioSpec, Samples
+from soundstack.audio.stretches import takes
 from soundstack.datasets.data_set import DataSet
 from soundstack.datasets.scan import Look, Scan, Scanned, Spread, Unknown
 from soundstack.features.hosts import Hosts
@@ -106,17 +107,20 @@ class Extraction(Generic[AnyRecipe]):
         self, recipe: Recipe, data_set: DataSet, report: ExtractionReport, progress: Callable[[int], object]
     ) -> None:
         store, maker = recipe.store, Maker(recipe, report)
+        missing = ([e.clip for e in part if store.missing([e.key])] for part in data_set.slices())
+        parts = [list(dict.fromkeys(clips)) for clips in missing if clips]
+        numbers = [number for part in parts for number in part]
+        found = takes((data_set.clips[number].sound for number in numbers), nullcontext)
+        take = {number: found[place] for place, number in enumerate(numbers) if place in found}
 
         def decode(number: int) -> Made:
             path, started = data_set.clips[number].path, time.perf_counter()
             try:
-                samples, rate = audio.decode(path)
+                samples, rate = take[number]()[:2] if number in take else audio.decode(path)
             except AudioError as error:
                 raise DataError(f"{path}: {error} (it was sound when it was scanned; run again)") from None
             return maker.clip(data_set.scans[number], samples, rate, time.perf_counter() - started)
 
-        missing = ([e.clip for e in part if store.missing([e.key])] for part in data_set.slices())
-        parts = [list(dict.fromkeys(clips)) for clips in missing if clips]
         progress(len(data_set.clips) - sum(map(len, parts)))
         with ThreadPoolExecutor(self._jobs) as pool:
             for part, clips in slices.in_slices(pool, parts, decode):

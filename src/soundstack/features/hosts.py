@@ -11,13 +11,18 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from soundstack.audio.decode import Samples
+from soundstack.audio.sound import Stretch
+from soundstack.audio.stretches import takes
 from soundstack.datasets.data_set import DataSet, example_keys
-from soundstack.datasets.scan import TABLE, Scan, Unknown, scan_bytes
+from soundstack.datasets.scan import TABLE, Scan, Unknown, scan_bytes, scan_stretch
 from soundstack.features.make import ExtractionReport, Made, Maker, Recipe, TwoStageTransform
 from soundstack.utils import object_store
 from soundstack.utils.cluster import Cluster
@@ -29,13 +34,13 @@ if TYPE_CHECKING:
 
 
 class SliceJob(NamedTuple):
-    """A slice of files, by the URIs of their places.
+    """A slice of files, by the URIs of their places, with the stretch where that is all that is meant.
 
     ``seen`` is where what they hold is kept; ``scans``, where it is known, what they must hold. With a ``recipe``,
     features are made, except those that its store knows.
     """
 
-    places: tuple[str, ...]
+    places: tuple[tuple[str, Stretch | None], ...]
     seen: str
     scans: tuple[Scan, ...] = ()
     recipe: Recipe | None = None
@@ -72,7 +77,9 @@ def _look(job: SliceJob, known: Sequence[Scan], report: ExtractionReport) -> tup
     recipe = job.recipe
     maker = Maker(recipe, report, lambda: _stages(recipe)) if recipe else None
 
-    def look(raw: bytes) -> tuple[Scan, Made | None]:
+    take = takes(job.places, _at_hand)
+
+    def look(number: int, raw: bytes) -> tuple[Scan, Made | None]:
         kept: list[Made] = []
         started = time.perf_counter()
 
@@ -80,14 +87,15 @@ def _look(job: SliceJob, known: Sequence[Scan], report: ExtractionReport) -> tup
             if maker:
                 kept.append(maker.clip(scan, samples, rate, 0.0))
 
-        scan = scan_bytes(raw, made)
+        scan = scan_stretch(take[number], made) if number in take else scan_bytes(raw, made)
         spent = time.perf_counter() - started
         return scan, kept[0]._replace(decoding=spent - kept[0].preparing) if kept else None
 
     with ThreadPoolExecutor(object_store.READERS) as readers, ThreadPoolExecutor(job.threads) as pool:
-        looks = list(pool.map(look, readers.map(_read, job.places)))
+        read = readers.map(lambda place, stretch: b"" if stretch else _read(place), *zip(*job.places, strict=True))
+        looks = list(pool.map(look, count(), read))
     scans = tuple(scan for scan, _ in looks)
-    for place, scan, before in zip(job.places, scans, known or scans, strict=True):
+    for (place, _), scan, before in zip(job.places, scans, known or scans, strict=True):
         if scan != before:
             raise DataError(f"{place} has changed since it was scanned; run again.")
     if maker:
@@ -100,6 +108,22 @@ def _read(place: str) -> bytes:
         return object_store.read(place)
     except FileNotFoundError:
         raise DataError(f"{place} vanished after it was listed; run again.") from None
+
+
+@contextmanager
+def _at_hand(place: str) -> Iterator[Path]:
+    """A file of which stretches are read: where all hosts have it, or a copy of it, as it may be large."""
+    scheme, _, path = place.partition("://")
+    with TemporaryDirectory() if scheme != "file" else nullcontext() as folder:
+        copy = Path(folder, "recording") if folder else Path(path)
+        try:
+            if folder:
+                object_store.download(place, copy)
+            elif not copy.exists():
+                raise FileNotFoundError
+        except FileNotFoundError:
+            raise DataError(f"{place} vanished after it was listed; run again.") from None
+        yield copy
 
 
 def _seen(place: str) -> tuple[Scan, ...]:
@@ -149,8 +173,11 @@ class Hosts:
         return self.cluster.run(do_slice, (self._unseen(part, sent) for part in parts))
 
     def _unseen(self, part: Sequence[Unknown], recipe: Recipe | None) -> SliceJob:
-        places = tuple(self.place(item.path) for item in part)
-        files = [[place, item.size, item.modified] for place, item in zip(places, part, strict=True)]
+        places = tuple((self.place(item.path), item.stretch) for item in part)
+        files = [
+            [place, item.size, item.modified, *(stretch or ())]
+            for (place, stretch), item in zip(places, part, strict=True)
+        ]
         seen = f"{self.scans}/{fingerprint([TABLE, files])}.json"
         return SliceJob(places, seen, recipe=recipe, threads=self.cluster.cpus)
 
@@ -171,7 +198,8 @@ class Hosts:
             if clips:
                 keys = {key for clip in clips for key in example_keys(data_set.scans[clip], recipe.audio)}
                 known = sorted(keys - {each.key for each in wanted})
-                places = tuple(self.place(data_set.clips[clip].path) for clip in clips)
+                sounds = (data_set.clips[clip].sound for clip in clips)
+                places = tuple((self.place(path), stretch) for path, stretch in sounds)
                 scans = tuple(data_set.scans[clip] for clip in clips)
                 sent = replace(recipe, store=store.knowing(known))
                 yield SliceJob(places, "", scans, sent, self.cluster.cpus)

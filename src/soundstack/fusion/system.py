@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstack.config.steps import FuseConfig
+from soundstack.datasets.clips import listed_id
 from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation, nested_file
 from soundstack.evaluation.metrics import mean_scores
@@ -93,8 +94,8 @@ def fetch(found: Sequence[FoundModel], *, nested: bool = False) -> Fetched:
     members = aligned(members)
     manifest = found[0].artifact("data/clips.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(io.StringIO(manifest)))
-    groups = {row["filename"]: row["group"] for row in rows}
-    subsets = known_and_unknown((row["filename"], row.get("known", "")) for row in rows if row["fold"] == TEST)
+    groups = {listed_id(row): row["group"] for row in rows}
+    subsets = known_and_unknown((listed_id(row), row.get("known", "")) for row in rows if row["fold"] == TEST)
     return Fetched(members, manifest, groups, subsets)
 
 

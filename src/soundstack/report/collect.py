@@ -18,6 +18,7 @@ from itertools import product
 
 from soundstack.config.places import project
 from soundstack.config.steps import MODEL_STEPS, PRESETS, CrnnConfig
+from soundstack.datasets.clips import listed_id
 from soundstack.report import paper
 from soundstack.report.rows import TITLES, TableRow
 from soundstack.tracking.reader import ModelRun
@@ -157,7 +158,7 @@ def clip_table(run: ModelRun) -> dict[str, tuple[str, str]]:
     """
     with run.artifact("data/clips.csv").open(newline="", encoding="utf-8") as file:
         try:
-            return {row["filename"]: (row["fold"], row["group"]) for row in csv.DictReader(file)}
+            return {listed_id(row): (row["fold"], row["group"]) for row in csv.DictReader(file)}
         except KeyError as error:
             raise DataError(f"{run.name} (run {run.id[:8]}): data/clips.csv has no column {error}.") from None
 
