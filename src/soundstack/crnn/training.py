@@ -1,8 +1,9 @@
 """The CRNN's training loop: plain and readable (paper section 3.2).
 
-Adam (0.9, 0.999, eps 1e-7) on the cross-entropy, its mean over the batch, or with class_weight=balanced that of each
-example's times the weight of its class among the training rows, whose mean is 1; Keras's decay: the rate of update u is lr / (1 + 0.002 u). The last
-epoch's model is used: no checkpoint is chosen on the held-out fold. Inputs are standardised by the training folds.
+Adam (0.9, 0.999, eps 1e-7) on the cross-entropy; Keras's decay: the rate of update u is lr / (1 + 0.002 u). The last
+epoch's model is used: no checkpoint is chosen on the held-out fold. Inputs are standardised by the training folds. With
+class_weight=balanced the loss of an example, also as ``train_loss``, is multiplied by the weight of its class among the
+training rows, whose mean is 1; the held-out loss stays as it is.
 
 Every epoch draws its shuffling and dropout from a seed of its own, (seed, fold, epoch). A fold that was killed
 continues after its last finished epoch and ends where an uninterrupted one would have ended, to the last bit. Kept is

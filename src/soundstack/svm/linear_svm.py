@@ -124,8 +124,9 @@ class SvmPath:
     ) -> None:
         """Prepare the training features x (N, D) with class indices y (N,), and the features x_eval (M, D) to score.
 
-        ``weights`` (N,) of the rows are positive, of mean 1; without them each counts 1. Features are taken as they are: standardise them first. It is worked on ``device`` by torch, or without one on
-        the processor by numpy, which there is the faster; all that comes back is numpy's.
+        ``weights`` (N,) of the rows are positive, of mean 1; without them each counts 1. Features are taken as they
+        are: standardise them first. It is worked on ``device`` by torch, or without one on the processor by numpy,
+        which there is the faster; all that comes back is numpy's.
         """
         y = np.asarray(y)
         if y.shape != x.shape[:1] or not np.isin(y, np.arange(n_classes)).all():

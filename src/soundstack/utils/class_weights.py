@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-#: The clips of the largest class for one of the smallest, above which it is said that they are unequal.
-UNEQUAL = 5
 
 
 def balanced(targets: ArrayLike, n_classes: int) -> NDArray[np.float64]:
@@ -20,14 +15,3 @@ def balanced(targets: ArrayLike, n_classes: int) -> NDArray[np.float64]:
     counts = np.bincount(np.asarray(targets, dtype=np.intp), minlength=n_classes)
     there = counts > 0
     return np.divide(counts.sum(), there.sum() * counts, out=np.zeros(n_classes), where=there)
-
-
-def hint(counts: Mapping[str, int], class_weight: str) -> str:
-    """What to try where classes of so many development clips are unequal and count by their size; else empty."""
-    most, least = (choice(counts, key=lambda label: counts[label]) for choice in (max, min))
-    if class_weight != "none" or counts[most] <= UNEQUAL * counts[least]:
-        return ""
-    return (
-        f"Classes are unequal ({most}: {counts[most]:,} development clips, {least}: {counts[least]:,}), and each counts "
-        "by its size; class_weight=balanced lets all count alike, which mostly raises macro-F1."
-    )
