@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,18 +15,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
+import crnn as crnn_step
 from soundstack.config.steps import MODEL_STEPS, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig
 from soundstack.config.suite import Row
 from soundstack.crnn import system as crnn
 from soundstack.crnn.training import _Fold, train_fold
 from soundstack.fusion import system as stacking
-from soundstack.suites import runner
+from soundstack.suites import runner, summary
+from soundstack.suites.runner import Outcome
 from soundstack.suites.summary import unequal_classes
 from soundstack.svm import newton
 from soundstack.svm.cost_search import SearchSpec, nested_decisions, search_cost
@@ -363,3 +370,40 @@ def test_the_hint_is_for_unequal_classes_that_count_by_their_size() -> None:
     assert not unequal_classes({"dog": 61, "cat": 5}, "balanced")
     assert not unequal_classes({"dog": 25, "cat": 5}, "none")
     assert unequal_classes({"dog": 26, "cat": 5}, "none")
+
+
+def test_the_hint_is_printed_once_and_stands_below_the_table_of_a_suite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary.say.cache_clear()
+    for note in ("", "Classes are unequal.", "Classes are unequal."):
+        summary.say(note)
+    assert capsys.readouterr().out == "Note: Classes are unequal.\n"
+    outcome = Outcome("demo-crnn", 0, None, 1.0, "no weights")
+    summary.after_main([outcome], "Classes are unequal.")
+    assert "Note: Classes are unequal.\n" in capsys.readouterr().out
+    summary.log(SimpleNamespace(folder=tmp_path), [outcome], "Classes are unequal.")  # type: ignore[arg-type]
+    assert "\nClasses are unequal.\n" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_a_run_on_unequal_classes_has_the_hint_among_its_notes(
+    class_weight: str, store: str, tmp_path: Path, tiny_csv: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary.say.cache_clear()
+    table = tiny_csv(tmp_path / "data", each=6)
+    header, *rows = table.read_text().splitlines()
+    large = [row for row in rows if "pitch0" not in row or "test" in row]
+    table.write_text("\n".join([header, *large, *(row for row in rows if "-0.wav" in row and row not in large)]) + "\n")
+    config = CrnnConfig(
+        dataset="csv", data_dir=str(table), cache_dir=str(tmp_path / "cache"), epochs=1, class_weight=class_weight
+    )
+    registered = crnn_step.run(config)
+    client = MlflowClient()
+    version = client.get_model_version(registered.name, registered.version)
+    notes = json.loads(Path(client.download_artifacts(version.run_id, "data/data.json", str(tmp_path))).read_text())[
+        "notes"
+    ]
+    assert f"class\\_weight {class_weight}" in version.description
+    told = "class_weight=balanced" in capsys.readouterr().out
+    assert told == any("class_weight=balanced" in note for note in notes) == (class_weight == "none")
