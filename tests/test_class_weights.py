@@ -401,9 +401,8 @@ def test_a_run_on_unequal_classes_has_the_hint_among_its_notes(
     registered = crnn_step.run(config)
     client = MlflowClient()
     version = client.get_model_version(registered.name, registered.version)
-    notes = json.loads(Path(client.download_artifacts(version.run_id, "data/data.json", str(tmp_path))).read_text())[
-        "notes"
-    ]
+    data = Path(client.download_artifacts(version.run_id, "data/data.json", str(tmp_path)))
+    notes = json.loads(data.read_text())["notes"]
     assert f"class\\_weight {class_weight}" in version.description
     told = "class_weight=balanced" in capsys.readouterr().out
     assert told == any("class_weight=balanced" in note for note in notes) == (class_weight == "none")
