@@ -6,7 +6,8 @@
 Which classes are small, and which two clips, of two folds, they keep is drawn anew each time; the test part stays
 whole, so that it judges all classes alike. Features are EfficientNet-Lite0's, C is searched over the folds, and the SVM
 is trained with and without weights. Shown are mean scores over the draws, and the mean difference with its standard
-error; devel scores are of all folds together, as folds lack small classes. The tables are for `main`, which trains the CRNN and fusions, too:
+error; devel scores are of all folds together, as folds lack small classes. The tables are for `main`, which trains the
+CRNN and fusions, too:
 
     mlflow run . --env-manager local -P dataset=csv -P data_dir=unequal/draw0.csv -P class_weight=balanced
 """
