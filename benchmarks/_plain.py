@@ -57,11 +57,13 @@ def features(network: nn.Module, inputs: Tensor) -> NDArray[np.float32]:
         return np.concatenate([network(one.contiguous()).numpy() for one in inputs.split(1)])
 
 
-def linear_svc(train: NDArray[Any], y: NDArray[Any], cost: float) -> LinearSVC:
-    """The SVM of the paper on standardised features."""
+def linear_svc(
+    train: NDArray[Any], y: NDArray[Any], cost: float, weights: NDArray[np.float64] | None = None
+) -> LinearSVC:
+    """The SVM of the paper on standardised features, with weights (N,) of its clips if there are any."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LinearSVC(C=cost, dual=True, random_state=0).fit(train, y)
+        return LinearSVC(C=cost, dual=True, random_state=0).fit(train, y, sample_weight=weights)
 
 
 def best_cost(tried: NDArray[Any], y: NDArray[Any], held_out: list[NDArray[Any]]) -> tuple[int, float]:

@@ -3,6 +3,7 @@
     python benchmarks/svm_path.py                      # all three sizes; LinearSVC takes an hour or more
     python benchmarks/svm_path.py --size small         # ESC-10's size: seconds
     python benchmarks/svm_path.py --folds 1            # both hold out the first fold only
+    python benchmarks/svm_path.py --size small --balanced  # unequal classes, all of which count alike
     python benchmarks/svm_path.py --quick              # a tenth of the clips of the larger sizes, one run: minutes
 
 Both sides standardise (bounded) on the training folds, train at the ten costs 1e-9 ... 1, and score the held-out fold;
@@ -29,6 +30,7 @@ from _common import Row, parser, show  # isort: skip  (first: makes src importab
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
+from sklearn.utils.class_weight import compute_sample_weight
 
 import _plain
 from soundstack.config.steps import PAPER_COSTS
@@ -60,10 +62,13 @@ SIZES = {
 TARGETS = {"small": 20.0, "medium": 8.0, "large": 5.0}
 
 
-def deep_features(size: Size, seed: int) -> tuple[Array, Array]:
+def deep_features(size: Size, seed: int, *, unequal: bool = False) -> tuple[Array, Array]:
     """Features like those of a CNN: rectified, correlated, of quickly falling spectrum, one in five nearly always 0."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, size.classes, size.clips)
+    if unequal:  # the largest class is ten times the smallest
+        share = np.linspace(10, 1, size.classes)
+        y = rng.choice(size.classes, size.clips, p=share / share.sum())
     deviation = 1 / np.sqrt(1 + np.arange(96.0))
     centres = rng.normal(size=(size.classes, 96)) * deviation * size.separation
     latent = (centres[y] + rng.normal(size=(size.clips, 96)) * deviation) / np.linalg.norm(deviation)
@@ -75,14 +80,16 @@ def deep_features(size: Size, seed: int) -> tuple[Array, Array]:
     return x.astype(np.float32), y
 
 
-def objectives(coef: Array, intercept: Array, x: Array, sign: Array, cost: float) -> tuple[Array, Array]:
-    """P of every class (K,), and the value of the dual at the point that belongs to it."""
+def objectives(
+    coef: Array, intercept: Array, x: Array, sign: Array, cost: float, weights: Array
+) -> tuple[Array, Array]:
+    """P of every class (K,), and the value of the dual at the point that belongs to it, with weights (N,) of clips."""
     slack = np.maximum(0, 1 - sign * (x @ coef.T + intercept))
-    alpha = 2 * cost * slack
-    primal = 0.5 * ((coef**2).sum(axis=1) + intercept**2) + cost * (slack**2).sum(axis=0)
+    alpha = 2 * cost * weights[:, None] * slack
+    primal = 0.5 * ((coef**2).sum(axis=1) + intercept**2) + cost * (weights @ slack**2)
     pull = (alpha * sign).T @ x
     dual = alpha.sum(axis=0) - 0.5 * ((pull**2).sum(axis=1) + (alpha * sign).sum(axis=0) ** 2)
-    return primal, dual - (alpha**2).sum(axis=0) / (4 * cost)
+    return primal, dual - (1 / weights) @ alpha**2 / (4 * cost)
 
 
 def timed(run: Callable[[], Any], repeats: int) -> tuple[float, float, Any]:
@@ -96,16 +103,19 @@ def timed(run: Callable[[], Any], repeats: int) -> tuple[float, float, Any]:
     return float(clock), float(processor), result
 
 
-def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
+def compare(name: str, size: Size, folds: int, repeats: int, seed: int, *, balance: bool) -> Row:
     """One row of the table."""
-    x, y = deep_features(size, seed)
+    x, y = deep_features(size, seed, unequal=balance)
     fold = np.arange(len(y)) % FOLDS
     held_out = [fold == number for number in range(folds)]
 
     def newton() -> Array:
-        problem = PathProblem(x, y, fold, n_classes=size.classes)
+        problem = PathProblem(x, y, fold, n_classes=size.classes, balance=balance)
         problem.folds = problem.folds[:folds]
         return problem.out_of_fold_decisions(COSTS)
+
+    def weights_of(rows: Array) -> Array | None:
+        return compute_sample_weight("balanced", y[rows]) if balance else None
 
     models: dict[tuple[int, float], LinearSVC] = {}
 
@@ -116,7 +126,7 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
             train, rest = standardiser.transform(x[~rows]), standardiser.transform(x[rows])
             for index, cost in enumerate(COSTS):
                 print(f"  {name}: LinearSVC, fold {number + 1}, C = {cost:g}   ", end="\r", file=sys.stderr)
-                models[number, cost] = _plain.linear_svc(train, y[~rows], cost)
+                models[number, cost] = _plain.linear_svc(train, y[~rows], cost, weights_of(~rows))
                 decisions[index, rows] = models[number, cost].decision_function(rest)
         return decisions
 
@@ -126,18 +136,21 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
     for number, rows in enumerate(held_out):
         train = Standardiser.fit(x[~rows]).transform(x[~rows])
         sign = np.where(y[~rows][:, None] == np.arange(size.classes), 1.0, -1.0)
-        path = SvmPath(train, y[~rows], n_classes=size.classes)
+        weights = weights_of(~rows)
+        path = SvmPath(train, y[~rows], n_classes=size.classes, weights=weights)
+        counted = np.ones(len(train)) if weights is None else weights
         for cost in COSTS:
-            primal, dual = objectives(*path.coefficients(cost), train, sign, cost)
+            primal, dual = objectives(*path.coefficients(cost), train, sign, cost, counted)
             other = models[number, cost]
-            reference, _ = objectives(other.coef_, other.intercept_, train, sign, cost)
+            reference, _ = objectives(other.coef_, other.intercept_, train, sign, cost, counted)
             our_gap = max(our_gap, float((primal / dual - 1).max()))
             their_gap = max(their_gap, float((reference / dual - 1).max()))
     (ours, our_score), (theirs, their_score) = (
         _plain.best_cost(decisions, y, held_out) for decisions in (our_decisions, their_decisions)
     )
+    shape = f"n={len(y)}, d={size.dimensions}, {size.classes} classes"
     return Row(
-        f"SVM path, n={len(y)}, d={size.dimensions}, {size.classes} classes, {folds} folds held out",
+        f"SVM path{', balanced' if balance else ''}, {shape}, {folds} folds held out",
         "scikit-learn LinearSVC (dual=True)",
         "s",
         their_clock,
@@ -151,14 +164,14 @@ def compare(name: str, size: Size, folds: int, repeats: int, seed: int) -> Row:
     )
 
 
-def rows(names: list[str], folds: int, repeats: int, seed: int, *, quick: bool) -> Iterator[Row]:
+def rows(names: list[str], folds: int, repeats: int, seed: int, *, quick: bool, balance: bool = False) -> Iterator[Row]:
     """Measure."""
     keep_pages()  # as every entry point does
     for name in names:
         size = SIZES[name]
         if quick:
             size, repeats = replace(size, clips=max(320, size.clips // 10)), 1
-        yield compare(name, size, folds, repeats, seed)
+        yield compare(name, size, folds, repeats, seed, balance=balance)
 
 
 if __name__ == "__main__":
@@ -166,5 +179,8 @@ if __name__ == "__main__":
     command.add_argument("--size", choices=SIZES, action="append", help="may be given several times; default: all")
     command.add_argument("--folds", type=int, choices=range(1, FOLDS + 1), default=FOLDS, help="held out, of the four")
     command.add_argument("--quick", action="store_true", help="a tenth of the clips of the larger sizes, one run")
+    command.add_argument("--balanced", action="store_true", help="classes of unequal size, weighted to count alike")
     given = command.parse_args()
-    show(rows(given.size or list(SIZES), given.folds, given.repeats, given.seed, quick=given.quick), given.json)
+    chosen = given.size or list(SIZES)
+    found = rows(chosen, given.folds, given.repeats, given.seed, quick=given.quick, balance=given.balanced)
+    show(found, given.json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from soundstack.datasets.open_data_set import open_data_set
+from soundstack.suites import summary
 from soundstack.tracking import registered_models
 from soundstack.utils.progress import bar
 
@@ -24,7 +25,10 @@ def scan_and_extract(opened: Run, config: DataConfig, begun: Extraction, what: s
     with opened.stage("scan"):
         data_set = open_data_set(config, begun)
     registered_models.require_name(data_set.tags)
-    data_set.log(opened)
+    # A step that trains nothing has no such parameter.
+    unequal = summary.unequal_classes(data_set.devel_counts(), getattr(config, "class_weight", ""))
+    summary.say(unequal)
+    data_set.log(opened, *filter(None, [unequal]))
     with opened.stage("extract"), bar(what, len(data_set.clips), "clips") as advance:
         features = begun.finish(data_set, advance)
     if processors := sorted(features.report.processors):  # of other hosts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import _project  # noqa: F401  (first: makes src importable)
@@ -30,6 +31,7 @@ def run(config: FuseConfig) -> RegisteredModel:
             found = registered_models.find_members(config.data_name, config.members)
             members = stacking.fetch(found, nested=config.nested)
             registered_models.require_name(found[0].data_tags)
+        summary.say(summary.unequal_classes(Counter(members.members[0].devel.labels), config.class_weight))
         with opened.stage("fit"):
             trained = stacking.train(members, config)
         versions = [f"{member.name}/{member.version}" for member in found]

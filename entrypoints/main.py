@@ -28,8 +28,9 @@ def run(config: MainConfig) -> None:
         outcomes = run_suite(config, steps, data_set.fingerprint)
         for outcome in outcomes:
             opened.stages[outcome.name] = opened.stages.get(outcome.name, 0.0) + outcome.seconds
-        summary.log(opened, outcomes)
-    summary.after_main(outcomes)
+        note = summary.unequal_classes(data_set.devel_counts(), config.class_weight)
+        summary.log(opened, outcomes, note)
+    summary.after_main(outcomes, note)
 
 
 if __name__ == "__main__":

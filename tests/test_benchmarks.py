@@ -107,6 +107,17 @@ def test_the_pipeline_s_plain_crnn_scores_every_clip_by_models_that_did_not_see_
     np.testing.assert_array_equal(pipeline._crnn(mels, changed, folds, 5, spec), scores)
 
 
+def test_half_of_the_classes_keep_two_development_clips_of_two_folds_and_the_test_part_stays() -> None:
+    script = load("unequal")
+    _, y, folds = _clips(np.random.default_rng(0))
+    for seed in range(5):
+        kept = script.unequal(y, folds, seed)
+        assert kept[folds == "test"].all()
+        of_class = [folds[kept & (y == k) & (folds != "test")] for k in range(5)]
+        assert sorted(map(len, of_class)) == [2, 2, 16, 16, 16]
+        assert all(len(set(each)) == 2 for each in of_class if len(each) == 2)
+
+
 def test_the_plain_crnn_has_the_project_s_layers() -> None:
     plain = load("_plain").Crnn(FOUR_BLOCKS, [block.pool for block in FOUR_BLOCKS], 128, 10)
     ours = Crnn("four_blocks", 128, 10)

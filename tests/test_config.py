@@ -49,6 +49,7 @@ OTHER = {
     "colour_map": "viridis",
     "window": 0.32,
     "feature_bound": "none",
+    "class_weight": "balanced",
     "test_model": "folds",
     "precision": "bfloat16",
     "shortcuts": False,

@@ -102,6 +102,13 @@ HostGpus = Annotated[
 Switch = Annotated[bool, PlainSerializer(lambda value: "yes" if value else "no", when_used="json")]
 
 # The same parameter at several entry points, with what it means.
+ClassWeight = Annotated[
+    Literal["none", "balanced"],
+    Field(
+        description="none: every clip counts alike in training; balanced: every class does, by weights of its clips "
+        "n / (K n_class), for sets whose classes differ much in size"
+    ),
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="fixes every random choice of the run")]
 Threads = Annotated[int, Field(ge=0, le=1024, description="decoding threads; 0: all cores")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: CUDA where there is a usable GPU")]

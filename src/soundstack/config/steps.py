@@ -19,6 +19,7 @@ from soundstack.config.base import (
     Auto,
     Bound,
     CacheDir,
+    ClassWeight,
     Config,
     CostPath,
     CostTrials,
@@ -116,6 +117,7 @@ class CrnnConfig(SpectrogramConfig):
     precision: Literal["float32", "bfloat16"] = "float32"
     """arithmetic of training steps; bfloat16: faster on GPUs and on processors with AMX or AVX512-BF16, many times
     slower on others"""
+    class_weight: ClassWeight = "none"
     trials: Annotated[int, Field(ge=1, le=1000)] = 1
     """1: train once; more: Optuna tunes learning rate and batch size, one run a trial"""
     parallel_trials: ParallelTrials = 1
@@ -189,6 +191,7 @@ class DeepSpectrumConfig(DataConfig):
     """standardised features are clipped to +- this; none: the paper's plain standardisation"""
     test_model: Literal["refit", "folds"] = "refit"
     """test scores from an SVM refitted on all devel clips, or the mean of the fold SVMs"""
+    class_weight: ClassWeight = "none"
     trials: CostTrials = 0
     cost_path: CostPath = "all"
     nested: Switch = False
@@ -265,6 +268,7 @@ class FuseConfig(Config):
     """the CRNN's probabilities enter the stack as logarithms, or plainly as in the paper"""
     feature_bound: Bound = 10.0
     """standardised scores are clipped to +- this; none: plain standardisation"""
+    class_weight: ClassWeight = "none"
     trials: CostTrials = 0
     cost_path: CostPath = "all"
     nested: Switch = False
@@ -315,6 +319,7 @@ class MainConfig(DataConfig):
     timm:convnext_tiny.fb_in22k-pretrained; auto: the suite's"""
     epochs: Epochs | Auto = "auto"
     """passes of the CRNN over its training folds; auto: the paper's"""
+    class_weight: ClassWeight = "none"
     trials: Annotated[int, Field(ge=1, le=1000)] = 1
     """Optuna trials of the CRNN's learning rate and batch size"""
     parallel_trials: ParallelTrials = 1

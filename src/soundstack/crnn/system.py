@@ -55,6 +55,7 @@ def training_spec(config: CrnnConfig) -> TrainingSpec:
         epochs=preset.epochs if config.epochs == "auto" else config.epochs,
         standardise=config.standardise,
         precision=config.precision,
+        class_weight=config.class_weight,
         seed=config.seed,
     )
 

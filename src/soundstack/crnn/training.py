@@ -1,7 +1,9 @@
 """The CRNN's training loop: plain and readable (paper section 3.2).
 
 Adam (0.9, 0.999, eps 1e-7) on the cross-entropy; Keras's decay: the rate of update u is lr / (1 + 0.002 u). The last
-epoch's model is used: no checkpoint is chosen on the held-out fold. Inputs are standardised by the training folds.
+epoch's model is used: no checkpoint is chosen on the held-out fold. Inputs are standardised by the training folds. With
+class_weight=balanced the loss of an example, also as ``train_loss``, is multiplied by the weight of its class among the
+training rows, whose mean is 1; the held-out loss stays as it is.
 
 Every epoch draws its shuffling and dropout from a seed of its own, (seed, fold, epoch). A fold that was killed
 continues after its last finished epoch and ends where an uninterrupted one would have ended, to the last bit. Kept is
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from soundstack.crnn import checkpoints
 from soundstack.crnn.checkpoints import Checkpoint
 from soundstack.crnn.network import Crnn
+from soundstack.utils.class_weights import balanced
 from soundstack.utils.devices import moved
 
 DECAY = 0.002
@@ -45,6 +48,7 @@ class TrainingSpec:
     epochs: int
     standardise: str = "scalar"
     precision: str = "float32"
+    class_weight: str = "none"
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -141,6 +145,10 @@ class _Fold:
         mapped = isinstance(job.inputs, Path)
         values = torch.from_numpy(np.load(job.inputs, mmap_mode="c")) if isinstance(job.inputs, Path) else job.inputs
         self.mean, self.deviation = input_scaling(values, job.train, spec.standardise)
+        self._class_weights: Tensor | None = None  # (K,)
+        if spec.class_weight == "balanced":
+            weights = torch.from_numpy(balanced(job.targets[job.train].numpy(), job.classes))
+            self._class_weights = weights.float().to(job.device)
         self._values = values if mapped else values.to(job.device)  # if mapped, batch by batch
         torch.manual_seed(derived_seed(spec.seed, job.fold, "weights"))
         self.model = Crnn(spec.layout, values.shape[2], job.classes, spec.precision).to(job.device)
@@ -175,7 +183,7 @@ class _Fold:
         for update, (inputs, truth) in enumerate(self._batches(order, spec.batch_size), start=updates):
             optimiser.param_groups[0]["lr"] = spec.learning_rate / (1 + DECAY * update)
             logits = self.model(inputs)  # (B, K)
-            loss = nn.functional.cross_entropy(logits, truth)
+            loss = self._loss(logits, truth)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -191,6 +199,13 @@ class _Fold:
         }
         for name, value in values.items():
             self.history.setdefault(name, []).append(value)
+
+    def _loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        if self._class_weights is None:
+            return nn.functional.cross_entropy(logits, truth)
+        # Not torch's weighted mean: it divides by the weights in the batch, and one without small classes would weigh
+        # as much as one with them.
+        return nn.functional.cross_entropy(logits, truth, self._class_weights, reduction="sum") / len(truth)
 
     def score(self) -> Tensor:
         """Class probabilities (N, K) of the held-out rows, on the CPU."""

@@ -151,8 +151,12 @@ class DataSet:
             writer.writerow([*row, *(clip.tags.get(tag, "") for tag in tags)])
         return text.getvalue()
 
-    def log(self, run: OpenRun) -> None:
-        """Log what data goes into a run: fingerprint, clip table, counts, notes."""
+    def devel_counts(self) -> Counter[str]:
+        """Development clips of each class."""
+        return Counter(clip.label for clip in self.clip_table.devel)
+
+    def log(self, run: OpenRun, *notes: str) -> None:
+        """Log what data goes into a run: fingerprint, clip table, counts, and the table's notes with further ones."""
         table = self.clip_table
         counts = {
             "clips_devel": len(table.devel),
@@ -169,7 +173,7 @@ class DataSet:
             "audio": self.audio.to_json(),
             "folds": table.folds,
             "counts": self.counts(),
-            "notes": table.notes,
+            "notes": [*table.notes, *notes],
             "skipped": self.skipped,
             "silent": self.silent,
             "licence": table.licence,

@@ -15,8 +15,7 @@ from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.recognisers.evaluate import evaluate
-from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, search_cost
-from soundstack.svm.linear_svm import PathProblem
+from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, problem_of, search_cost
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def train(data_set: DataSet, features: Features, config: DeepSpectrumConfig, dev
     devel, devel_clips = folds != "test", len(data_set.clip_table.devel)
     spec = SearchSpec.of(config)
     x, y = features.values[devel], data_set.example_targets[devel]
-    problem = PathProblem(x, y, folds[devel], n_classes=classes, clip=spec.clip, device=device)
+    problem = problem_of(x, y, folds[devel], classes, spec, device)
 
     def by_clip(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
         # Several examples of a clip (channels=each) are averaged before they are judged.

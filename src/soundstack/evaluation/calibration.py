@@ -1,6 +1,8 @@
 """Probabilities for users: scores through a softmax whose one temperature is fitted on out-of-fold scores.
 
-One parameter keeps the ranking, so the most probable class is always the class of the highest score.
+One parameter keeps the ranking, so the most probable class is always the class of the highest score. Every clip counts
+alike in it, also for systems trained with class_weight=balanced: probabilities are to hold for classes as frequent as
+they are in the data set.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from soundstack.evaluation.score_table import ScoreTable
 from soundstack.fusion.recogniser import FusionRecogniser, stack
 from soundstack.recognisers.base import Recogniser
 from soundstack.recognisers.evaluate import known_and_unknown
-from soundstack.svm.cost_search import CostSearch, SearchSpec, nestable, nested_decisions, search_cost
+from soundstack.svm.cost_search import CostSearch, SearchSpec, nestable, nested_decisions, problem_of, search_cost
 from soundstack.svm.linear_svm import LinearSvm, PathProblem
 from soundstack.utils.errors import MemberError
 from soundstack.utils.folds import TEST
@@ -184,7 +184,7 @@ def recogniser(trained: TrainedFusion, members: Mapping[str, Recogniser], config
 def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, PathProblem]:
     tables, spec = [member.devel for member in members], SearchSpec.of(config)
     truth, folds, classes = tables[0].truth, np.array(tables[0].folds), len(tables[0].classes)
-    problem = PathProblem(_features(tables, config), truth, folds, n_classes=classes, clip=spec.clip)
+    problem = problem_of(_features(tables, config), truth, folds, classes, spec)
     return search_cost(problem.out_of_fold_decisions, truth, folds, classes, spec), problem
 
 

@@ -32,9 +32,9 @@ from soundstack.utils.locks import exclusive
 Steps = dict[str, Callable[[Any], RegisteredModel]]
 #: What the steps of a suite reuse from its own parameters, unless a row says otherwise.
 _SHARED: Mapping[str, Sequence[str]] = {
-    "crnn": (*DataConfig.model_fields, "epochs", "trials", "parallel_trials", "studies", "nested"),
-    "deepspectrum": (*DataConfig.model_fields, "nested", "weights_dir"),
-    "fuse": ("dataset", "cache_dir", "nested", "served_limits"),
+    "crnn": (*DataConfig.model_fields, "epochs", "class_weight", "trials", "parallel_trials", "studies", "nested"),
+    "deepspectrum": (*DataConfig.model_fields, "class_weight", "nested", "weights_dir"),
+    "fuse": ("dataset", "cache_dir", "class_weight", "nested", "served_limits"),
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,27 @@ if TYPE_CHECKING:
     from soundstack.suites.runner import Outcome
     from soundstack.tracking.run import Run
 
+#: The clips of the largest class for one of the smallest, above which it is said that they are unequal.
+UNEQUAL = 5
 UI = '--no-serve-artifacts --default-artifact-root "$PWD/mlruns" --workers 1'
+
+
+def unequal_classes(counts: Mapping[str, int], class_weight: str) -> str:
+    """What to try where classes of so many development clips are unequal and count by their size; else empty."""
+    most, least = (choice(counts, key=lambda label: counts[label]) for choice in (max, min))
+    if class_weight != "none" or counts[most] <= UNEQUAL * counts[least]:
+        return ""
+    return (
+        f"Classes are unequal ({most}: {counts[most]:,} development clips, {least}: {counts[least]:,}), and each "
+        "counts by its size; class_weight=balanced lets all count alike."
+    )
+
+
+@cache
+def say(note: str) -> None:
+    """Print a note, if there is one, once a process: the rows of a suite have the same to say."""
+    if note:
+        print(f"Note: {note}", flush=True)
 
 
 def after_extract(data_set: DataSet, made: Spectrograms) -> None:
@@ -88,8 +109,8 @@ def after_prediction(
     print(f"\nWindows: {output}/predictions.csv (and .parquet)\nFiles:   {output}/files.csv\n{next_command}")
 
 
-def log(run: Run, outcomes: Sequence[Outcome]) -> None:
-    """Log the table of all systems, and the time each took, to the parent run."""
+def log(run: Run, outcomes: Sequence[Outcome], note: str = "") -> None:
+    """Log the table of all systems, a note on all of them, and the time each took, to the parent run."""
     from soundstack.evaluation import plots
     from soundstack.utils.files import save_figure, write_json
 
@@ -97,6 +118,7 @@ def log(run: Run, outcomes: Sequence[Outcome]) -> None:
     text = summary_table([each.scores for each in trained], markdown=True) if trained else ""
     text += "".join(f"\n{line}\n" for line in _over_seeds(outcomes).splitlines() if line)
     text += "".join(f"\n{each.name} (seed {each.seed}): {each.note}\n" for each in outcomes if each.note)
+    text += f"\n{note}\n" if note else ""
     (run.folder / "summary.md").write_text(text, encoding="utf-8")
     lines = [
         {
@@ -121,11 +143,13 @@ def log(run: Run, outcomes: Sequence[Outcome]) -> None:
         run.metrics({score: getattr(best.scores, score).value for score in SCORES})
 
 
-def after_main(outcomes: Sequence[Outcome]) -> None:
-    """Show the table of all systems, what was not run and why, and the next commands."""
+def after_main(outcomes: Sequence[Outcome], note: str = "") -> None:
+    """Show the table of all systems, a note on them, what was not run and why, and the next commands."""
     if trained := _of_first_seed(outcomes):
         print(f"\n{summary_table([each.scores for each in trained])}", end="")
     print(_over_seeds(outcomes), end="")
+    if note:
+        print(f"Note: {note}")
     for outcome in outcomes:
         if outcome.trained is None:
             print(f"Not run: {outcome.name}: {outcome.note}")

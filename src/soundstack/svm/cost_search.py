@@ -42,18 +42,32 @@ class SearchSpec:
         seed: Of the sampler.
         stop_early: Leave out the larger ones of the paper's values once the score has clearly fallen.
         clip: The bound of standardised features; infinite: the paper's plain standardisation.
+        balance: Let all classes count alike in training.
     """
 
     trials: int = 0
     seed: int = 0
     stop_early: bool = False
     clip: float = CLIP
+    balance: bool = False
 
     @classmethod
     def of(cls, config: DeepSpectrumConfig | FuseConfig) -> SearchSpec:
         """As a step's parameters say."""
         clip = np.inf if config.feature_bound == "none" else config.feature_bound
-        return cls(config.trials, config.seed, config.cost_path == "rising", clip)
+        return cls(config.trials, config.seed, config.cost_path == "rising", clip, config.class_weight == "balanced")
+
+
+def problem_of(
+    x: NDArray[Any],
+    y: NDArray[np.integer],
+    folds: NDArray[np.str_],
+    n_classes: int,
+    spec: SearchSpec,
+    device: torch.device | None = None,
+) -> PathProblem:
+    """The cross-validation that a search is over; see :class:`soundstack.svm.linear_svm.PathProblem`."""
+    return PathProblem(x, y, folds, n_classes=n_classes, clip=spec.clip, balance=spec.balance, device=device)
 
 
 @dataclass(frozen=True)
@@ -173,7 +187,7 @@ def nested_decisions(
     for name in nestable(fold_order(folds.tolist())):
         x, held_out = features(name), folds == name
         rest = ~held_out
-        inner = PathProblem(x[rest], truth[rest], folds[rest], n_classes=n_classes, clip=spec.clip, device=device)
+        inner = problem_of(x[rest], truth[rest], folds[rest], n_classes, spec, device)
         found = search_cost(inner.out_of_fold_decisions, truth[rest], folds[rest], n_classes, spec)
         svms = [inner.refit(found.chosen)] if refit else inner.fold_models(found.chosen)
         decisions = np.empty((len(x), n_classes))

@@ -3,6 +3,11 @@
 The SVM is scikit-learn's ``LinearSVC``: L2 regularisation, squared hinge, one against the rest, and a bias that is the
 weight of a constant feature and so is regularised too. Its scores are decision values, unbounded.
 
+Where classes are balanced, every clip has the weight of its class, in all problems one against the rest: each class
+counts alike there, also within the rest. These are ``LinearSVC``'s ``sample_weight``. Its ``class_weight="balanced"``
+is another thing: LIBLINEAR leaves the rest of each problem at weight 1, so that large classes still rule the rest, and
+a class of the mean size is weighted as if nothing was done.
+
 ``PathProblem`` is what training uses: out-of-fold decision values for any costs, and the model at the chosen one. What
 is the same for all costs, standardisation and change of basis, is done once a fold; see ``newton``. Where there is a
 GPU, and the matrices are worth the way there, they are solved on it.
@@ -24,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
 from soundstack.svm.newton import NewtonPath
+from soundstack.utils.class_weights import balanced
 from soundstack.utils.errors import ConfigError, DataError
 from soundstack.utils.folds import fold_order
 
@@ -112,19 +118,22 @@ class SvmPath:
         y: ArrayLike,
         *,
         n_classes: int,
+        weights: Floats | None = None,
         x_eval: Array | None = None,
         device: torch.device | None = None,
     ) -> None:
         """Prepare the training features x (N, D) with class indices y (N,), and the features x_eval (M, D) to score.
 
-        Features are taken as they are: standardise them first. It is worked on ``device`` by torch, or without one on
-        the processor by numpy, which there is the faster; all that comes back is numpy's.
+        ``weights`` (N,) of the rows are positive, of mean 1; without them each counts 1. Features are taken as they
+        are: standardise them first. It is worked on ``device`` by torch, or without one on the processor by numpy,
+        which there is the faster; all that comes back is numpy's.
         """
         y = np.asarray(y)
         if y.shape != x.shape[:1] or not np.isin(y, np.arange(n_classes)).all():
             raise ValueError(f"y must give one class index below {n_classes} for each of the {len(x)} rows of x")
         signs = np.where(y[:, None] == np.arange(n_classes), 1.0, -1.0)  # (N, K)
-        self._rows, self._features = x.shape
+        self._features = x.shape[1]
+        self._total = len(x) if weights is None else weights.sum()
         self._balance = signs.mean(axis=0)  # (K,)
         mixed = np.flatnonzero(np.abs(self._balance) < 1)
         self._mirrored = n_classes == 2 and mixed.size == 2
@@ -132,8 +141,9 @@ class SvmPath:
         self._threads = 1 if _small(x) else None
         self._device = device
         design, targets = self._placed(_with_constant(x)), self._placed(signs[:, self._trained])
+        placed = None if weights is None else self._placed(weights)
         with _blas().limit(limits=self._threads, user_api="blas"):
-            self._path = NewtonPath(design, targets)
+            self._path = NewtonPath(design, targets, placed)
             self._eval = self._path.rotate(self._placed(_with_constant(x[:0] if x_eval is None else x_eval)))
 
     def coefficients(self, cost: float) -> tuple[Floats, Floats]:
@@ -168,10 +178,13 @@ class SvmPath:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def _constant(self, cost: float) -> Floats:
-        """Decision values (K,) of classes without a counterpart: of b^2 / 2 + C N (1 - |b|)^2 the minimum."""
+        """Decision values (K,) of classes without a counterpart: of b^2 / 2 + C N (1 - |b|)^2 the minimum.
+
+        N is the sum of all weights.
+        """
         if not 0 < cost < np.inf:
             raise ConfigError(f"The SVM's complexity C must be a positive number; it is {cost}.")
-        return np.sign(self._balance) * (2 * cost * self._rows) / (1 + 2 * cost * self._rows)
+        return np.sign(self._balance) * (2 * cost * self._total) / (1 + 2 * cost * self._total)
 
     def _fill(self, columns: Floats, trained: Any) -> None:
         columns[:, self._trained] = trained if self._device is None else trained.cpu().numpy()
@@ -194,10 +207,13 @@ class PathProblem:
         *,
         n_classes: int,
         clip: float = CLIP,
+        balance: bool = False,
         device: torch.device | None = None,
     ) -> None:
         """Take the development set: features x (N, D), class indices y (N,), and the fold of each row (N,).
 
+        With ``balance`` all classes count alike (:func:`~soundstack.utils.class_weights.balanced`), as counted among
+        the training rows of each SVM; its standardiser remains that of the rows as they are.
         A GPU as ``device`` takes the folds that are large enough to gain by it and small enough for its memory.
 
         Raises:
@@ -207,7 +223,7 @@ class PathProblem:
         self.folds = fold_order(self._folds.tolist())
         if len(self.folds) < 2:
             raise DataError(f"Cross-validation needs at least two folds; the features name only {self.folds}.")
-        self._n_classes, self._clip, self._device = n_classes, clip, device
+        self._n_classes, self._clip, self._balance, self._device = n_classes, clip, balance, device
         self._prepared: dict[Any, tuple[Standardiser, SvmPath]] = {}
 
     def out_of_fold_decisions(self, costs: Sequence[float]) -> Floats:
@@ -251,11 +267,12 @@ class PathProblem:
             return self._prepared[fold]
         held_out = np.zeros(len(self._y), dtype=bool) if fold is None else self._folds == fold
         standardiser = Standardiser.fit(self._x[~held_out], self._clip)
-        train = standardiser.transform(self._x[~held_out])
+        train, y = standardiser.transform(self._x[~held_out]), self._y[~held_out]
         path = SvmPath(
             train,
-            self._y[~held_out],
+            y,
             n_classes=self._n_classes,
+            weights=balanced(y, self._n_classes)[y] if self._balance else None,
             x_eval=standardiser.transform(self._x[held_out]),
             device=_accelerator(self._device, train, self._n_classes),
         )

@@ -21,6 +21,16 @@ share one change of basis and then cost a few matrix products:
 4. *Certificate.* alpha = 2 C max(0, 1 - y w.x) is feasible for the dual problem and leaves a duality gap of exactly
    1/2 |grad P(w)|^2. A class is solved when that is below ``TOLERANCE`` of P.
 
+*Weights.* With a weight s_i a row, P(w) = 1/2 |w|^2 + C sum_i s_i max(0, 1 - y_i w.x_i)^2. As sqrt(s) max(0, t) =
+max(0, sqrt(s) t), that is, with m_i = sqrt(s_i) and rows m_i x_i in the place of x_i,
+
+    P(w) = 1/2 |w|^2 + C * sum_i max(0, m_i - y_i w.x_i)^2
+
+the problem above with a hinge at m instead of 1. So a row is within the margin while y w.x < m, the ridge start is that
+of targets m y, and steps, Hessian and line search are as they were. So is the certificate: the dual of this problem is
+D(alpha) = m.alpha - 1/2 |X'(y alpha)|^2 - |alpha|^2 / 4C over alpha >= 0, and at alpha = 2 C max(0, m - y w.x), with
+v = X'(y alpha) and m alpha = alpha^2 / 2C + alpha y w.x, P - D = 1/2 |w|^2 - w.v + 1/2 |v|^2 = 1/2 |grad P(w)|^2.
+
 No library at hand shares work between classes and costs; ``benchmarks/svm_path.py`` shows what that is worth.
 
 Newton's method is written for any array library that follows the Python array API standard: numpy's arrays are worked
@@ -54,15 +64,23 @@ _LINE_SLOPE = 1e-3  # slope left by the line search, relative to the slope at it
 class NewtonPath:
     """The problems of one design matrix (n, d) and its targets (n, K), each +1 or -1, by Newton's method.
 
+    ``weights`` (n,) of the rows are positive, best of mean 1; without them each counts 1. With them, the design is
+    overwritten: its rows are scaled.
+
     Solutions are given in principal axes: ``rotate(rows) @ solve(cost)`` are the scores of ``rows``, and
     ``unrotate(solve(cost))`` the weights (d, K); all are arrays of the design's library, on its device. Solved costs
     are kept: each further one starts from its neighbour, so that ascending costs are the quickest, and every order
     gives the same weights within the certified gap.
     """
 
-    def __init__(self, design: Array, targets: Array) -> None:
+    def __init__(self, design: Array, targets: Array, weights: Array | None = None) -> None:
         xp = self._xp = array_namespace(design, targets)
         self._targets = targets
+        self._weights, self._hinge = 1.0, 1.0
+        if weights is not None:
+            self._weights, self._hinge = weights[:, None], xp.sqrt(weights)[:, None]  # (n, 1)
+            design *= self._hinge
+        self._goals = self._hinge * targets  # (n, K): m y
         wide = design.shape[0] <= design.shape[1]
         gram = design @ design.T if wide else design.T @ design
         spectrum, vectors = xp.linalg.eigh(gram)
@@ -76,7 +94,7 @@ class NewtonPath:
             self._axes = [vectors]
             self._z = design @ vectors
         self._z32 = xp.astype(self._z, xp.float32)
-        self._correlation = self._z.T @ targets  # (r, K)
+        self._correlation = self._z.T @ self._goals  # (r, K)
         self._solved: dict[float, Array] = {}
         self.gaps: dict[float, Array] = {}
 
@@ -103,12 +121,12 @@ class NewtonPath:
         xp = self._xp
         weights = 2 * cost * self._correlation / (1 + 2 * cost * self._spectrum[:, None])
         scores = self._z @ weights
-        if self._solved and xp.any(self._targets * scores > 1):
+        if self._solved and xp.any(self._targets * scores > self._hinge):
             nearest = min(self._solved, key=lambda solved: abs(math.log(solved / cost)))
             kept = self._solved[nearest]
             kept_scores = self._z @ kept
-            better = _objective(kept, 1 - self._targets * kept_scores, cost) < _objective(
-                weights, 1 - self._targets * scores, cost
+            better = _objective(kept, self._hinge - self._targets * kept_scores, cost) < _objective(
+                weights, self._hinge - self._targets * scores, cost
             )
             weights, scores = xp.where(better, kept, weights), xp.where(better, kept_scores, scores)
         return weights, scores
@@ -121,7 +139,7 @@ class NewtonPath:
         stiff = xp.zeros_like(left, dtype=xp.bool)
         for _ in range(_NEWTON_STEPS):
             w, targets = weights[:, left], self._targets[:, left]
-            margins = 1 - targets * scores[:, left]  # (n, K): positive within the margin
+            margins = self._hinge - targets * scores[:, left]  # (n, K): positive within the margin
             gradient = w - 2 * cost * (self._z.T @ (targets * xp.maximum(margins, 0.0)))
             steepness = xp.linalg.vector_norm(gradient, axis=0)
             objective = _objective(w, margins, cost)
@@ -134,7 +152,8 @@ class NewtonPath:
             # The next gradient is, if A stays, the residual left here: half of what the certificate asks for will do.
             enough = 0.5 * xp.sqrt(2 * TOLERANCE * objective[todo]) / steepness[todo]
             residual = xp.maximum(enough, _FORCING)
-            step, stiff[left] = self._newton_step(cost, w, targets, margins > 0, gradient, residual, stiff[left])
+            goals = self._goals[:, left]
+            step, stiff[left] = self._newton_step(cost, w, goals, margins > 0, gradient, residual, stiff[left])
             score_step = self._z @ step
             length = _line_search(cost, w, step, margins, targets * score_step)
             weights[:, left] += length * step
@@ -148,11 +167,12 @@ class NewtonPath:
         return weights, gaps
 
     def _newton_step(
-        self, cost: float, w: Array, targets: Array, active: Array, gradient: Array, residual: Array, stiff: Array
+        self, cost: float, w: Array, goals: Array, active: Array, gradient: Array, residual: Array, stiff: Array
     ) -> tuple[Array, Array]:
         """Steps (r, K), and which classes (K,) are stiff: a direct solve is quicker than their conjugate gradients.
 
-        Classes that come in as stiff are not tried again. ``active`` (n, K) are the clips within the margin.
+        Classes that come in as stiff are not tried again. ``active`` (n, K) are the clips within the margin, ``goals``
+        (n, K) their m y.
         """
         xp = self._xp
         n, r = self._z.shape
@@ -172,8 +192,8 @@ class NewtonPath:
             )
         for k in xp.nonzero(stiff & ~near)[0].tolist():
             rows = self._z[active[:, k]]
-            if len(rows) <= r:  # in the clips: w = Z_A' alpha with (Z_A Z_A' + 1 / 2C) alpha = y_A
-                alpha = _solve_ridge(rows @ rows.T, 1 / (2 * cost), targets[active[:, k], k])
+            if len(rows) <= r:  # in the clips: w = Z_A' alpha with (Z_A Z_A' + 1 / 2C) alpha = (m y)_A
+                alpha = _solve_ridge(rows @ rows.T, 1 / (2 * cost), goals[active[:, k], k])
                 step[:, k] = alpha @ rows - w[:, k]
             else:
                 step[:, k] = _solve_ridge(rows.T @ rows, 1 / (2 * cost), -gradient[:, k] / (2 * cost))
@@ -208,7 +228,7 @@ class NewtonPath:
         z, within = self._z32, xp.astype(active, xp.float32)
         tiny = float(xp.finfo(xp.float32).tiny)
         scale = xp.linalg.vector_norm(gradient, axis=0)
-        share = xp.mean(xp.astype(active, xp.float64), axis=0)
+        share = xp.mean(xp.astype(active, xp.float64) * self._weights, axis=0)
         inverse = xp.astype(1 / (1 + 2 * cost * share * self._spectrum[:, None]), xp.float32)
         rest = xp.astype(-gradient / scale, xp.float32)
         step = xp.zeros_like(rest)
@@ -236,7 +256,7 @@ def _solve_ridge(gram: Array, ridge: float, right: Array) -> Array:
 
 
 def _objective(weights: Array, margins: Array, cost: float) -> Array:
-    """P of every class (K,), from weights (r, K) and margins 1 - y w.x (n, K)."""
+    """P of every class (K,), from weights (r, K) and margins m - y w.x (n, K)."""
     xp = array_namespace(weights)
     return 0.5 * xp.sum(weights**2, axis=0) + cost * xp.sum(xp.maximum(margins, 0.0) ** 2, axis=0)
 
