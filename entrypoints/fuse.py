@@ -28,7 +28,7 @@ def run(config: FuseConfig) -> RegisteredModel:
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("fetch"):
             found = registered_models.find_members(config.data_name, config.members)
-            members = stacking.fetch(found, nested=config.nested)
+            members = stacking.fetch(found, nested=config.nested, none=config.none_rate != "off")
             registered_models.require_name(found[0].data_tags)
         with opened.stage("fit"):
             trained = stacking.train(members, config)

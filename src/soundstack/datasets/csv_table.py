@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from soundstack.audio.find import on_disk, read_table
 from soundstack.datasets.catalogue import data_set
 from soundstack.datasets.clips import Clip, ClipTable, check_splits, ungrouped
+from soundstack.evaluation.none_rule import NONE
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
 
@@ -39,11 +40,12 @@ FOLDS = 4
 @data_set("csv")
 def configured(config: DataConfig) -> ClipTable:
     """The user's data set as a run has it, under its own name."""
-    return replace(load(config.data_path, seed=config.drawn_with), name=config.data_name)
+    negatives = config.none_rate != "off"
+    return replace(load(config.data_path, seed=config.drawn_with, negatives=negatives), name=config.data_name)
 
 
-def load(table: Path, *, seed: int) -> ClipTable:
-    """Read a table of clips and complete its splits.
+def load(table: Path, *, seed: int, negatives: bool = False) -> ClipTable:
+    """Read a table of clips and complete its splits; with ``negatives``, clips may be of no class.
 
     Raises:
         DataError: a missing file, column, label or value, a duplicate, a class too small to split, or a group that
@@ -59,6 +61,8 @@ def load(table: Path, *, seed: int) -> ClipTable:
         )
     if frame.empty:
         raise DataError(f"{table.name} lists no clips.")
+    if negatives:
+        frame["label"] = [_or_none(str(label)) for label in frame["label"]]
     clips, place = _listed(frame, table)
     alone = [clip.id for clip, group in zip(clips, frame.get("group", [""] * len(clips)), strict=True) if not group]
     notes = []
@@ -93,7 +97,9 @@ def _listed(frame: pd.DataFrame, table: Path) -> tuple[list[Clip], dict[str, str
         if not name:
             raise DataError(f"{where}: the filename is empty.")
         if not values["label"]:
-            raise DataError(f"{where}: {name!r} has no label.")
+            raise DataError(
+                f"{where}: {name!r} has no label; give it one, or with none_rate=0.05, say, it is a negative."
+            )
         path = on_disk(table.parent, name)
         if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for a name that no file can have)
             raise DataError(
@@ -109,6 +115,11 @@ def _listed(frame: pd.DataFrame, table: Path) -> tuple[list[Clip], dict[str, str
         place[name] = where
         clips.append(clip)
     return clips, place
+
+
+def _or_none(label: str) -> str:
+    """A label; of a clip of no class, which has none or is called so, ``none``."""
+    return NONE if label.strip().casefold() in {"", NONE} else label
 
 
 def _spelling(path: Path) -> str:
