@@ -2,8 +2,8 @@
 
 Input: a binary column ``audio``, an encoded file (WAV, FLAC, OGG, MP3, M4A ...) a row; in JSON it is base64. Output, a
 row each: ``label``, its ``probability`` (calibrated on out-of-fold scores) and ``p_<label>`` for every class; of a
-model that may answer ``none``, also ``none_score`` (:mod:`soundstack.evaluation.none_rule`). A clip longer than those of the training is the mean of overlapping windows. Parameters: :class:`Options` and lowered
-:class:`RequestLimits`.
+model that may answer ``none``, also ``none_score`` (:mod:`soundstack.evaluation.none_rule`). A clip longer than those
+of the training is the mean of overlapping windows. Parameters: :class:`Options` and lowered :class:`RequestLimits`.
 What a client sends is only ever treated as the bytes of a sound file, never as a path, a URL or a file name.
 """
 
