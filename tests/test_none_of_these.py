@@ -51,7 +51,7 @@ def test_a_rule_keeps_its_rate_on_what_it_was_found_on(rate: float, ties: bool) 
     scores = scores.round(1) if ties else scores
     by_class = NoneRule.of_negatives(scores, rate)
     assert by_class.by_class
-    assert np.count_nonzero(scores < by_class.threshold) <= 100 * rate  # negatives taken for a class
+    assert np.count_nonzero(scores < by_class.threshold) <= 100 * rate + 1e-9  # negatives taken for a class
     by_distance = NoneRule.of_known(scores, rate)
     refused = np.count_nonzero(by_distance.ranks(scores) >= by_distance.threshold)
     assert not by_distance.by_class
@@ -85,7 +85,7 @@ def test_unknown_directions_are_further_than_known_ones() -> None:
     unknown = np.random.default_rng(3).standard_normal((20, 40))
     unknown[:, 5] += 8
     distance = ClassDistance.fit(x, y)
-    assert distance.distances(unknown).min() > np.quantile(out_of_fold(x, y, folds), 0.9)
+    assert np.median(distance.distances(unknown)) > np.quantile(out_of_fold(x, y, folds), 0.95)
 
 
 def test_distances_out_of_fold_come_from_other_folds_alone() -> None:
@@ -125,7 +125,7 @@ class Fakes:
 
     def __init__(self, labels: tuple[str, ...] = LABELS) -> None:
         self.x, y, folds = features(75)
-        folds[60:] = "test"
+        folds = np.array([*folds[:60], *["test"] * 15])
         rows = tuple(
             Clip(f"{number}", Path("x"), labels[each], fold, f"{number}")
             for number, (each, fold) in enumerate(zip(y, folds, strict=True))

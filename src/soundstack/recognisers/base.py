@@ -142,9 +142,9 @@ class Recogniser(ABC):
         scores = examples.once(self, "scores", lambda: self.score_examples(examples))
         return self.probabilities(scores)[:, self.labels.index(NONE)]
 
-    @abstractmethod
     def distances(self, examples: Examples) -> Scores:
-        """Return how far clips are from all classes (N,), for a rule by distance."""
+        """Return how far clips are from all classes (N,), where there is a rule by distance."""
+        raise NotImplementedError
 
     @abstractmethod
     def _save(self, folder: Path) -> dict[str, Any]:
