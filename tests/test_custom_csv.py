@@ -143,7 +143,8 @@ def test_a_file_is_found_whatever_unicode_form_its_name_and_folder_have_on_the_d
         ("a3.wav,,1", 5, "'a3.wav' has no label"),
         ("a3.wav", 5, "'a3.wav' has no label"),
         ("a0.wav,a,1", 5, "'a0.wav' stands in row 2 already"),
-        ("a3.wav,a,0", 5, "fold '0' is not known"),
+        ("a3.wav,a,00.5", 5, "fold '00.5' is not known"),
+        ("a3.wav,a,fold", 5, "fold 'fold' is not known"),
         ("a3.wav,a,1.5", 5, "fold '1.5' is not known"),
         ("a3.wav,a,-1", 5, "fold '-1' is not known"),
         ("a3.wav,a,one", 5, "fold 'one' is not known"),
@@ -192,7 +193,7 @@ def test_rows_are_counted_as_a_spreadsheet_counts_them_blank_lines_too(folder):
     assert "row 7" in refusal(table_of(folder, rows, "filename,label,fold"))
 
 
-@pytest.mark.parametrize(("split", "fold"), [("devel", "test"), ("valid", "")])
+@pytest.mark.parametrize(("split", "fold"), [("devel", "test"), ("vlaid", "")])
 def test_a_split_that_contradicts_the_fold_or_is_not_known_is_told_with_its_row(folder, split, fold):
     rows = [f"{row},devel" if not row.endswith("test") else f"{row},test" for row in folded_rows()]
     rows[3] = f"a3.wav,a,{fold},{split}"
@@ -209,7 +210,7 @@ def test_a_group_that_crosses_folds_is_told_with_both_rows(folder):
     assert "'shared'" in message
 
 
-@pytest.mark.parametrize("header", ["filename", "file,label", "filename;label"])
+@pytest.mark.parametrize("header", ["filename", "sound,label", "filename,kind"])
 def test_a_missing_column_is_told_with_what_is_there_and_needed(folder, header):
     message = refusal(table_of(folder, ["a0.wav,a"] if "," in header else ["a0.wav"], header))
     assert "is missing" in message
@@ -220,7 +221,8 @@ def test_a_missing_column_is_told_with_what_is_there_and_needed(folder, header):
 def test_a_row_with_more_values_than_columns_is_told(folder):
     rows = plain_rows()
     rows[3] += ",more"
-    assert "line 5" in refusal(table_of(folder, rows))
+    assert "clips.csv row 5: 3 values for 2 columns" in refusal(table_of(folder, rows))
+    assert "clips.csv row 7: 3 values" in refusal(table_of(folder, rows, "\n\nfilename,label"))
 
 
 def test_a_comma_at_the_end_of_every_row_does_not_shift_the_columns(folder):
@@ -243,8 +245,8 @@ def test_a_file_name_too_long_for_the_system_is_told_with_its_row(folder):
     assert "row 2" in refusal(table_of(folder, ["a" * 300 + ".wav,a"]))
 
 
-def test_a_folder_or_a_missing_file_instead_of_the_table_is_refused(folder):
-    assert "is a folder" in refusal(folder)
+def test_a_folder_without_classes_or_a_missing_file_instead_of_the_table_is_refused(folder):
+    assert "neither one folder a class" in refusal(folder)
     refusal(folder / "nowhere.csv")
 
 

@@ -240,7 +240,7 @@ def test_predictions_have_the_none_scores_of_windows_and_of_files(tmp_path: Path
     assert fusion.none is not None
     tables.write(tmp_path, files, store, LABELS, "m/1", replace(fusion.none, threshold=0.0))
     windows, (whole,) = (
-        list(csv.DictReader(io.StringIO((tmp_path / name).read_text()))) for name in (tables.WINDOWS, tables.FILES)
+        list(csv.DictReader(io.StringIO((tmp_path / name).read_text("utf-8-sig")))) for name in (tables.WINDOWS, tables.FILES)
     )
     assert len(windows) > 1
     assert {row["label"] for row in [*windows, whole]} == {"none"}

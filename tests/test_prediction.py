@@ -403,6 +403,34 @@ def test_a_table_finds_files_whose_names_have_another_unicode_form_on_the_disk_a
     assert (found.name, found.problem) == ("T\u00fcr.wav", "")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_list_of_files_may_be_any_export_of_a_spreadsheet(folder: Path, encoding: str, separator: str) -> None:
+    (folder / "deep" / "long.ogg").rename(folder / "deep" / "T\u00fcr.ogg")
+    rows = [("Note", "Path"), ("\u00e4", "short.wav"), ("", "deep\\T\u00fcr.ogg"), ("", "C:\\rec\\deep\\stereo.mp3")]
+    text = "\r\n".join(separator.join(row) for row in rows)
+    (folder / "list.txt").write_bytes(text.encode(encoding))
+    found = sound_files.find(str(folder / "list.txt"))
+    assert [file.problem for file in found] == ["", "", ""]
+    assert [file.path.name for file in found] == ["short.wav", "T\u00fcr.ogg", "stereo.mp3"]
+
+
+def test_the_tables_open_in_a_spreadsheet_and_no_file_name_is_a_formula(tmp_path: Path, tone: Tone) -> None:
+    named = ["=1+1.wav", "+a.wav", "-b.wav", "@c.wav", "T\u00fcr=1.wav"]
+    for name in named:
+        tone(f"in/{name}", seconds=1)
+    (tmp_path / "in" / "=bad.wav").write_text("no sound")
+    store = PredictionStore(tmp_path / "store.sqlite")
+    prediction_tables.write(tmp_path, predicted(Loudness(), tmp_path / "in", store), store, LABELS, "m/1")
+    for name in ("predictions.csv", "files.csv", "errors.csv"):
+        assert (tmp_path / name).read_bytes().startswith(b'\xef\xbb\xbf"file",')
+        read = pd.read_csv(tmp_path / name)["file"]
+        assert not [each for each in read if each.startswith(("=", "+", "-", "@"))]
+        assert all((tmp_path / "in" / each).is_file() for each in read)
+    assert set(pd.read_csv(tmp_path / "files.csv")["file"]) == {*(f"./{name}" for name in named[:4]), named[4]}
+    assert set(pd.read_parquet(tmp_path / "predictions.parquet")["file"]) == set(named)
+
+
 def test_a_file_that_is_not_there_is_an_error_in_the_table_and_not_fatal(folder: Path, tmp_path: Path) -> None:
     (folder / "list.csv").write_text("filename\nshort.wav\ngone.wav\n")
     store = PredictionStore(tmp_path / "store.sqlite")
@@ -412,13 +440,17 @@ def test_a_file_that_is_not_there_is_an_error_in_the_table_and_not_fatal(folder:
 
 def test_input_that_names_nothing_is_refused_in_a_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    (tmp_path / "bad.csv").write_text("path,label\na,b\n")
+    (tmp_path / "bad.csv").write_text("place,label\na,b\n")
+    (tmp_path / "two.csv").write_text("path,file\na,b\n")
+    (tmp_path / "book.csv").write_bytes(b"PK\x03\x04 and more")
     (tmp_path / "empty.csv").write_text("filename\n")
     for wanted, message in (
         (tmp_path / "none", "hold no sound files"),
         (tmp_path / "gone", "does not exist; give a folder"),
         (tmp_path / "*.wav", "no file fits the glob"),
-        (tmp_path / "bad.csv", "no column filename; found path, label"),
+        (tmp_path / "bad.csv", "no column filename; found place, label"),
+        (tmp_path / "two.csv", "which column is the filename, 'path' or 'file'"),
+        (tmp_path / "book.csv", "is a workbook; save its sheet as CSV"),
         (tmp_path / "empty.csv", "lists no files"),
     ):
         with pytest.raises(DataError, match=message) as caught:

@@ -154,8 +154,10 @@ class Host:
 
     def kill(self) -> None:
         """Switch the host off, if it is not yet."""
-        with suppress(ProcessLookupError):
-            os.kill(self._init, signal.SIGKILL)
+        if self._init:  # a number that is free again may be another process's
+            with suppress(ProcessLookupError):
+                os.kill(self._init, signal.SIGKILL)
+            self._init = 0
         if self._unshare:
             self._unshare.wait(20)
         for process in self.running:

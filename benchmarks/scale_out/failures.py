@@ -17,8 +17,8 @@ _PATIENCE = 300.0
 
 def shards(setup: Setup) -> str:
     """Log-mel and EfficientNet-Lite0 shards of ESC-10 through two hosts, equal to those of one machine."""
-    setup.embedded("extract")
-    setup.embedded("deepspectrum")
+    setup.embedded("extract", dataset="esc10")
+    setup.embedded("deepspectrum", dataset="esc10")
     setup.workers()
     said = []
     for step, kind in (("extract", "logmel"), ("deepspectrum", _KIND)):
@@ -63,7 +63,7 @@ def _disturbed(
     Raises:
         BedError: All were stored before, or are not in time, or differ.
     """
-    setup.embedded("deepspectrum")
+    setup.embedded("deepspectrum", dataset="esc10")
     for attempt in range(4):
         setup.workers()
         place = f"s3://cache/{name}-{attempt}-{int(time.time())}"

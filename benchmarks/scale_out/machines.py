@@ -134,7 +134,8 @@ class Setup:
             return
         folder = self.place.work / "reference"
         folder.mkdir(exist_ok=True)
-        given = {"dataset": "esc10", "data_dir": str(self.sounds), "cache_dir": str(folder / "cache")} | parameters
+        places: dict[str, str | int] = {"data_dir": str(self.sounds), "cache_dir": str(folder / "cache")}
+        given = parameters if step == "predict" else places | parameters
         command = [self.python, str(self.root / "entrypoints" / f"{step}.py"), *_words(given)]
         environment = self.place.environment() | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=580)

@@ -25,7 +25,7 @@ def slurm(setup: Setup) -> str:
     """The page's sbatch script, with this cluster's numbers for the page's, equal to one machine."""
     if missing := [name for name in ("slurmctld", "slurmd", "sbatch", "munged", "mungekey") if not shutil.which(name)]:
         raise BedError(f"needs {', '.join(missing)}: apt-get install slurm-wlm munge")
-    setup.embedded("extract")
+    setup.embedded("extract", dataset="esc10")
     for name in WORKERS:
         setup.leave(name)
     home = _home(setup)

@@ -1,23 +1,19 @@
-"""The sound files that a person means by a folder, a glob, a file, or a table with a ``filename`` column."""
+"""The sound files that a person means by a folder, a glob, a file, or a table of file names."""
 
 from __future__ import annotations
 
 import errno
 import glob
-import io
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from soundstack.audio.containers import SUFFIXES
+from soundstack.audio.tables import TABLE_SUFFIXES, read_table
 from soundstack.utils.errors import DataError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -56,15 +52,15 @@ def find(wanted: str) -> list[SoundFile]:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"input: {place} cannot be read ({reason}); give another, or mend its rights.") from None
     if stat.S_ISDIR(mode):
-        found = _described((str(path.relative_to(place)), path) for path in _walk(place))
+        found = _described((str(path.relative_to(place)), path) for path in walk(place))
         if not found:
             raise DataError(
                 f"input: {place} and its folders hold no sound files "
                 f"({', '.join(sorted(SUFFIXES))}); give another folder, or a glob."
             )
         return found
-    if place.suffix.lower() == ".csv" and stat.S_ISREG(mode):
-        return _described((name, on_disk(place.parent, name)) for name in listed_names(place))
+    if place.suffix.lower() in TABLE_SUFFIXES and stat.S_ISREG(mode):
+        return _described((name, located(place.parent, name)[1]) for name in listed_names(place))
     if stat.S_ISREG(mode):
         return _described([(place.name, place)])
     if mode:
@@ -95,7 +91,52 @@ def on_disk(folder: Path, name: str) -> Path:
     return place
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def located(folder: Path, name: str) -> tuple[str, Path]:
+    """The name and the place of a file that a table in a folder names, as it stands there or as another machine says.
+
+    Of a path with backslashes, or from the root of another machine, the file counts that lies below the folder under
+    the end of that path; its name is then the one below the folder.
+
+    Raises:
+        DataError: Several files may be meant.
+    """
+    path = on_disk(folder, name)
+    if os.path.exists(path):  # noqa: PTH110
+        return name, path
+    found = chosen(name, [tail for tail in tails(name) if os.path.exists(on_disk(folder, tail))])  # noqa: PTH110
+    return (found, on_disk(folder, found)) if found else (name, path)
+
+
+def tails(name: str) -> list[str]:
+    r"""The names below a folder that a path of another machine may have there, from the longest to the shortest.
+
+    >>> tails(r"C:\dogs\a.wav"), tails("/home/ann/a.wav"), tails("dogs/a.wav")
+    (['dogs/a.wav', 'a.wav'], ['home/ann/a.wav', 'ann/a.wav', 'a.wav'], [])
+    """
+    windows = PureWindowsPath(name)
+    pure = windows if "\\" in name or windows.drive else PurePosixPath(name)
+    if not (pure is windows or pure.anchor):
+        return []
+    parts = pure.parts[1:] if pure.anchor else pure.parts
+    # Of a path from the root, no end leads out of the folder; one that is relative may, as the table says so itself.
+    return ["/".join(parts[at:]) for at in range(len(parts)) if ".." not in parts[at:] or (at == 0 and not pure.anchor)]
+
+
+def chosen(name: str, found: Sequence[str]) -> str:
+    """Choose, of the tails of a name that are there, the one that is meant; empty where none is there.
+
+    Raises:
+        DataError: Several may be meant.
+    """
+    if len(found) > 1 and found[0] != name.replace("\\", "/"):
+        raise DataError(
+            f"which file is {name!r}, {' or '.join(map(repr, found))}? Write it relative to the table's folder, with /."
+        )
+    return found[0] if found else ""
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The sound files of a folder and its folders, in order; without what is hidden; links are followed once."""
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         place = os.stat(parent)  # noqa: PTH116
@@ -110,46 +151,19 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def read_table(table: Path, about: str = "") -> pd.DataFrame:
-    """Read the cells of a CSV as text without surrounding spaces; names of columns are in lower case.
-
-    The index counts rows from 0, blank lines too, which are left out. Messages begin with ``about``.
-
-    Raises:
-        DataError: It cannot be read, is no CSV, or has rows that are longer than its header.
-    """
-    import pandas as pd
-
-    try:
-        text = table.read_text(encoding="utf-8-sig").lstrip("\r\n")
-        frame = pd.read_csv(
-            io.StringIO(text), dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False
-        )
-    except OSError as error:
-        raise DataError(f"{about}{table} cannot be read ({error.strerror}).") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{about}{table} is not a readable CSV ({reason}); save it as comma-separated UTF-8.") from None
-    columns = ", ".join(frame.columns)
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{about}{table.name}: the rows have more values than there are columns: {columns}.")
-    frame.columns = [str(column).strip().lower() for column in frame.columns]
-    frame = frame.map(str.strip)
-    return frame[(frame != "").any(axis=1)]
-
-
 def listed_names(table: Path) -> list[str]:
-    """The names in the column ``filename`` of a table.
+    """The names in the column of file names of a table; see :data:`soundstack.audio.tables.NAMES`.
 
     Raises:
         DataError: It cannot be read, or has no such column or nothing in it.
     """
-    frame = read_table(table, "input: ")
-    if "filename" not in frame.columns:
-        raise DataError(f"input: {table.name} has no column filename; found {', '.join(frame.columns)}.")
-    names = [name for name in frame["filename"] if name]
+    read = read_table(table, "input: ")
+    column = read.column_of("filename", "input: ")
+    if column is None:
+        raise DataError(f"input: {table.name} has no column filename; found {', '.join(read.header)}.")
+    names = [name for name in read.cells[column] if name]
     if not names:
-        raise DataError(f"input: {table.name} lists no files; its column filename is empty.")
+        raise DataError(f"input: {table.name} lists no files; its column {read.header[column]} is empty.")
     return names
 
 

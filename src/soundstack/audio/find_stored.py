@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from soundstack.audio.containers import SUFFIXES
-from soundstack.audio.find import SoundFile, listed_names
+from soundstack.audio.find import SoundFile, chosen, listed_names, tails
+from soundstack.audio.tables import TABLE_SUFFIXES
 from soundstack.utils import object_store
 from soundstack.utils.errors import DataError
 from soundstack.utils.object_store import Stored
@@ -35,7 +36,7 @@ def find_stored(uri: str) -> list[SoundFile]:
         StoreError: The store cannot be asked.
     """
     if (stored := object_store.stored(uri)) is not None:
-        if uri.lower().endswith(".csv"):
+        if PurePosixPath(uri).suffix.lower() in TABLE_SUFFIXES:
             return _of_table(uri)
         return [_file(uri.rpartition("/")[2], uri, stored)]
     if glob.has_magic(uri):
@@ -109,8 +110,9 @@ def _of_table(uri: str) -> list[SoundFile]:
 def _named(names: Iterable[str], folder: str, files: Mapping[str, Stored]) -> Iterator[SoundFile]:
     for name in names:
         plain = posixpath.normpath(name)
-        forms = (plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD")))
-        there = next((form for form in forms if form in files), plain)
+        there = _there(plain, files)
+        if there not in files:
+            there = chosen(name, [tail for each in tails(name) if (tail := _there(each, files)) in files]) or plain
         uri = f"{folder}/{there}"
         if there in files:
             yield _file(name, uri, files[there])
@@ -118,3 +120,8 @@ def _named(names: Iterable[str], folder: str, files: Mapping[str, Stored]) -> It
             yield SoundFile(_shown(name), Path(uri), problem=f"lies outside of {folder}, the folder of the table")
         else:
             yield SoundFile(_shown(name), Path(uri), problem=_MISSING, uri=uri)
+
+
+def _there(name: str, files: Mapping[str, Stored]) -> str:
+    forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return next((form for form in forms if form in files), name)

@@ -7,12 +7,13 @@ import re
 import sys
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationInfo, model_validator
 
 from soundstack.audio.limits import RequestLimits
+from soundstack.audio.tables import TABLE_SUFFIXES
 from soundstack.config import naming
 from soundstack.utils import object_store
 from soundstack.utils.cluster import checked as checked_cluster
@@ -241,13 +242,14 @@ class DataConfig(Config):
     keeps_work: ClassVar[bool] = True
 
     dataset: DataSetName = "demo"
-    """data set to work on; csv is your own table of clips"""
+    """data set to work on; csv is your own: a table of clips, or a folder with one folder a class"""
     data_dir: AnywhereOrAuto = "auto"
-    """folder of the extracted data set, or the CSV file for dataset=csv, or the URI of either; auto: data/<dataset>
-    (demo writes itself into the cache)"""
+    """folder of the extracted data set; for dataset=csv a table with columns filename,label, the folder of one, or a
+    folder with one folder a class (below train, val, test, if you have splits); or the URI of any of these. auto:
+    data/<dataset> (demo writes itself into the cache)"""
     name: OwnName = "auto"
-    """what runs and models of your own table (dataset=csv) are called; a name belongs to one table. auto: its file's
-    name, or its folder's where the file's says nothing, as in birds/clips.csv"""
+    """what runs and models of your own table or folder (dataset=csv) are called; a name belongs to one table. auto: its
+    file's name, or its folder's where the file's says nothing, as in birds/clips.csv"""
     channels: Literal["mean", "first", "each"] = "mean"
     """several channels: their mean, the first one, or each channel as an example whose scores are averaged at
     prediction"""
@@ -285,12 +287,15 @@ class DataConfig(Config):
         if self.dataset == "demo" and self.data_dir != "auto":
             raise ValueError("data_dir: dataset=demo writes its own clips into the cache; leave data_dir out")
         if self.dataset == "csv" and self.data_dir == "auto":
-            raise ValueError("data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label")
+            raise ValueError(
+                "data_dir: dataset=csv needs data_dir=<your table>.csv with columns filename,label, or a folder with "
+                "one folder a class"
+            )
         # False, too, for a name that no file can have.
         there = object_store.is_uri(self.data_dir) or self.dataset == "demo"
         if not there and not os.path.exists(self.data_path):  # noqa: PTH110
             hint = {
-                "csv": "give the path of a CSV file with columns filename,label",
+                "csv": "give a CSV file with columns filename,label, or a folder with one folder a class",
                 "esc10": "fetch it with `-e download -P dataset=esc50` (esc10 is a part of it) or give its folder",
             }.get(self.dataset, f"fetch it with `-e download -P dataset={self.dataset}` or give its folder")
             raise ValueError(f"data_dir: {self.data_path} does not exist; {hint}")
@@ -311,7 +316,8 @@ class DataConfig(Config):
         """The URI of the data set's folder, or empty, and where on this machine it is shown."""
         if not object_store.is_uri(self.data_dir):
             return "", Path()
-        uri = self.data_dir.rpartition("/")[0] if self.dataset == "csv" else self.data_dir
+        is_table = self.dataset == "csv" and PurePosixPath(self.data_dir).suffix.lower() in TABLE_SUFFIXES
+        uri = self.data_dir.rpartition("/")[0] if is_table else self.data_dir
         return uri, self.cache_path / ("data" if self.cluster == "none" else "listed") / fingerprint(uri)
 
     def place_of(self, path: Path) -> str:

@@ -12,6 +12,8 @@ import unicodedata
 from functools import cache
 from pathlib import Path
 
+from soundstack.audio.tables import TABLE_SUFFIXES
+
 _REGISTERED = re.compile(r'^@data_set\(((?:"\w+"(?:, )?)+)', re.MULTILINE)
 
 #: Data sets that keep their own names.
@@ -54,12 +56,13 @@ def checked(name: str) -> str:
 
 
 def of_table(table: Path) -> str:
-    """Make a name for a table: of its file's name, or of the next folder's where that could be any table's.
+    """Make a name for a table or a folder: of its name, or of the next folder's where that could be any table's.
 
     >>> of_table(Path("birds/My Garden.csv")), of_table(Path("birds/meta/clips.csv")), of_table(Path("esc50.csv"))
     ('my_garden', 'birds', 'esc50_own')
     """
-    slugs = [_slug(word) for word in (table.stem, table.parent.name, table.parent.parent.name)]
+    own = table.stem if table.suffix.lower() in TABLE_SUFFIXES else table.name  # a folder's name may hold dots
+    slugs = [_slug(word) for word in (own, table.parent.name, table.parent.parent.name)]
     name = next((slug for slug in slugs if slug and slug not in _GENERIC), slugs[0] or "table")
     return f"{name}_own" if name in (*PUBLISHED, "auto") else name
 

@@ -59,7 +59,7 @@ class ClipTable:
     ``seconds`` is the nominal clip length: shorter clips are zero-padded at the end, longer ones cropped to it.
     ``sample_rate`` in Hz is the rate at which spectrograms are made. ``notes`` collects what the reader should be told
     (skipped clips, drawn folds), one sentence each. ``own`` marks a table of the user's own, whose name does not say
-    what is in it.
+    what is in it; ``understood`` says in one line what was read from it.
     """
 
     name: str
@@ -70,6 +70,7 @@ class ClipTable:
     citation: str = ""
     notes: tuple[str, ...] = ()
     own: bool = False
+    understood: str = ""
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from soundstack.datasets.scan import Listener, Scan, Spread, scan_files
 from soundstack.utils import object_store
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
-from soundstack.utils.progress import bar
+from soundstack.utils.progress import bar, say_once
 
 if TYPE_CHECKING:
     from soundstack.config.steps import DataConfig
@@ -81,6 +81,8 @@ def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     if config.data_store[0]:
         _bring(config)
     table = data_sets()[config.dataset].load(config)
+    if table.understood:
+        say_once(table.understood)
     if config.cluster != "none" and config.dataset == "demo":  # made here, it is read by all
         object_store.send((clip.path for clip in table.clips), config.cache_path, config.cache_uri)
     # Development first: the order of every table and array.
@@ -106,7 +108,7 @@ def open_data_set(config: DataConfig, ahead: Ahead | None = None) -> DataSet:
     if copies and table.own:
         raise DataError(f"{copies[0]}: a copy would cross the split. Remove one, or give both the same group.")
     # A published data set is used as it is published; its reader is told.
-    notes = (*table.notes, *(f"{copy}." for copy in copies))
+    notes = (*filter(None, [table.understood]), *table.notes, *(f"{copy}." for copy in copies))
     so_far = AudioSoFar(table, config)
     for scan in scans:
         so_far.add(scan)

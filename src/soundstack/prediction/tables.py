@@ -8,10 +8,15 @@
 =====================  =============================================================================================
 
 Of a model that may answer ``none``, a column ``none_score`` stands before the model.
+
+The CSV files open in a spreadsheet: they begin with a byte order mark, by which Excel knows UTF-8 (pandas and pyarrow
+leave it out; else read them as ``utf-8-sig``). A file name that a spreadsheet would compute as a formula, since it
+begins with ``=``, ``+``, ``-`` or ``@``, has ``./`` before it there, which names the same file.
 """
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -108,11 +114,15 @@ class _Rows:
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
         self._count = 0
-        self._writers = []
+        self._parquet: list[pa.parquet.ParquetWriter] = []
+        self._csv: list[pa.csv.CSVWriter] = []
         for name in names:
             file = stack.enter_context(replaced(output / name, instead="output_dir"))
-            make = pa.parquet.ParquetWriter if name.endswith(".parquet") else pa.csv.CSVWriter
-            self._writers.append(stack.enter_context(make(file, schema)))
+            if name.endswith(".parquet"):
+                self._parquet.append(stack.enter_context(pa.parquet.ParquetWriter(file, schema)))
+            else:
+                file.write(codecs.BOM_UTF8)
+                self._csv.append(stack.enter_context(pa.csv.CSVWriter(file, schema)))
 
     def add(self, columns: Sequence[Any]) -> None:
         arrays = [pa.array(column, type=of.type) for column, of in zip(columns, self._schema, strict=True)]
@@ -124,6 +134,10 @@ class _Rows:
     def flush(self) -> None:
         table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
         self._batches, self._count = [], 0
-        if table.num_rows:
-            for writer in self._writers:
-                writer.write_table(table)
+        if not table.num_rows:
+            return
+        for parquet in self._parquet:
+            parquet.write_table(table)
+        names = pa.compute.replace_substring_regex(table.column(0), r"\A([=+\-@\t\r\n])", r"./\1")
+        for text in self._csv:
+            text.write_table(table.set_column(0, self._schema.field(0), names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from tqdm import tqdm
@@ -25,6 +26,12 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@cache
+def say_once(text: str) -> None:
+    """Say a line on stderr, however often it is said."""
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -100,7 +100,8 @@ def load(folder: Path) -> ClipTable:
         raise DataError(f"No complete demo data set in {folder}: {TABLE} is missing. Write it again.")
     read = custom.load(folder / TABLE, seed=SEED)
     licence = "CC0 1.0 (made by formulas)"
-    return replace(read, name="demo", seconds=SECONDS, sample_rate=SAMPLE_RATE, licence=licence, own=False)
+    table = replace(read, own=False, understood="")
+    return replace(table, name="demo", seconds=SECONDS, sample_rate=SAMPLE_RATE, licence=licence)
 
 
 def _plan(clips_per_class_and_fold: int) -> Iterator[_Recording]:
