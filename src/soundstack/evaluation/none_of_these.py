@@ -40,9 +40,11 @@ class NoneScores:
         values: dict[str, float] = {}
         for part, (negative, scores) in self.parts.items():
             refused = scores >= self.rule.threshold
-            values[f"{part}_missed"] = float(refused[~negative].mean())
+            if not negative.all():
+                values[f"{part}_missed"] = float(refused[~negative].mean())
             if negative.any():
                 values[f"{part}_false_alarms"] = float(1 - refused[negative].mean())
+            if negative.any() and not negative.all():
                 values[f"{part}_none_auroc"] = float(roc_auc_score(negative, scores))
         return values
 
@@ -54,7 +56,7 @@ class NoneScores:
                 pq.write_table(pa.table(columns), file)
         curves = {}
         for part, (negative, scores) in self.parts.items():
-            if negative.any():
+            if negative.any() and not negative.all():
                 missed, found, thresholds = roc_curve(negative, scores)
                 curves[part] = (thresholds, 1 - found, missed)
         if curves:
