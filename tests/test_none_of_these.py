@@ -239,9 +239,8 @@ def test_predictions_have_the_none_scores_of_windows_and_of_files(tmp_path: Path
     prediction.predict(fusion, files, store, jobs=1)
     assert fusion.none is not None
     tables.write(tmp_path, files, store, LABELS, "m/1", replace(fusion.none, threshold=0.0))
-    windows, (whole,) = (
-        list(csv.DictReader(io.StringIO((tmp_path / name).read_text("utf-8-sig")))) for name in (tables.WINDOWS, tables.FILES)
-    )
+    texts = [(tmp_path / name).read_text("utf-8-sig") for name in (tables.WINDOWS, tables.FILES)]
+    windows, (whole,) = (list(csv.DictReader(io.StringIO(text))) for text in texts)
     assert len(windows) > 1
     assert {row["label"] for row in [*windows, whole]} == {"none"}
     assert float(whole["none_score"]) == pytest.approx(np.mean([float(row["none_score"]) for row in windows]))
