@@ -39,7 +39,7 @@ def run(config: CrnnConfig) -> RegisteredModel:
             with bar("training", spec.epochs * len(parts), "epochs") as advance:
                 models = crnn.train_folds(data_set, spectrograms, spec, config, device, parts=parts, progress=advance)
         with opened.stage("evaluate"):
-            trained = crnn.finish(data_set, spectrograms, spec, models, device)
+            trained = crnn.finish(data_set, spectrograms, spec, models, device, config.none_rate)
             folds = trained.folds
         trained_on = crnn.training_device(config, device)
         opened.settings(

@@ -29,7 +29,7 @@ def run(config: FuseConfig) -> RegisteredModel:
     with tracking.run(config.model_name, config) as opened:
         with opened.stage("fetch"):
             found = registered_models.find_members(config.data_name, config.members)
-            members = stacking.fetch(found, nested=config.nested)
+            members = stacking.fetch(found, nested=config.nested, none=config.none_rate != "off")
             registered_models.require_name(found[0].data_tags)
         summary.say(summary.unequal_classes(Counter(members.members[0].devel.labels), config.class_weight))
         with opened.stage("fit"):

@@ -58,12 +58,19 @@ def run(config: PredictConfig) -> Totals:
             _score(config, opened, recogniser, model.folder, files, parts, advance)
         spent = time.perf_counter() - started
         with opened.stage("write"):
-            totals = prediction_tables.write(output, files, parts, recogniser.labels, model.shown)
+            totals = prediction_tables.write(output, files, parts, recogniser.labels, model.shown, recogniser.none)
             _keep_tables(config, opened, output)
         if config.timeline:
             with opened.stage("draw"), bar("Drawing timelines", len(files), "files") as advance:
                 prediction_timelines.draw(
-                    output, files, parts, recogniser.labels, model.shown, advance, uri=config.output_uri
+                    output,
+                    files,
+                    parts,
+                    recogniser.labels,
+                    model.shown,
+                    advance,
+                    uri=config.output_uri,
+                    rule=recogniser.none,
                 )
         found = (parts.read(file) for file in todo)
         scored_seconds = sum(each.seconds for each in found if not isinstance(each, AudioError))

@@ -63,6 +63,7 @@ OTHER = {
     "parallel_trials": 2,
     "cost_path": "rising",
     "nested": True,
+    "none_rate": 0.05,
     "served_limits": "max_clips=9",
     "studies": "postgresql://host/studies",
     "rerun": True,

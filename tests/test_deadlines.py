@@ -117,7 +117,7 @@ def test_the_longer_windows_are_the_fewer_are_scored_between_two_looks_at_the_cl
 
     def score(windows: Any) -> Any:
         sizes.append(len(windows))
-        return np.zeros((len(windows), 2))
+        return np.zeros((len(windows), 2)), None
 
     recogniser: Any = SimpleNamespace(seconds=seconds, shared_audio=None, probabilities=lambda scores: scores + 0.5)
     clip = encoded(seconds=40 * seconds, rate=rate)

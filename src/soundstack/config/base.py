@@ -134,6 +134,14 @@ ParallelTrials = Annotated[
         "side, here one after another, and the search is the same",
     ),
 ]
+NoneRate = Annotated[
+    Annotated[float, Field(gt=0, lt=1)] | Literal["off"],
+    Field(
+        description="let the model answer none, for sounds of none of its classes. With negatives in the table (label "
+        "none or empty): at most this share of them is taken for a class; without: at most this share of the known "
+        "clips is answered none; both as told by out-of-fold development scores"
+    ),
+]
 CostTrials = Annotated[
     int, Field(ge=0, le=1000, description="0: the paper's ten values of C (1e-9 to 1); more: that many Optuna samples")
 ]
@@ -265,6 +273,7 @@ class DataConfig(Config):
     seed: Seed = 0
     split_seed: Seed | Auto = "auto"
     """draws the folds that a csv table does not give; auto: the seed"""
+    none_rate: NoneRate = "off"
     jobs: Threads = 0
     cluster: ClusterAddress = "none"
     """Ray cluster whose hosts make the features and train the CRNN: none: this machine does; auto: the one it belongs

@@ -26,6 +26,7 @@ from soundstack.config.base import (
     DataConfig,
     DataSetName,
     Epochs,
+    NoneRate,
     OwnName,
     ParallelTrials,
     Seconds,
@@ -275,6 +276,7 @@ class FuseConfig(Config):
     """yes: also devel scores by nested cross-validation: for each fold, the stack and its members are chosen and
     trained on the others alone; needs members that were trained with nested=yes"""
     seed: Seed = 0
+    none_rate: NoneRate = "off"
     served_limits: ServedLimits = "default"
     suffix: Suffix = "none"
     """registered as <dataset>-fusion-<suffix>"""

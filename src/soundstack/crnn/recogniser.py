@@ -53,6 +53,10 @@ class CrnnRecogniser(SingleRecogniser):
         """Return log-mel spectrograms (E, frames, bands)."""
         return self._log_mel(examples)
 
+    def summary(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return mean and deviation over time of every band (E, 2 * bands)."""
+        return np.concatenate([features.mean(axis=1), features.std(axis=1)], axis=1)
+
     def score_features(self, features: NDArray[np.float32]) -> Scores:
         """Return the mean of the fold models' probabilities (E, K)."""
         inputs = torch.from_numpy(np.ascontiguousarray(features))

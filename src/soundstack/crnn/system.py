@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from soundstack.datasets.data_set import DataSet
 from soundstack.evaluation.calibration import fit_inverse_temperature, gain_of_mean
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import confusion_matrix, macro_f1
-from soundstack.recognisers.evaluate import evaluate
+from soundstack.recognisers.evaluate import evaluate, with_none
 from soundstack.spectrograms.extract import Spectrograms
 from soundstack.svm.cost_search import nestable
 from soundstack.utils.cluster import Cluster
@@ -187,6 +188,7 @@ def finish(
     spec: TrainingSpec,
     models: dict[str, FoldModel],
     device: torch.device,
+    none_rate: float | Literal["off"] = "off",
 ) -> TrainedCrnn:
     """Assemble the recogniser of the models by part, calibrate it on out-of-fold scores, and score the test clips."""
     folds = {part: model for part, model in models.items() if part in data_set.clip_table.folds}
@@ -209,7 +211,10 @@ def finish(
     truth, clip_folds = data_set.clip_targets[:devel], np.array([clip.fold for clip in data_set.clip_table.devel])
     recogniser.inverse_temperature = _inverse_temperature(clip_scores[:devel], truth, clip_folds, pairs)
     nested = _nested(clip_folds, pairs) if len(pairs) > 1 else {}
-    return TrainedCrnn(recogniser, evaluate(data_set, clip_scores, recogniser, nested), folds)
+    evaluation = evaluate(data_set, clip_scores, recogniser, nested)
+    if none_rate != "off":
+        evaluation = with_none(data_set, evaluation, recogniser, spectrograms.values, none_rate)
+    return TrainedCrnn(recogniser, evaluation, folds)
 
 
 def held_out_macro_f1(data_set: DataSet, fold: str, model: FoldModel) -> float:

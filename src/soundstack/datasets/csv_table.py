@@ -26,6 +26,7 @@ from soundstack.datasets.catalogue import data_set
 from soundstack.datasets.clips import Clip, ClipTable, check_splits, ungrouped
 from soundstack.datasets.label_tracks import check_overlaps, stretch_of
 from soundstack.datasets.own_rows import Rows
+from soundstack.evaluation.none_rule import NONE
 from soundstack.utils.errors import DataError
 from soundstack.utils.folds import TEST
 
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
 @data_set("csv")
 def configured(config: DataConfig) -> ClipTable:
     """The user's data set as a run has it, under its own name."""
-    return replace(load(config.data_path, seed=config.drawn_with), name=config.data_name)
+    negatives = config.none_rate != "off"
+    return replace(load(config.data_path, seed=config.drawn_with, negatives=negatives), name=config.data_name)
 
 
-def load(place: Path, *, seed: int) -> ClipTable:
+def load(place: Path, *, seed: int, negatives: bool = False) -> ClipTable:
     """Read a table of clips, or a folder, and complete its splits; ``understood`` says in one line what was read.
+
+    With ``negatives``, clips that have no label, or the label none, are of no class.
 
     Raises:
         DataError: a missing file, column, label or value, a duplicate, a class too small to split, or a group that
@@ -48,6 +52,8 @@ def load(place: Path, *, seed: int) -> ClipTable:
             read in several ways, with the choice to make.
     """
     read = own_rows.read(place)
+    if negatives:
+        read = replace(read, rows=[{**row, "label": _or_none(row["label"])} for row in read.rows])
     folds, said = splits.given(read.rows, read.where)
     clips, where = _listed(read, folds)
     written = [row["filename"] for row in read.rows]
@@ -105,7 +111,9 @@ def _listed(read: Rows, folds: Sequence[str]) -> tuple[list[Clip], dict[str, str
         if not written:
             raise DataError(f"{where}: the filename is empty.")
         if not values["label"]:
-            raise DataError(f"{where}: {written!r} has no label.")
+            raise DataError(
+                f"{where}: {written!r} has no label; give it one, or with none_rate=0.05, say, it is a negative."
+            )
         try:
             name, path = located(read.folder, written)
         except DataError as error:
@@ -140,6 +148,11 @@ def _same_file(path: Path, alike: list[dict[Stretch | None, Clip]]) -> dict[Stre
             return clips
     alike.append({})
     return alike[-1]
+
+
+def _or_none(label: str) -> str:
+    """A label; of a clip of no class, which has none or is called so, ``none``."""
+    return NONE if label.strip().casefold() in {"", NONE} else label
 
 
 def _spelling(path: Path) -> str:

@@ -14,7 +14,7 @@ from soundstack.deepspectrum.extract import Features
 from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation
-from soundstack.recognisers.evaluate import evaluate
+from soundstack.recognisers.evaluate import evaluate, with_none
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nested_decisions, problem_of, search_cost
 
 
@@ -64,4 +64,7 @@ def train(data_set: DataSet, features: Features, config: DeepSpectrumConfig, dev
         refit = config.test_model == "refit"
         by_fold = nested_decisions(lambda fold: x, y, folds[devel], classes, spec, refit=refit, device=device)
         nested = {fold: by_clip(decisions) for fold, decisions in by_fold.items()}
-    return TrainedSvm(recogniser, evaluate(data_set, clip_scores, recogniser, nested), search)
+    evaluation = evaluate(data_set, clip_scores, recogniser, nested)
+    if config.none_rate != "off":
+        evaluation = with_none(data_set, evaluation, recogniser, features.values, config.none_rate)
+    return TrainedSvm(recogniser, evaluation, search)

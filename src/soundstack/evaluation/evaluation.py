@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import Interval, score_intervals
 from soundstack.evaluation.tables import SystemScores
 from soundstack.utils.files import save_figure, write_json
+
+if TYPE_CHECKING:
+    from soundstack.evaluation.none_of_these import NoneScores
 
 #: The four scores that every model is judged by.
 SCORES = ("devel_accuracy", "devel_macro_f1", "test_accuracy", "test_macro_f1")
@@ -44,7 +48,8 @@ class Evaluation:
     ``nested`` holds by fold a devel table none of whose scores comes from a model that saw the fold: its own clips as
     the test clips are scored, the others out of fold among themselves. It is empty but where ``nested=yes``.
     ``subsets`` names parts of the test clips that are also scored by themselves: on DCASE 2018 the clips of microphones
-    ``known`` from the development set and those of ``unknown`` ones.
+    ``known`` from the development set and those of ``unknown`` ones. ``none`` tells how well clips of no class are told
+    from others, where the recogniser may answer so.
     """
 
     devel: ScoreTable
@@ -53,6 +58,7 @@ class Evaluation:
     inverse_temperature: float
     subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     nested: Mapping[str, ScoreTable] = field(default_factory=dict)
+    none: NoneScores | None = None
 
     @cached_property
     def tables(self) -> dict[str, ScoreTable]:
@@ -85,6 +91,8 @@ class Evaluation:
         values: dict[str, float] = {}
         for name, interval in self.intervals.items():
             values |= {name: interval.value, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+        if self.none is not None:
+            values |= self.none.metrics()
         return values | {f"groups_{part}": self.intervals[f"{part}_accuracy"].groups or 0 for part in self.tables}
 
     def fold_metrics(self) -> list[tuple[int, dict[str, float]]]:
@@ -102,6 +110,8 @@ class Evaluation:
         """Write the contract's artifacts: predictions, confusion matrices, per-class scores, calibration."""
         for fold, table in self.nested.items():
             table.to_parquet(folder / nested_file(fold))
+        if self.none is not None:
+            self.none.write(folder)
         for part, table in (("devel", self.devel), ("test", self.test)):
             shares = probabilities(table.scores, table.kind, self.inverse_temperature)
             table.to_parquet(folder / "predictions" / f"{part}.parquet")

@@ -195,6 +195,28 @@ def reliability_figure(probabilities: ArrayLike, truth: ArrayLike) -> Figure:
     return figure
 
 
+def none_figure(curves: Mapping[str, tuple[Floats, Floats, Floats]], threshold: float) -> Figure:
+    """False alarms against misses at all thresholds, with a ring at the chosen one.
+
+    Args:
+        curves: by part, thresholds, falling, the share of negatives that are taken for a class, and the share of known
+            clips that are answered none, each (T,)
+    """
+    figure = Figure((5.2, 4.4))
+    axes = figure.subplots()
+    for part, (thresholds, alarms, missed) in curves.items():
+        colour = DEVEL if part == "devel" else TEST
+        axes.plot(100 * alarms, 100 * missed, color=colour, linewidth=2, label=part)
+        at = int(np.count_nonzero(thresholds >= threshold)) - 1  # the last one that refuses no more than it does
+        axes.plot(100 * alarms[at], 100 * missed[at], "o", markersize=9, color="white", mec=colour, mew=2.2)
+    _tidy(axes, "None of these", xlabel="negatives taken for a class (false alarms)")
+    axes.set(xlim=(-2, 102), ylim=(-2, 102), ylabel="known clips answered none (missed)")
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.legend(frameon=False)
+    return figure
+
+
 def time_budget_figure(stages: Mapping[str, float], parts: Mapping[str, Mapping[str, float]] | None = None) -> Figure:
     """Where the time of a run went: seconds by stage, in the order of the stages.
 

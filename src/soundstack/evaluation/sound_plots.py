@@ -73,7 +73,13 @@ def spectrogram_grid_figure(
 
 
 def timeline_figure(
-    starts: ArrayLike, ends: ArrayLike, probabilities: ArrayLike, labels: Sequence[str], title: str = "", top: int = 8
+    starts: ArrayLike,
+    ends: ArrayLike,
+    probabilities: ArrayLike,
+    labels: Sequence[str],
+    title: str = "",
+    top: int = 8,
+    best: Sequence[int] | None = None,
 ) -> Figure:
     """What is heard when in one recording: a strip of the best label, and a heat map of the top classes below.
 
@@ -85,20 +91,22 @@ def timeline_figure(
         probabilities: (W, K)
         labels: the classes: (K,)
         top: how many classes are shown at most: those that are best most often, then those most probable
+        best: places in ``labels`` of the answers: (W,); the most probable ones if not given
     """
     begin, end = np.asarray(starts, dtype=np.float64), np.asarray(ends, dtype=np.float64)
     shares = np.asarray(probabilities, dtype=np.float64)
     middles = (begin + end) / 2
     edges = np.concatenate([begin[:1], (middles[:-1] + middles[1:]) / 2, end[-1:]])
-    wins = np.bincount(shares.argmax(axis=1), minlength=len(labels))
+    answers = shares.argmax(axis=1) if best is None else np.asarray(best)
+    wins = np.bincount(answers, minlength=len(labels))
     order = np.lexsort((-shares.mean(axis=0), -wins))[: min(top, len(_QUALITATIVE))]
     # A row of colours: the place among the shown classes, or one past them for all others.
     place = np.full(len(labels), len(order))
     place[order] = np.arange(len(order))
-    best = place[shares.argmax(axis=1)]
-    groups = np.linspace(0, len(best), min(len(best), _COLUMNS) + 1).round().astype(int)
+    strip = place[answers]
+    groups = np.linspace(0, len(strip), min(len(strip), _COLUMNS) + 1).round().astype(int)
     highest = np.maximum.reduceat(shares, groups[:-1], axis=0)
-    votes = np.stack([np.add.reduceat(best == rank, groups[:-1]) for rank in range(len(order) + 1)])
+    votes = np.stack([np.add.reduceat(strip == rank, groups[:-1]) for rank in range(len(order) + 1)])
     unit, length = time_unit(edges[-1])
     edges = edges[groups] / length
 

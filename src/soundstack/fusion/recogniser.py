@@ -58,8 +58,13 @@ class FusionRecogniser(Recogniser):
 
     def score_examples(self, examples: Examples) -> Scores:
         """Return the stacked SVM's decision values (N, K)."""
-        parts = ((member.score_examples(examples), member.kind) for member in self.members.values())
+        parts = ((_scores(member, examples), member.kind) for member in self.members.values())
         return self.svm.decision(stack(parts, log_probabilities=self.log_probabilities))
+
+    def distances(self, examples: Examples) -> Scores:
+        """Return the mean none scores (N,) of the members that have them."""
+        rules = [(member, member.none) for member in self.members.values() if member.none is not None]
+        return np.mean([member.none_scores(examples, rule) for member, rule in rules], axis=0)
 
     def _save(self, folder: Path) -> dict[str, Any]:
         for number, member in enumerate(self.members.values()):
@@ -79,3 +84,7 @@ class FusionRecogniser(Recogniser):
             svm=load_svms(folder / "svm.safetensors", 1)[0],
             log_probabilities=content["log_probabilities"],
         )
+
+
+def _scores(member: Recogniser, examples: Examples) -> Scores:
+    return examples.once(member, "scores", lambda: member.score_examples(examples))

@@ -19,9 +19,10 @@ from soundstack.datasets.clips import listed_id
 from soundstack.evaluation.calibration import fit_inverse_temperature
 from soundstack.evaluation.evaluation import Evaluation, nested_file
 from soundstack.evaluation.metrics import mean_scores
+from soundstack.evaluation.none_rule import NONE, Floats
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.fusion.recogniser import FusionRecogniser, stack
-from soundstack.recognisers.base import Recogniser
+from soundstack.recognisers.base import Recogniser, has_rule
 from soundstack.recognisers.evaluate import known_and_unknown
 from soundstack.svm.cost_search import CostSearch, SearchSpec, nestable, nested_decisions, problem_of, search_cost
 from soundstack.svm.linear_svm import LinearSvm, PathProblem
@@ -29,6 +30,7 @@ from soundstack.utils.errors import MemberError
 from soundstack.utils.folds import TEST
 
 if TYPE_CHECKING:
+    from soundstack.evaluation.none_of_these import NoneScores
     from soundstack.tracking.registered_models import FoundModel
 
 _KIND = FusionRecogniser.kind
@@ -38,7 +40,8 @@ _KIND = FusionRecogniser.kind
 class Member:
     """A member of a fusion: its name, the fingerprint of its data, and its scores on devel (out-of-fold) and test.
 
-    ``nested`` has devel scores by the fold that none of their models saw, where nested cross-validation is asked for.
+    ``nested`` has devel scores by the fold that none of their models saw, where nested cross-validation is asked for;
+    ``none`` has the none scores of devel (out-of-fold) and test, where they are asked for and the member has them.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Member:
     devel: ScoreTable
     test: ScoreTable
     nested: Mapping[str, ScoreTable] = field(default_factory=dict)
+    none: tuple[Floats, Floats] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,11 @@ class TrainedFusion:
     devel_f1: float
 
 
-def fetch(found: Sequence[FoundModel], *, nested: bool = False) -> Fetched:
-    """Fetch the members' predictions, those of nested cross-validation if asked for, and check that they fit.
+def fetch(found: Sequence[FoundModel], *, nested: bool = False, none: bool = False) -> Fetched:
+    """Fetch the members' predictions, those of nested cross-validation and none scores if asked for; check their fit.
 
     Raises:
-        MemberError: Members are missing their artifacts, or saw different data.
+        MemberError: Members are missing their artifacts, or saw different data, or none tells known clips from others.
         ConfigError: Nested scores are asked for, and there are fewer than three folds.
     """
     remedy = " nested=yes needs members that were trained with nested=yes: train it so, or leave nested out."
@@ -92,11 +96,25 @@ def fetch(found: Sequence[FoundModel], *, nested: bool = False) -> Fetched:
         }
         members.append(Member(model.name, model.data_fingerprint, devel, test, by_fold))
     members = aligned(members)
+    if none and NONE not in members[0].devel.classes:
+        members = [_with_none(member, model) for member, model in zip(members, found, strict=True)]
+        if all(member.none is None for member in members):
+            raise MemberError("none_rate: no member was trained with it; train one or more so, or leave it out here.")
     manifest = found[0].artifact("data/clips.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(io.StringIO(manifest)))
     groups = {listed_id(row): row["group"] for row in rows}
     subsets = known_and_unknown((listed_id(row), row.get("known", "")) for row in rows if row["fold"] == TEST)
     return Fetched(members, manifest, groups, subsets)
+
+
+def _with_none(member: Member, model: FoundModel) -> Member:
+    """A member with the none scores of its model; unchanged where that was trained without them."""
+    from soundstack.evaluation.none_of_these import read_scores, scores_file
+
+    if not has_rule(model.folder):
+        return member
+    of_devel, of_test = (model.artifact(scores_file(part)) for part in ("devel", "test"))
+    return replace(member, none=(read_scores(of_devel, member.devel), read_scores(of_test, member.test)))
 
 
 def aligned(members: Sequence[Member]) -> list[Member]:
@@ -146,6 +164,8 @@ def train(fetched: Fetched, config: FuseConfig) -> TrainedFusion:
         fetched.subsets,
         _nested(members, config) if config.nested else {},
     )
+    if config.none_rate != "off":
+        evaluation = replace(evaluation, none=_none(evaluation, members, config.none_rate))
     shares = weight_shares(svm.coef, len(members))
     without = {}
     for left_out in members:
@@ -178,6 +198,7 @@ def recogniser(trained: TrainedFusion, members: Mapping[str, Recogniser], config
         members=dict(members),
         svm=trained.svm,
         log_probabilities=config.crnn_scores == "log",
+        none=trained.evaluation.none.rule if trained.evaluation.none else None,
     )
 
 
@@ -186,6 +207,18 @@ def _search(members: Sequence[Member], config: FuseConfig) -> tuple[CostSearch, 
     truth, folds, classes = tables[0].truth, np.array(tables[0].folds), len(tables[0].classes)
     problem = problem_of(_features(tables, config), truth, folds, classes, spec)
     return search_cost(problem.out_of_fold_decisions, truth, folds, classes, spec), problem
+
+
+def _none(evaluation: Evaluation, members: Sequence[Member], rate: float) -> NoneScores:
+    """None scores of the stack: by its class none, or from the mean of the members' that have them."""
+    from soundstack.evaluation.none_of_these import none_scores
+
+    known = [member.none for member in members if member.none is not None]
+    distances = None
+    if known:
+        of_devel, of_test = (np.mean(parts, axis=0) for parts in zip(*known, strict=True))
+        distances = of_devel, of_test
+    return none_scores(evaluation.devel, evaluation.test, rate, evaluation.inverse_temperature, distances)
 
 
 def _nested(members: Sequence[Member], config: FuseConfig) -> dict[str, ScoreTable]:

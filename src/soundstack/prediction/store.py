@@ -67,7 +67,8 @@ class PredictionStore:
         if isinstance(found, AudioError):
             row: tuple[object, ...] = (str(found), 0.0, 0, b"")
         else:
-            values = np.column_stack([found.starts, found.ends, found.probabilities])
+            none = [] if found.none is None else [found.none]
+            values = np.column_stack([found.starts, found.ends, *none, found.probabilities])
             row = ("", found.seconds, len(values), values.tobytes())
         with _writing(self._path):
             self._database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", (*_key(file), *row))
@@ -102,8 +103,8 @@ class PredictionStore:
                 self._database.execute("DETACH part")
         return True
 
-    def read(self, file: SoundFile) -> Timeline | AudioError:
-        """Return what was kept of a file; ``scores`` are empty.
+    def read(self, file: SoundFile, *, none: bool = False) -> Timeline | AudioError:
+        """Return what was kept of a file; ``scores`` are empty. ``none`` tells whether the model has none scores.
 
         Raises:
             KeyError: It is not finished.
@@ -115,7 +116,8 @@ class PredictionStore:
         if problem:
             return AudioError(problem)
         starts, ends, *shares = np.frombuffer(values).reshape(windows, -1).T
-        return Timeline(seconds, starts, ends, np.empty((windows, 0)), np.stack(shares, axis=1))
+        none_scores = shares.pop(0) if none else None
+        return Timeline(seconds, starts, ends, np.empty((windows, 0)), np.stack(shares, axis=1), none_scores)
 
     def close(self) -> None:
         """Close the file; what is not committed is lost."""

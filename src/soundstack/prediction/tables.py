@@ -7,6 +7,8 @@
 ``errors.csv``         the files that cannot be used, and why
 =====================  =============================================================================================
 
+Of a model that may answer ``none``, a column ``none_score`` stands before the model.
+
 The CSV files open in a spreadsheet: they begin with a byte order mark, by which Excel knows UTF-8 (pandas and pyarrow
 leave it out; else read them as ``utf-8-sig``). A file name that a spreadsheet would compute as a formula, since it
 begins with ``=``, ``+``, ``-`` or ``@``, has ``./`` before it there, which names the same file.
@@ -22,13 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
 from soundstack.audio.find import SoundFile
+from soundstack.evaluation.none_rule import NoneRule, answers_of
 from soundstack.prediction.store import PredictionStore
 from soundstack.recognisers.timelines import Floats
 from soundstack.utils.errors import AudioError
@@ -52,15 +54,23 @@ class Totals:
 
 
 def write(
-    output: Path, files: Sequence[SoundFile], store: PredictionStore, labels: Sequence[str], model: str
+    output: Path,
+    files: Sequence[SoundFile],
+    store: PredictionStore,
+    labels: Sequence[str],
+    model: str,
+    rule: NoneRule | None = None,
 ) -> Totals:
-    """Write the tables of finished files, in their order; ``model`` is its name and version, for the last column.
+    """Write the tables of finished files, in their order.
+
+    ``model`` is its name and version, for the last column, and ``rule`` tells when it answers none, if ever.
 
     Raises:
         StoreError: The folder cannot be written.
     """
     shares = [(f"p_{label}", pa.float64()) for label in labels]
-    judged = [("label", pa.string()), ("probability", pa.float64()), *shares, ("model", pa.string())]
+    none = [("none_score", pa.float64())] if rule else []
+    judged = [("label", pa.string()), ("probability", pa.float64()), *shares, *none, ("model", pa.string())]
     spans = [("file", pa.string()), ("start", pa.float64()), ("end", pa.float64()), *judged]
     whole = [("file", pa.string()), ("seconds", pa.float64()), ("windows", pa.int64()), *judged]
     totals = Totals()
@@ -69,7 +79,7 @@ def write(
         clips = _Rows(stack, output, (FILES,), pa.schema(whole))
         errors = _Rows(stack, output, (ERRORS,), pa.schema([("file", pa.string()), ("reason", pa.string())]))
         for file in files:
-            found = store.read(file)
+            found = store.read(file, none=rule is not None)
             if isinstance(found, AudioError):
                 totals.bad += 1
                 if len(totals.problems) < 5:
@@ -77,8 +87,9 @@ def write(
                 errors.add([[file.name], [str(found)]])
                 continue
             count = len(found.starts)
-            windows.add([[file.name] * count, found.starts, found.ends, *_judged(found.probabilities, labels, model)])
-            mean = _judged(found.mean_probabilities[None], labels, model)
+            each = _judged(rule, labels, found.probabilities, found.none, model)
+            windows.add([[file.name] * count, found.starts, found.ends, *each])
+            mean = _judged(rule, labels, found.mean_probabilities[None], found.mean_none, model)
             clips.add([[file.name], [found.seconds], [count], *mean])
             totals.files += 1
             totals.windows += count
@@ -89,10 +100,11 @@ def write(
     return totals
 
 
-def _judged(probabilities: Floats, labels: Sequence[str], model: str) -> list[Any]:
-    best = probabilities.argmax(axis=1)
-    rows = np.arange(len(best))
-    return [[labels[at] for at in best], probabilities[rows, best], *probabilities.T, [model] * len(best)]
+def _judged(
+    rule: NoneRule | None, labels: Sequence[str], probabilities: Floats, none: Floats | None, model: str
+) -> list[Any]:
+    answers, chosen = answers_of(rule, labels, probabilities, none)
+    return [answers, chosen, *probabilities.T, *([] if none is None else [none]), [model] * len(answers)]
 
 
 class _Rows:

@@ -8,11 +8,14 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from soundstack.audio.find import SoundFile
+from soundstack.evaluation.none_rule import NONE, NoneRule, answers_of
 from soundstack.evaluation.sound_plots import timeline_figure
 from soundstack.prediction.store import PredictionStore
+from soundstack.recognisers.timelines import Floats, Timeline
 from soundstack.utils import object_store
 from soundstack.utils.errors import AudioError
 from soundstack.utils.files import write_atomically
@@ -49,26 +52,42 @@ def draw(
     advance: Callable[[int], object] = lambda count: None,
     *,
     uri: str = "",
+    rule: NoneRule | None = None,
 ) -> None:
     """Draw the files that have windows and no up-to-date picture; ``advance`` is called after each file.
 
-    Where the output folder lies in an object store, ``uri`` is its place there, which gets every picture first.
+    Where the output folder lies in an object store, ``uri`` is its place there, which gets every picture first;
+    ``rule`` tells when the model answers none, if ever.
 
     Raises:
         StoreError: The folder cannot be written.
     """
     for file, path in zip(files, picture_paths(output, files), strict=True):
-        found = store.read(file)
+        found = store.read(file, none=rule is not None)
         source = f"{store.key} {file.path} {file.size} {file.modified}".encode("ascii", "replace").decode()
         if not isinstance(found, AudioError) and _drawn_from(path) != source:
             title = f"{file.name}  ({duration(found.seconds)}, {model})"
-            figure = timeline_figure(found.starts, found.ends, found.probabilities, labels, title)
+            shown, shares, best = _shown(rule, labels, found)
+            figure = timeline_figure(found.starts, found.ends, shares, shown, title, best=best)
             picture = io.BytesIO()
             figure.savefig(picture, format="png", dpi=120, metadata={_KEY: source})
             if uri:
                 object_store.write(f"{uri}/{path.relative_to(output).as_posix()}", picture.getbuffer())
             write_atomically(path, picture.getbuffer(), instead="output_dir")
         advance(1)
+
+
+def _shown(
+    rule: NoneRule | None, labels: Sequence[str], found: Timeline
+) -> tuple[Sequence[str], Floats, list[int] | None]:
+    """The rows of a picture: classes, their probabilities (W, K), and which is the answer, where it may be none."""
+    if rule is None or found.none is None:
+        return labels, found.probabilities, None
+    answers, _ = answers_of(rule, labels, found.probabilities, found.none)
+    shown, shares = list(labels), found.probabilities
+    if not rule.by_class:
+        shown, shares = [*shown, NONE], np.column_stack([shares, found.none])
+    return shown, shares, [shown.index(answer) for answer in answers]
 
 
 def _drawn_from(path: Path) -> str:

@@ -10,7 +10,7 @@ import importlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec, Samples, prepare
 from soundstack.evaluation.calibration import probabilities
+from soundstack.evaluation.none_rule import NONE, NoneRule
 from soundstack.evaluation.score_table import Kind
+from soundstack.recognisers.class_distance import ClassDistance
 from soundstack.utils import deadlines
 from soundstack.utils.errors import StoreError
 from soundstack.utils.markdown import escape
@@ -49,12 +51,20 @@ class Examples:
     def __init__(self, clips: Sequence[Decoded]) -> None:
         self._clips = clips
         self._made: dict[AudioSpec, list[Samples]] = {}
+        self._kept: dict[tuple[int, str], NDArray[Any]] = {}
 
     def of(self, spec: AudioSpec) -> list[Samples]:
         """Return the examples (E, spec.samples) of every clip."""
         if spec not in self._made:
             self._made[spec] = [prepare(samples, rate, spec) for samples, rate in self._clips]
         return self._made[spec]
+
+    def once(self, owner: Recogniser, what: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return what a recogniser makes of the clips, made the first time; for scores and none scores alike."""
+        key = (id(owner), what)
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
 
 class System(NamedTuple):
@@ -73,12 +83,14 @@ class System(NamedTuple):
 
 @dataclass(kw_only=True)
 class Recogniser(ABC):
-    """What all recognisers share: the classes, the kind of their scores, and the calibration."""
+    """What all recognisers share: the classes, the kind of their scores, the calibration, and when they say none."""
 
     type: ClassVar[str]
     kind: ClassVar[Kind]
     labels: tuple[str, ...]
     inverse_temperature: float = 1.0
+    none: NoneRule | None = None
+    class_distance: ClassDistance | None = None
 
     def __init_subclass__(cls) -> None:
         if "type" in vars(cls):
@@ -115,6 +127,25 @@ class Recogniser(ABC):
     def score_examples(self, examples: Examples) -> Scores:
         """Return class scores (N, K) of clips that others may score as well."""
 
+    def judge(self, clips: Sequence[Decoded]) -> tuple[Scores, Scores | None]:
+        """Return class scores (N, K) of decoded clips and, where there is a rule for it, their none scores (N,)."""
+        if self.none is None:
+            return self.scores(clips), None
+        examples = Examples(clips)
+        scores = examples.once(self, "scores", lambda: self.score_examples(examples))
+        return scores, self.none_scores(examples, self.none)
+
+    def none_scores(self, examples: Examples, rule: NoneRule) -> Scores:
+        """Return none scores (N,) of clips; see :mod:`soundstack.evaluation.none_rule`."""
+        if not rule.by_class:
+            return rule.ranks(self.distances(examples))
+        scores = examples.once(self, "scores", lambda: self.score_examples(examples))
+        return self.probabilities(scores)[:, self.labels.index(NONE)]
+
+    def distances(self, examples: Examples) -> Scores:
+        """Return how far clips are from all classes (N,), where there is a rule by distance."""
+        raise NotImplementedError
+
     @abstractmethod
     def _save(self, folder: Path) -> dict[str, Any]:
         """Write the numbers into ``folder`` and return what ``recogniser.json`` must say."""
@@ -132,6 +163,10 @@ class Recogniser(ABC):
         """Write the recogniser into a new folder."""
         folder.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, "type": self.type, "labels": self.labels, "sharpness": self.inverse_temperature}
+        if self.none is not None:
+            content["none"] = self.none.to_json()
+        if self.class_distance is not None:
+            self.class_distance.save(folder)
         (folder / FILE).write_text(json.dumps(content | self._save(folder), indent=1), encoding="utf-8")
 
 
@@ -168,9 +203,30 @@ class SingleRecogniser(Recogniser):
         """Return class scores (N, K) of clips."""
         deadlines.check()
         parts = examples.of(self.audio)
-        scores = self.score_features(self.features(np.concatenate(parts)))
+        features = examples.once(self, "features", lambda: self.features(np.concatenate(parts)))
+        return self._by_clip(self.score_features(features), parts)
+
+    def summary(self, features: NDArray[np.float32]) -> NDArray[Any]:
+        """Return what the distance from the classes is of: (E, D) of features (E, ...), the features themselves."""
+        return features
+
+    def distances(self, examples: Examples) -> Scores:
+        """Return the distances (N,) of clips from all classes."""
+        assert self.class_distance is not None
+        parts = examples.of(self.audio)
+        features = examples.once(self, "features", lambda: self.features(np.concatenate(parts)))
+        return self._by_clip(self.class_distance.distances(self.summary(features)), parts)
+
+    @staticmethod
+    def _by_clip(values: Scores, parts: Sequence[Samples]) -> Scores:
+        """Average what is known of examples (E, ...) over those of each clip."""
         ends = np.cumsum([len(part) for part in parts])[:-1]
-        return np.stack([part.mean(axis=0) for part in np.split(scores, ends)])
+        return np.stack([part.mean(axis=0) for part in np.split(values, ends)])
+
+
+def has_rule(folder: Path) -> bool:
+    """Whether a saved recogniser may answer none."""
+    return bool(json.loads((folder / FILE).read_text(encoding="utf-8")).get("none"))
 
 
 def load(folder: Path, device: torch.device | None = None) -> Recogniser:
@@ -189,4 +245,7 @@ def load(folder: Path, device: torch.device | None = None) -> Recogniser:
         )
     if content["type"] not in _TYPES:
         importlib.import_module(f"soundstack.{MODULES[content['type']]}")
-    return _TYPES[content["type"]]._load(folder, content, device or torch.device("cpu"))
+    recogniser = _TYPES[content["type"]]._load(folder, content, device or torch.device("cpu"))
+    recogniser.none = NoneRule.from_json(content.get("none"))
+    recogniser.class_distance = ClassDistance.load(folder)
+    return recogniser

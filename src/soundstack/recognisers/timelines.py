@@ -57,7 +57,7 @@ class Timeline:
     """What a recogniser says of a clip, window by window.
 
     ``seconds`` is the clip's length, ``starts`` and ``ends`` are in seconds (W,); ``scores`` and calibrated
-    ``probabilities`` are (W, K).
+    ``probabilities`` are (W, K), and ``none`` the none scores (W,), where the recogniser has a rule for them.
     """
 
     seconds: float
@@ -65,6 +65,7 @@ class Timeline:
     ends: Floats
     scores: Floats
     probabilities: Floats
+    none: Floats | None = None
 
     @property
     def mean_scores(self) -> Floats:
@@ -75,6 +76,11 @@ class Timeline:
     def mean_probabilities(self) -> Floats:
         """Probabilities (K,) of the whole clip; they sum to one."""
         return np.asarray(self.probabilities.mean(axis=0))
+
+    @property
+    def mean_none(self) -> Floats | None:
+        """None score of the whole clip, as (1,)."""
+        return None if self.none is None else np.asarray(self.none.mean(keepdims=True))
 
 
 def read(
@@ -107,24 +113,25 @@ def read(
 def timelines(
     parts: Iterable[Window | End],
     recogniser: Recogniser,
-    score: Callable[[Sequence[Decoded]], Floats] | None = None,
+    judge: Callable[[Sequence[Decoded]], tuple[Floats, Floats | None]] | None = None,
 ) -> Iterator[tuple[int, Timeline | AudioError]]:
     """Score clips as they are read.
 
     Args:
         parts: Windows and ends from :func:`read`; those of several clips may be mixed.
-        score: Called instead of ``recogniser.scores`` with each batch of windows, by who must come in between.
+        judge: Called instead of ``recogniser.judge`` with each batch of windows, by who must come in between.
 
     Yields:
         Every clip's number, and what was found or is wrong with it, once its last window has been scored.
     """
-    score = score or recogniser.scores
-    opened: dict[int, list[tuple[float, float, Floats, Floats]]] = defaultdict(list)
+    judge = judge or recogniser.judge
+    opened: dict[int, list[tuple[float, float, Floats, Floats, float]]] = defaultdict(list)
     for batch in _batches(parts, max(1, min(BATCH, int(SECONDS / recogniser.seconds)))):
         if found := [part for part in batch if isinstance(part, Window)]:
-            scores = score([window.sound for window in found])
+            scores, none = judge([window.sound for window in found])
             probabilities = recogniser.probabilities(scores)
-            for window, *rows in zip(found, scores, probabilities, strict=True):
+            none = np.full(len(found), np.nan) if none is None else none
+            for window, *rows in zip(found, scores, probabilities, none, strict=True):
                 opened[window.clip].append((window.start, window.end, *rows))
         for part in batch:
             if isinstance(part, End):
@@ -151,8 +158,8 @@ def _batches(parts: Iterable[Window | End], at_once: int) -> Iterator[list[Windo
         yield batch
 
 
-def _joined(seconds: float, rows: Sequence[tuple[float, float, Floats, Floats]]) -> Timeline | AudioError:
-    starts, ends, scores, probabilities = (np.array(column) for column in zip(*rows, strict=True))
+def _joined(seconds: float, rows: Sequence[tuple[float, float, Floats, Floats, float]]) -> Timeline | AudioError:
+    starts, ends, scores, probabilities, none = (np.array(column) for column in zip(*rows, strict=True))
     if not np.isfinite(scores).all():
         return AudioError("is too loud for its scores to be numbers; scale it to -1..1")
-    return Timeline(seconds, starts, ends, scores, probabilities)
+    return Timeline(seconds, starts, ends, scores, probabilities, None if np.isnan(none).any() else none)

@@ -1,9 +1,9 @@
 """The served model: encoded sound in, labels and probabilities out.
 
 Input: a binary column ``audio``, an encoded file (WAV, FLAC, OGG, MP3, M4A ...) a row; in JSON it is base64. Output, a
-row each: ``label``, its ``probability`` (calibrated on out-of-fold scores) and ``p_<label>`` for every class. A clip
-longer than those of the training is the mean of overlapping windows. Parameters: :class:`Options` and lowered
-:class:`RequestLimits`.
+row each: ``label``, its ``probability`` (calibrated on out-of-fold scores) and ``p_<label>`` for every class; of a
+model that may answer ``none``, also ``none_score`` (:mod:`soundstack.evaluation.none_rule`). A clip longer than those
+of the training is the mean of overlapping windows. Parameters: :class:`Options` and lowered :class:`RequestLimits`.
 What a client sends is only ever treated as the bytes of a sound file, never as a path, a URL or a file name.
 """
 
@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from soundstack.audio.decoder import SoundReader
 from soundstack.audio.limits import RequestLimits, explained
+from soundstack.evaluation.none_rule import answers_of
 from soundstack.recognisers.base import Decoded, Recogniser, Scores, load
 from soundstack.recognisers.timelines import End, Timeline, Window, read, timelines
 from soundstack.utils import deadlines, devices
@@ -55,24 +56,30 @@ class Options(BaseModel):
     )
 
 
-def _columns(labels: Sequence[str]) -> Iterator[tuple[str, DataType | Array, str]]:
-    """The columns of answers: name, type, and the option that asks for it (empty: none, it is always there)."""
+def _columns(labels: Sequence[str], *, none: bool) -> Iterator[tuple[str, DataType | Array, str]]:
+    """The columns of answers: name, type, and the option that asks for it (empty: none, it is always there).
+
+    ``none`` tells whether the model may answer that a clip is of none of its classes.
+    """
     p_labels = [f"p_{label}" for label in labels]
     numbers = [Property(name, DataType.double) for name in ("start", "end", "probability", *p_labels)]
     yield "label", DataType.string, ""
     yield from ((name, DataType.double, "") for name in ("probability", *p_labels))
+    if none:
+        numbers.append(Property("none_score", DataType.double))
+        yield "none_score", DataType.double, ""
     yield from ((f"score_{label}", DataType.double, "raw_scores") for label in labels)
     yield "top_labels", Array(DataType.string), "top_k"
     yield "timeline", Array(Object([*numbers, Property("label", DataType.string)])), "timeline"
     yield "error", DataType.string, "on_error"
 
 
-def signature(labels: Sequence[str], limits: RequestLimits) -> ModelSignature:
+def signature(labels: Sequence[str], limits: RequestLimits, *, none: bool = False) -> ModelSignature:
     """The model's contract, shown in the UI and checked by MLflow; what not every answer holds is optional."""
     params = Options().model_dump() | limits.model_dump()
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "audio")]),
-        outputs=Schema([ColSpec(kind, name, required=False) for name, kind, _ in _columns(labels)]),
+        outputs=Schema([ColSpec(kind, name, required=False) for name, kind, _ in _columns(labels, none=none)]),
         params=ParamSchema([ParamSpec(name, _TYPES[type(value)], value) for name, value in params.items()]),
     )
 
@@ -129,7 +136,7 @@ class SoundModel(PythonModel):
         _check_totals(size, sum(seconds for _, seconds in opened), limits)
         strict = options.on_error == "refuse"
         parts = self._parts(clips, limits, deadline, strict=strict)
-        found = dict(timelines(parts, self.recogniser, lambda windows: self._score(windows, deadline)))
+        found = dict(timelines(parts, self.recogniser, lambda windows: self._judge(windows, deadline)))
         problems = {row: what for row, what in sorted(found.items()) if isinstance(what, AudioError)}
         if problems and strict:
             named = [f"row {row}: the clip {problem}" for row, problem in list(problems.items())[:NAMED_ROWS]]
@@ -182,14 +189,14 @@ class SoundModel(PythonModel):
             raise _refusal(f"params: top_k is {options.top_k}; it must lie in 0 to {len(self.recogniser.labels)}.")
         return options, limits
 
-    def _score(self, windows: Sequence[Decoded], deadline: float) -> Scores:
+    def _judge(self, windows: Sequence[Decoded], deadline: float) -> tuple[Scores, Scores | None]:
         """Score a batch of windows when its turn comes: torch uses all cores for one, two would hinder each other."""
         left = deadline - time.monotonic()
         if left <= 0 or not self._scoring.acquire(timeout=left if left < math.inf else -1):
             raise _too_late()
         try:
             with deadlines.until(deadline):
-                return self.recogniser.scores(windows)
+                return self.recogniser.judge(windows)
         except deadlines.LateError:
             raise _too_late() from None
         finally:
@@ -198,29 +205,34 @@ class SoundModel(PythonModel):
     def _record(self, row: Timeline | AudioError, options: Options) -> dict[str, Any]:
         labels = self.recogniser.labels
         if isinstance(row, AudioError):
-            asked = (name for name, _, option in _columns(labels) if not option or getattr(options, option))
+            columns = _columns(labels, none=self.recogniser.none is not None)
+            asked = (name for name, _, option in columns if not option or getattr(options, option))
             return dict.fromkeys(asked) | {"error": f"the clip {row}"}
         probabilities = row.mean_probabilities
-        record = self._decision(probabilities)
+        record = self._decisions(probabilities[None], row.mean_none)[0]
         if options.raw_scores:
             record |= {f"score_{label}": float(x) for label, x in zip(labels, row.mean_scores, strict=True)}
         if options.top_k:
             best = np.argsort(-probabilities, kind="stable")[: options.top_k]
             record["top_labels"] = [labels[index] for index in best]
         if options.timeline:
-            parts = zip(row.starts, row.ends, row.probabilities, strict=True)
-            record["timeline"] = [
-                {"start": float(start), "end": float(end)} | self._decision(part) for start, end, part in parts
-            ]
+            parts = zip(row.starts, row.ends, self._decisions(row.probabilities, row.none), strict=True)
+            record["timeline"] = [{"start": float(start), "end": float(end)} | part for start, end, part in parts]
         if options.on_error == "null":
             record["error"] = None
         return record
 
-    def _decision(self, probabilities: np.ndarray) -> dict[str, Any]:
+    def _decisions(self, probabilities: Scores, none: Scores | None) -> list[dict[str, Any]]:
+        """Labels and probabilities (N, K) of clips or windows, with their none scores (N,) where there are any."""
         labels = self.recogniser.labels
-        best = int(probabilities.argmax())
-        named = {f"p_{label}": float(x) for label, x in zip(labels, probabilities, strict=True)}
-        return {"label": labels[best], "probability": float(probabilities[best])} | named
+        answers, chosen = answers_of(self.recogniser.none, labels, probabilities, none)
+        records = []
+        for row, (label, probability) in enumerate(zip(answers, chosen, strict=True)):
+            named = {f"p_{each}": float(x) for each, x in zip(labels, probabilities[row], strict=True)}
+            records.append({"label": label, "probability": float(probability)} | named)
+            if none is not None:
+                records[-1]["none_score"] = float(none[row])
+        return records
 
 
 def _opened(row: Any, limits: RequestLimits) -> tuple[bytes | AudioError, float]:

@@ -34,7 +34,7 @@ Steps = dict[str, Callable[[Any], RegisteredModel]]
 _SHARED: Mapping[str, Sequence[str]] = {
     "crnn": (*DataConfig.model_fields, "epochs", "class_weight", "trials", "parallel_trials", "studies", "nested"),
     "deepspectrum": (*DataConfig.model_fields, "class_weight", "nested", "weights_dir"),
-    "fuse": ("dataset", "cache_dir", "class_weight", "nested", "served_limits"),
+    "fuse": ("dataset", "cache_dir", "class_weight", "nested", "none_rate", "served_limits"),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from soundstack.config.base import Config
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import class_scores, table_confusion
+from soundstack.evaluation.none_rule import NoneRule
 from soundstack.evaluation.statistics import Interval, few_groups
 from soundstack.evaluation.tables import percent
 from soundstack.networks.registry import NetworkSpec, network_spec
@@ -54,6 +55,7 @@ class Facts:
         confusion: of the development clips, out of fold: (K, K), rows are the truth.
         clips: the number of development and of test clips.
         data: what ``data/data.json`` holds; empty where the run has none.
+        none: when it answers none, if ever, and how well, by metric.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Facts:
     clips: tuple[int, int]
     folds: int
     data: Mapping[str, Any]
+    none: NoneRule | None = None
+    none_metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def weight_licences(self) -> list[tuple[str, list[str]]]:
@@ -123,6 +127,8 @@ def facts_of(
         clips=(len(evaluation.devel.clips), len(evaluation.test.clips)),
         folds=len(evaluation.devel.fold_names),
         data=_json(folder / DATA_FILE),
+        none=recogniser.none,
+        none_metrics=evaluation.none.metrics() if evaluation.none else {},
     )
 
 

@@ -78,7 +78,7 @@ def _log_and_register(run: Run, recogniser: Recogniser, tags: Mapping[str, str],
             python_model=str(Path(serving.__file__).with_name("served_model.py")),
             artifacts={"recogniser": str(saved)},
             code_paths=[str(shipped.copy_code(recogniser.modules, Path(folder, "code")))],
-            signature=serving.signature(recogniser.labels, limits),
+            signature=serving.signature(recogniser.labels, limits, none=recogniser.none is not None),
             pip_requirements=shipped.requirements(recogniser.modules),
         )
         return mlflow.register_model(model.model_uri, run.name, tags=dict(tags))
