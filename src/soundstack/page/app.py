@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
+from numpy.typing import NDArray
 
 from soundstack.page import corrections, pictures
 from soundstack.page.answers import Listener
@@ -25,11 +25,16 @@ if TYPE_CHECKING:
 USER = "soundstack"
 #: What stands in the table for a sound that is none of the classes.
 NONE = "none"
-#: Calls that wait, sessions that are remembered, and seconds after which what was uploaded is deleted.
-_WAITING, _SESSIONS, _KEPT_SECONDS = 16, 64, 1800
+#: Calls that wait, and sessions that are remembered.
+WAITING, _SESSIONS = 16, 64
+_SHOWN_CLASSES = 8
+#: Seconds between looks for what was uploaded, and after which it is deleted.
+DELETED = (300, 1800)
 _CSS = """
 .gradio-container {max-width: 1160px !important; margin: 0 auto !important}
-table caption {text-align: left; padding-bottom: .4em} th, td {text-align: left; padding: .2em .8em .2em 0}
+#opinions caption {text-align: left; padding-bottom: .4em} #opinions th, #opinions td {padding: .25em .6em}
+.gradio-container {--body-text-color-subdued: #52525b; --block-info-text-color: #52525b}
+.dark .gradio-container, .dark.gradio-container {--body-text-color-subdued: #d4d4d8; --block-info-text-color: #d4d4d8}
 """
 
 
@@ -69,8 +74,10 @@ class Page:
         texts = dict.fromkeys(("verdict", "picture", "opinions"), "")
         return texts | {"classes": None, "end": 0, "label": None, "said": None}
 
-    def stretch(self, path: str | None, start: float | None, end: float | None) -> bytes:
-        """A WAV file of a part of an uploaded sound; start and end in seconds.
+    def stretch(self, path: str | None, start: float | None, end: float | None) -> tuple[int, NDArray[np.int16]]:
+        """A part of an uploaded sound, for the browser to play: rate in Hz and samples (frames, channels of at most 2).
+
+        Start and end are in seconds.
 
         Raises:
             SoundstackError: There is no sound, or nothing in that part.
@@ -79,9 +86,7 @@ class Page:
         part = samples[round(max(0.0, start or 0.0) * rate) : round(max(0.0, end or 0.0) * rate)]
         if not len(part):
             raise ConfigError(f"Give a start before the end, from 0 to {len(samples) / rate:.2f} s.")
-        file = io.BytesIO()
-        soundfile.write(file, np.clip(part[:, :2], -1, 1), rate, format="WAV", subtype="PCM_16")
-        return file.getvalue()
+        return rate, np.rint(32767 * np.clip(part[:, :2], -1, 1)).astype(np.int16)
 
     def correct(self, path: str | None, label: str | None, group: str, said: tuple[str, Any] | None) -> str:
         """Keep an uploaded sound with its right label, and say where.
@@ -119,22 +124,21 @@ def blocks(page: Page) -> gr.Blocks:
     """Lay the page out."""
     import gradio as gr
 
-    def shown(path: str | None) -> list[Any]:
+    def shown(path: str | None) -> dict[Any, Any]:
         found = page.recognise(path)
-        return [
-            found["verdict"],
-            found["classes"],
-            found["picture"],
-            found["opinions"],
-            0,
-            found["end"],
-            gr.update(value=found["label"]),
-            found["said"],
-            None,
-            "",
-        ]
+        return {part: found[name] for name, part in answers.items()} | {
+            start: 0,
+            heard: gr.update(value=None, visible=False),
+            saved: "",
+        }
 
-    def said_in_the_page(act: Callable[..., Any]) -> Callable[..., Any]:
+    def played(*values: Any) -> Any:
+        return gr.update(value=page.stretch(*values), visible=True)
+
+    def kept(*values: Any) -> str:
+        return pictures.told(page.correct(*values))
+
+    def telling(act: Callable[..., Any]) -> Callable[..., Any]:
         def acted(*values: Any) -> Any:
             try:
                 return act(*values)
@@ -144,32 +148,31 @@ def blocks(page: Page) -> gr.Blocks:
         return acted
 
     listener = page.listener
-    limits = listener.limits
+    title = f"# {escape(listener.name)}\nRecord a sound or drop a file, of at most {listener.limits.max_seconds:g} s."
     names = [(label.replace("_", " "), label) for label in listener.labels]
     if NONE not in listener.labels:
         names.append(("none of these", NONE))
-    with gr.Blocks(
-        title=f"Soundstack: {listener.name}", delete_cache=(300, _KEPT_SECONDS), analytics_enabled=False
-    ) as made:
-        gr.Markdown(f"# {escape(listener.name)}\nRecord a sound or drop a file, of at most {limits.max_seconds:g} s.")
-        said = gr.State(None, time_to_live=_KEPT_SECONDS)
+    called = f"Soundstack: {listener.name}"
+    with gr.Blocks(title=called, delete_cache=DELETED, analytics_enabled=False) as made:
+        gr.Markdown(title)
+        said = gr.State(None, time_to_live=DELETED[1])
         with gr.Row():
             with gr.Column():
                 sound = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Sound", buttons=[])
                 verdict = gr.HTML(elem_id="verdict")
-            classes = gr.Label(num_top_classes=8, label="Probabilities", show_heading=False)
+            classes = gr.Label(num_top_classes=_SHOWN_CLASSES, label="Probabilities", show_heading=False)
         picture = gr.HTML(elem_id="picture")
         opinions = gr.HTML(elem_id="opinions")
         with gr.Row():
-            with gr.Group():
-                gr.Markdown("### Listen to a part", padding=True)
+            with gr.Column():
+                gr.Markdown("### Listen to a part")
                 with gr.Row():
                     start = gr.Number(0, label="From (s)", minimum=0, step=0.1)
                     end = gr.Number(0, label="To (s)", minimum=0, step=0.1)
                 play = gr.Button("Play this part")
-                part = gr.Audio(label="Part", interactive=False, autoplay=True, buttons=[])
-            with gr.Group():
-                gr.Markdown("### Correct the label", padding=True)
+                heard = gr.Audio(label="Part", interactive=False, autoplay=True, buttons=[], visible=False)
+            with gr.Column():
+                gr.Markdown("### Correct the label")
                 label = gr.Dropdown(
                     names, value=None, label="Right class (or write a new one)", allow_custom_value=True
                 )
@@ -180,15 +183,21 @@ def blocks(page: Page) -> gr.Blocks:
                 )
                 save = gr.Button("Save the correction", variant="primary")
                 saved = gr.HTML(elem_id="saved")
+        answers = {
+            "verdict": verdict,
+            "classes": classes,
+            "picture": picture,
+            "opinions": opinions,
+            "end": end,
+            "label": label,
+            "said": said,
+        }
         hidden: dict[str, Any] = {"api_visibility": "private"}
-        outputs = [verdict, classes, picture, opinions, start, end, label, said, part, saved]
-        gr.on([sound.change], shown, sound, outputs, trigger_mode="always_last", concurrency_limit=1, **hidden)
-        play.click(said_in_the_page(page.stretch), [sound, start, end], part, concurrency_limit=2, **hidden)
-        inputs = [sound, label, group, said]
-        save.click(
-            said_in_the_page(lambda *v: pictures.told(page.correct(*v))), inputs, saved, concurrency_limit=2, **hidden
-        )
-    made.queue(max_size=_WAITING, api_open=False)
+        all_shown = [*answers.values(), start, heard, saved]
+        sound.change(shown, sound, all_shown, trigger_mode="always_last", concurrency_limit=1, **hidden)
+        play.click(telling(played), [sound, start, end], heard, concurrency_limit=2, **hidden)
+        save.click(telling(kept), [sound, label, group, said], saved, concurrency_limit=2, **hidden)
+    made.queue(max_size=WAITING, api_open=False)
     return made
 
 
@@ -206,9 +215,10 @@ def served(page: Page, host: str, port: int, *, password: str = "", only_here: b
     Raises:
         ConfigError: The port or the address cannot be had.
     """
-    with TemporaryDirectory(prefix="soundstack-page-", ignore_cleanup_errors=True) as folder:
-        _quieten_gradio(folder)
-        import gradio as gr
+    prefix = "soundstack-page-"
+    with TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder, _environment(folder):
+        with warnings.catch_warnings(action="ignore"):  # it remarks on an FFmpeg program, which nothing here needs
+            import gradio as gr
         from starlette.middleware import Middleware
 
         limits = page.listener.limits
@@ -224,7 +234,6 @@ def served(page: Page, host: str, port: int, *, password: str = "", only_here: b
                 share=False,
                 quiet=True,
                 prevent_thread_lock=True,
-                show_error=False,
                 footer_links=[],
                 run_history=False,
                 max_file_size=limits.max_bytes,
@@ -234,7 +243,7 @@ def served(page: Page, host: str, port: int, *, password: str = "", only_here: b
                 pwa=False,
                 mcp_server=False,
                 app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
-                theme=gr.themes.Default(font=font, font_mono=mono),
+                theme=gr.themes.Default(primary_hue="blue", font=font, font_mono=mono),
                 css=_CSS,
             )
         except OSError:
@@ -245,14 +254,18 @@ def served(page: Page, host: str, port: int, *, password: str = "", only_here: b
             made.close(verbose=False)
 
 
-def _quieten_gradio(folder: str) -> None:
-    """Set Gradio up before it is imported: no telemetry, files in a folder of its own, nothing from the environment."""
-    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+@contextmanager
+def _environment(folder: str) -> Iterator[None]:
+    """Set Gradio up, which reads its environment: no telemetry, files in a folder of its own, nothing of the user's."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
+    ours = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "GRADIO_EXAMPLES_CACHE": folder}
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in before:
         del os.environ[name]
-    os.environ |= {
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_TEMP_DIR": folder,
-        "GRADIO_EXAMPLES_CACHE": folder,
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
+    os.environ |= ours
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+        os.environ |= before
