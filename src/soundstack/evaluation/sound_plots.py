@@ -181,8 +181,8 @@ def _draw_labels(strip: Axes, borders: Sequence[float], labels: Sequence[str], i
         strip.axvspan(left, right, color=colour_of[label], linewidth=0)
         name = class_name(label, 24)
         if width_of([name], 9) + 0.1 < (right - left) * inches:
-            dark = np.mean(to_rgb(colour_of[label])) < 0.6
-            colour = "white" if dark else "black"
+            luminance = np.array(to_rgb(colour_of[label])) ** 2.2 @ [0.2126, 0.7152, 0.0722]
+            colour = "white" if luminance < 0.18 else "black"  # whichever has the higher contrast
             strip.text((left + right) / 2, 0.5, name, ha="center", va="center", fontsize=9, color=colour)
         else:
             left_out = True
