@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import threading
-import warnings
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext, redirect_stderr, suppress
 from typing import TYPE_CHECKING
 
 import _project  # noqa: F401  (first: makes src importable)
@@ -25,7 +26,7 @@ def run(config: PageConfig) -> None:
     from soundstack.tracking import registered_models
     from soundstack.tracking import run as tracking
 
-    with warnings.catch_warnings(action="ignore"):  # MLflow remarks on the served model's class when it is defined
+    with redirect_stderr(io.StringIO()):  # MLflow remarks on the served model's class when it is defined
         from soundstack.page import app
 
     model = registered_models.find_model(config.model)
@@ -39,13 +40,15 @@ def run(config: PageConfig) -> None:
             opened.settings(config, {"model": model.shown, "corrections_dir": str(folder)})
         here = config.on_this_machine_alone
         with app.served(page, config.host, config.port, password=password, only_here=here) as address:
-            print(f"Page:  {address}  (record or drop a sound there; end it here with Ctrl-C)", flush=True)
-            if not here:
-                guard = f"who knows the password of {app.USER}" if password else "anybody who reaches it"
-                print(f"Note:  {guard} can use the page and save sounds; what is sent is not encrypted.", flush=True)
             try:
+                print(f"Page:  {address}  (record or drop a sound there; end it here with Ctrl-C)", flush=True)
+                if not here:
+                    who = f"who knows the password of {app.USER}" if password else "anybody who reaches it"
+                    print(f"Note:  {who} can use the page and save sounds; nothing is encrypted.", flush=True)
                 threading.Event().wait()
             except KeyboardInterrupt:
+                for number in (signal.SIGINT, signal.SIGTERM):  # `mlflow run` passes one Ctrl-C on again
+                    signal.signal(number, signal.SIG_IGN)
                 print(f"Stopped. What was corrected: {folder}")
 
 
@@ -64,8 +67,6 @@ def _sentence(model: FoundModel) -> Callable[[float], str]:
 
 def _listener(config: PageConfig, model: FoundModel) -> Listener:
     """The model, with its networks compiled by a first sound."""
-    import io
-
     import numpy as np
     import soundfile
 

@@ -148,7 +148,7 @@ def labelled_spectrogram_figure(
     edges = _edges(starts, ends) / length
     first = [at for at, label in enumerate(best) if not at or label != best[at - 1]]  # of each run of one label
     borders = edges[[*first, len(best)]]
-    _draw_labels(strip, borders, [best[at] for at in first], 9.5 / (edges[-1] - edges[0]))
+    _draw_labels(strip, borders.tolist(), [best[at] for at in first], 9.5 / (edges[-1] - edges[0]))
     shown_levels = np.asarray(levels)
     groups = np.linspace(0, shown_levels.shape[1], min(shown_levels.shape[1], _COLUMNS) + 1).round().astype(int)
     shown_levels = np.maximum.reduceat(shown_levels, groups[:-1], axis=1)
