@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -174,7 +175,10 @@ def labelled_spectrogram_figure(
 
 def _draw_labels(strip: Axes, borders: Sequence[float], labels: Sequence[str], inches: float) -> None:
     """Draw stretches with their labels in them, and a legend where one does not fit; ``inches`` to a unit of x."""
-    names = list(dict.fromkeys(labels))
+    lasts: dict[str, float] = defaultdict(float)  # the longest heard have a colour of their own
+    for label, left, right in zip(labels, borders, borders[1:], strict=False):
+        lasts[label] += right - left
+    names = sorted(lasts, key=lambda label: -lasts[label])
     colour_of = dict(zip(names, [*_QUALITATIVE, *[PALE] * len(names)], strict=False))
     left_out = False
     for label, left, right in zip(labels, borders, borders[1:], strict=False):
