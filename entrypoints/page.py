@@ -47,7 +47,7 @@ def run(config: PageConfig) -> None:
                     print(f"Note:  {who} can use the page and save sounds; nothing is encrypted.", flush=True)
                 threading.Event().wait()
             except KeyboardInterrupt:
-                for number in (signal.SIGINT, signal.SIGTERM):  # `mlflow run` passes one Ctrl-C on again
+                for number in (signal.SIGINT, signal.SIGTERM):  # `mlflow run` passes one Ctrl-C on once more
                     signal.signal(number, signal.SIG_IGN)
                 print(f"Stopped. What was corrected: {folder}")
 
@@ -88,3 +88,4 @@ def _listener(config: PageConfig, model: FoundModel) -> Listener:
 
 if __name__ == "__main__":
     cli.run(PageConfig, run)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending already, and libraries take their time
