@@ -8,6 +8,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,6 +43,7 @@ from soundstack.serving.model import SoundModel
 from soundstack.utils.errors import AudioError, ConfigError, StoreError
 from test_recognisers import crnn
 from test_serving import encoded
+from test_shown_commands import of_a_run
 from waiting import PATIENCE, until
 
 svm, fusion = test_recognisers.svm, test_recognisers.fusion  # fixtures
@@ -517,6 +519,13 @@ def test_parameters_that_cannot_be_are_refused(values: dict[str, Any], told: str
 def test_who_can_reach_it_is_told_by_the_host() -> None:
     assert all(PageConfig(host=host).on_this_machine_alone for host in ("127.0.0.1", "localhost", "::1"))
     assert not any(PageConfig(host=host).on_this_machine_alone for host in ("0.0.0.0", "::", "192.168.1.4"))
+
+
+def test_a_run_tells_how_to_open_the_page_of_its_model(capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = [line for line in of_a_run(capsys).splitlines() if line.startswith("In the browser:")]
+    given = dict(re.findall(r"-P (\w+)=(\S+)", line))
+    assert " -e page " in line
+    assert PageConfig(**given).model == "demo-fusion/1"
 
 
 def test_a_served_model_does_not_need_the_page() -> None:

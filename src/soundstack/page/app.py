@@ -30,6 +30,18 @@ WAITING, _SESSIONS = 16, 64
 _SHOWN_CLASSES = 8
 #: Seconds between looks for what was uploaded, and after which it is deleted.
 DELETED = (300, 1800)
+#: Without what Gradio does beside: a public address, monitoring, a history of runs, a server for programs ...
+_PLAIN: dict[str, Any] = {
+    "share": False,
+    "quiet": True,
+    "prevent_thread_lock": True,
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+}
 _CSS = """
 .gradio-container {max-width: 1160px !important; margin: 0 auto !important}
 #opinions caption {text-align: left; padding-bottom: .4em} #opinions th, #opinions td {padding: .25em .6em}
@@ -121,16 +133,63 @@ def _told(error: SoundstackError) -> str:
 
 
 def blocks(page: Page) -> gr.Blocks:
-    """Lay the page out."""
+    """Make the page: what stands on it, and what happens when it is used."""
+    import gradio as gr
+
+    title = f"Soundstack: {page.listener.name}"
+    with gr.Blocks(title=title, delete_cache=DELETED, analytics_enabled=False) as made:
+        _connect(page, _laid_out(page.listener))
+    made.queue(max_size=WAITING, api_open=False)
+    return made
+
+
+def _laid_out(listener: Listener) -> dict[str, Any]:
+    """Lay the page out; what is on it by its name, which for parts of an answer is that in :meth:`Page.recognise`."""
+    import gradio as gr
+
+    names = [(label.replace("_", " "), label) for label in listener.labels]
+    if NONE not in listener.labels:
+        names.append(("none of these", NONE))
+    longest = f"{listener.limits.max_seconds:g} s"
+    on: dict[str, Any] = {}
+    gr.Markdown(f"# {escape(listener.name)}\nRecord a sound or drop a file, of at most {longest}.")
+    on["said"] = gr.State(None, time_to_live=DELETED[1])
+    with gr.Row():
+        with gr.Column():
+            on["sound"] = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Sound", buttons=[])
+            on["verdict"] = gr.HTML(elem_id="verdict")
+        on["classes"] = gr.Label(num_top_classes=_SHOWN_CLASSES, label="Probabilities", show_heading=False)
+    on["picture"] = gr.HTML(elem_id="picture")
+    on["opinions"] = gr.HTML(elem_id="opinions")
+    with gr.Row():
+        with gr.Column():
+            gr.Markdown("### Listen to a part")
+            with gr.Row():
+                on["start"] = gr.Number(0, label="From (s)", minimum=0, step=0.1)
+                on["end"] = gr.Number(0, label="To (s)", minimum=0, step=0.1)
+            on["play"] = gr.Button("Play this part")
+            on["heard"] = gr.Audio(label="Part", interactive=False, autoplay=True, buttons=[], visible=False)
+        with gr.Column():
+            gr.Markdown("### Correct the label")
+            what = "Right class (or write a new one)"
+            on["label"] = gr.Dropdown(names, value=None, label=what, allow_custom_value=True)
+            on["group"] = gr.Textbox(
+                label="Recording (optional)",
+                info="Sounds of one recording, speaker or day share a name and are never torn apart by a split",
+                max_length=100,
+            )
+            on["save"] = gr.Button("Save the correction", variant="primary")
+            on["saved"] = gr.HTML(elem_id="saved")
+    return on
+
+
+def _connect(page: Page, on: dict[str, Any]) -> None:
+    """Say what happens when the page is used; refusals are shown, and none of it is offered to programs."""
     import gradio as gr
 
     def shown(path: str | None) -> dict[Any, Any]:
-        found = page.recognise(path)
-        return {part: found[name] for name, part in answers.items()} | {
-            start: 0,
-            heard: gr.update(value=None, visible=False),
-            saved: "",
-        }
+        found = {on[name]: value for name, value in page.recognise(path).items()}
+        return found | {on["start"]: 0, on["heard"]: gr.update(value=None, visible=False), on["saved"]: ""}
 
     def played(*values: Any) -> Any:
         return gr.update(value=page.stretch(*values), visible=True)
@@ -147,58 +206,15 @@ def blocks(page: Page) -> gr.Blocks:
 
         return acted
 
-    listener = page.listener
-    title = f"# {escape(listener.name)}\nRecord a sound or drop a file, of at most {listener.limits.max_seconds:g} s."
-    names = [(label.replace("_", " "), label) for label in listener.labels]
-    if NONE not in listener.labels:
-        names.append(("none of these", NONE))
-    called = f"Soundstack: {listener.name}"
-    with gr.Blocks(title=called, delete_cache=DELETED, analytics_enabled=False) as made:
-        gr.Markdown(title)
-        said = gr.State(None, time_to_live=DELETED[1])
-        with gr.Row():
-            with gr.Column():
-                sound = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Sound", buttons=[])
-                verdict = gr.HTML(elem_id="verdict")
-            classes = gr.Label(num_top_classes=_SHOWN_CLASSES, label="Probabilities", show_heading=False)
-        picture = gr.HTML(elem_id="picture")
-        opinions = gr.HTML(elem_id="opinions")
-        with gr.Row():
-            with gr.Column():
-                gr.Markdown("### Listen to a part")
-                with gr.Row():
-                    start = gr.Number(0, label="From (s)", minimum=0, step=0.1)
-                    end = gr.Number(0, label="To (s)", minimum=0, step=0.1)
-                play = gr.Button("Play this part")
-                heard = gr.Audio(label="Part", interactive=False, autoplay=True, buttons=[], visible=False)
-            with gr.Column():
-                gr.Markdown("### Correct the label")
-                label = gr.Dropdown(
-                    names, value=None, label="Right class (or write a new one)", allow_custom_value=True
-                )
-                group = gr.Textbox(
-                    label="Recording (optional)",
-                    info="Sounds of one recording, speaker or day share a name and are never torn apart by a split",
-                    max_length=100,
-                )
-                save = gr.Button("Save the correction", variant="primary")
-                saved = gr.HTML(elem_id="saved")
-        answers = {
-            "verdict": verdict,
-            "classes": classes,
-            "picture": picture,
-            "opinions": opinions,
-            "end": end,
-            "label": label,
-            "said": said,
-        }
-        hidden: dict[str, Any] = {"api_visibility": "private"}
-        all_shown = [*answers.values(), start, heard, saved]
-        sound.change(shown, sound, all_shown, trigger_mode="always_last", concurrency_limit=1, **hidden)
-        play.click(telling(played), [sound, start, end], heard, concurrency_limit=2, **hidden)
-        save.click(telling(kept), [sound, label, group, said], saved, concurrency_limit=2, **hidden)
-    made.queue(max_size=WAITING, api_open=False)
-    return made
+    def some(*names: str) -> list[Any]:
+        return [on[name] for name in names]
+
+    hidden: dict[str, Any] = {"api_visibility": "private"}
+    answered = some("verdict", "classes", "picture", "opinions", "end", "label", "said", "start", "heard", "saved")
+    on["sound"].change(shown, on["sound"], answered, trigger_mode="always_last", concurrency_limit=1, **hidden)
+    on["play"].click(telling(played), some("sound", "start", "end"), on["heard"], concurrency_limit=2, **hidden)
+    given = some("sound", "label", "group", "said")
+    on["save"].click(telling(kept), given, on["saved"], concurrency_limit=2, **hidden)
 
 
 @contextmanager
@@ -228,20 +244,12 @@ def served(page: Page, host: str, port: int, *, password: str = "", only_here: b
         font, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # others would be fetched
         try:
             _, address, _ = made.launch(
+                **_PLAIN,
                 server_name=f"[{host}]" if ":" in host else host,
                 server_port=port,
                 auth=(USER, password) if password else None,
-                share=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                footer_links=[],
-                run_history=False,
                 max_file_size=limits.max_bytes,
                 state_session_capacity=_SESSIONS,
-                enable_monitoring=False,
-                ssr_mode=False,
-                pwa=False,
-                mcp_server=False,
                 app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
                 theme=gr.themes.Default(primary_hue="blue", font=font, font_mono=mono),
                 css=_CSS,
