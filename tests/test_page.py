@@ -463,14 +463,18 @@ def test_what_was_uploaded_is_deleted(monkeypatch: pytest.MonkeyPatch, tmp_path:
     page = app.Page(Listener("demo-crnn/1", crnn(), LIMITS), reliability(None), tmp_path)
     monkeypatch.setenv("GRADIO_SHARE", "true")  # and what the user's environment says of Gradio does not count
     monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/etc")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
     with app.served(page, "127.0.0.1", free_port()) as address:
         visitor = Visitor(address)
+        visitor.session.trust_env = False
         path = Path(visitor.uploaded(encoded())["path"])
         until(lambda: not path.exists())
         assert visitor.get("/gradio_api/file=/etc/passwd").status_code == 404
         path = Path(visitor.uploaded(encoded())["path"])
     assert not path.exists()
-    assert os.environ["GRADIO_SHARE"] == "true"
+    assert (os.environ["GRADIO_SHARE"], os.environ["NO_PROXY"]) == ("true", "intranet.example")
+    assert "GRADIO_TEMP_DIR" not in os.environ
     assert not list(tmp_path.iterdir())
 
 

@@ -232,7 +232,7 @@ def served(page: Page, host: str, port: int, *, password: str = "", only_here: b
         ConfigError: The port or the address cannot be had.
     """
     prefix = "soundstack-page-"
-    with TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder, _environment(folder):
+    with TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder, _environment(folder, host):
         with warnings.catch_warnings(action="ignore"):  # it remarks on an FFmpeg program, which nothing here needs
             import gradio as gr
         from starlette.middleware import Middleware
@@ -263,11 +263,21 @@ def served(page: Page, host: str, port: int, *, password: str = "", only_here: b
 
 
 @contextmanager
-def _environment(folder: str) -> Iterator[None]:
-    """Set Gradio up, which reads its environment: no telemetry, files in a folder of its own, nothing of the user's."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
-    ours = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "GRADIO_EXAMPLES_CACHE": folder}
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+def _environment(folder: str, host: str) -> Iterator[None]:
+    """Set Gradio up, which reads its environment: no telemetry, files in a folder of its own, nothing of the user's.
+
+    It also asks its own server whether it answers, which no proxy can tell.
+    """
+    not_by_proxy = f"{os.environ.get('no_proxy') or os.environ.get('NO_PROXY', '')},localhost,127.0.0.1,{host}"
+    ours = {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_TEMP_DIR": folder,
+        "GRADIO_EXAMPLES_CACHE": folder,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": not_by_proxy,
+        "no_proxy": not_by_proxy,
+    }
+    before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_") or name in ours}
     for name in before:
         del os.environ[name]
     os.environ |= ours
