@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from soundstack.config import cli
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, ExtractConfig, FuseConfig, MainConfig
-from soundstack.config.tools import DownloadConfig, TestConfig
+from soundstack.config.tools import DownloadConfig, PageConfig, TestConfig
 from soundstack.utils import signals
 from soundstack.utils.errors import ConfigError, DataError
 from waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[1]
 ENTRY_POINTS = sorted(path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py"))
-MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, TestConfig]
+MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, PageConfig, TestConfig]
 
 
 def refusal(model, *arguments):
@@ -271,6 +271,7 @@ _HEAVY = (
     "timm",
     "transformers",
     "huggingface_hub",
+    "gradio",
 )
 _ANSWERS = """
 import contextlib, io, json, runpy, sys

@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ import soundfile
 
 from soak_bench.server import free_port
 from soak_bench.workplace import CLASSES, RATE, sound, write_data
+from test_page import RECOGNISE, Visitor
 from waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -225,6 +228,33 @@ def test_served_probabilities_equal_the_offline_ones(workplace: Workplace, serve
     assert served["label"].tolist() == [
         CLASSES[row.argmax()] for row in offline[[f"score_{label}" for label in CLASSES]].to_numpy()
     ]
+
+
+def test_the_page_answers_as_the_scoring_server_and_one_ctrl_c_ends_it(workplace: Workplace, server: str) -> None:
+    clip = recording(3.0)
+    command = [sys.executable, "-m", "mlflow", "run", str(PROJECT), "--env-manager", "local", "-e", "page"]
+    command += ["-P", "model=tiny-fusion", "-P", f"port={free_port()}"]
+    with subprocess.Popen(
+        command,
+        cwd=workplace.folder,
+        env=workplace.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        address = next(line for line in process.stdout if line.startswith("Page:")).split()[1]
+        visitor = Visitor(address)
+        shown = visitor.call(RECOGNISE, visitor.uploaded(clip))["data"]
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        rest, _ = process.communicate(timeout=PATIENCE)
+    assert "Stopped. What was corrected: " in rest
+    (served,) = ask(server, [clip]).json()["predictions"]
+    classes = {f"p_{each['label']}": each["confidence"] for each in shown[1]["confidences"]}
+    assert classes == {name: value for name, value in served.items() if name.startswith("p_")}
+    assert f"<strong>{served['label']}</strong>" in shown[0]
+    assert re.search(r"When it said|Too few of them", shown[0])  # the development clips of the model's run were found
+    assert workplace.runs()["page-tiny-fusion"][0].data.tags["soundstack.step"] == "page"
 
 
 def test_an_ogg_and_a_stereo_wav_are_recognised_together(server: str) -> None:

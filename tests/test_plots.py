@@ -368,3 +368,27 @@ def test_a_timeline_of_two_classes_is_drawn(tmp_path):
     starts, ends, shares, labels = recording(5, classes=2)
     sound_plots.timeline_figure(starts, ends, shares, labels).savefig(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_a_spectrogram_has_its_labels_above_it_where_they_are_heard():
+    starts = 2.5 * np.arange(7)  # a, a, a, b, a, a, a: windows meet half-way
+    best = ["a", "a", "a", "b", "a", "a", "a"]
+    figure = sound_plots.labelled_spectrogram_figure(np.zeros((128, 900)), 8000, 20.0, starts, starts + 5, best)
+    strip, axes = figure.axes[:2]
+    spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in strip.patches]
+    assert spans == [(0, 8.75), (8.75, 11.25), (11.25, 20)]
+    assert [text.get_text() for text in strip.texts] == ["a", "b", "a"]
+    assert strip.get_legend() is None
+    assert axes.get_xlim() == (0, 20)
+    assert axes.images[0].get_extent() == [0, 20, -0.5, 127.5]
+
+
+def test_labels_of_a_long_recording_that_do_not_fit_are_in_a_legend(tmp_path):
+    starts, ends, shares, labels = recording(100)
+    best = [labels[at] for at in shares.argmax(axis=1)]
+    figure = sound_plots.labelled_spectrogram_figure(np.zeros((128, 9000)), 8000, ends[-1], starts, ends, best)
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert 1 < len(shown) <= 9
+    assert {name.replace(" ", "_") for name in shown} - {"others"} <= set(labels)
+    assert figure.axes[1].get_xlabel() == "minutes"
+    figure.savefig(tmp_path / "a.png")

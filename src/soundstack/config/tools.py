@@ -1,12 +1,13 @@
-"""What a user may set where nothing is trained: prediction, report, download and tests."""
+"""What a user may set where nothing is trained: prediction, the page, report, download and tests."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from soundstack.config import naming
 from soundstack.config.base import (
@@ -30,6 +31,17 @@ from soundstack.config.steps import listed
 from soundstack.utils import object_store
 
 
+def _model_named(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty; name a registered model, e.g. demo-fusion")
+    place = absolute(value)
+    saved = any(os.path.isfile(f"{place}/{name}") for name in ("recogniser.json", "MLmodel"))  # noqa: PTH113
+    return place if saved else value.strip()
+
+
+ModelName = Annotated[str, AfterValidator(_model_named)]
+
+
 class PredictConfig(Config):
     """Recognise sound files of any length with a registered model: a table of windows, one of files, one of bad files.
 
@@ -43,7 +55,7 @@ class PredictConfig(Config):
     )
     keeps_work: ClassVar[bool] = True
 
-    model: str = "auto"
+    model: ModelName = "auto"
     """registered model: NAME (its champion), NAME/version, NAME@alias or a models:/ URI; or the folder of a saved one.
     auto: the only registered fusion"""
     input: str = "none"
@@ -60,15 +72,6 @@ class PredictConfig(Config):
     """Ray cluster whose hosts score the files: none: this machine does; auto: the one it belongs to; or HOST:PORT"""
     cluster_cpus: HostCores = 1
     cluster_gpus: HostGpus = 0.0
-
-    @field_validator("model")
-    @classmethod
-    def _model_named(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("is empty; name a registered model, e.g. demo-fusion")
-        place = absolute(value)
-        saved = any(os.path.isfile(f"{place}/{name}") for name in ("recogniser.json", "MLmodel"))  # noqa: PTH113
-        return place if saved else value.strip()
 
     @field_validator("input")
     @classmethod
@@ -93,6 +96,44 @@ class PredictConfig(Config):
     def output_uri(self) -> str:
         """Where the tables go in an object store, if they do; else empty."""
         return self.output_dir if object_store.is_uri(self.output_dir) else ""
+
+
+class PageConfig(Config):
+    """A page in the browser to try a registered model: record or drop a sound, see, hear and correct what it answers.
+
+    What is corrected becomes a table for dataset=csv. The page is for this machine alone unless host says otherwise;
+    then set the environment variable SOUNDSTACK_PAGE_PASSWORD to ask for a password (user name: soundstack).
+    Example: mlflow run . -e page -P model=demo-fusion
+    """
+
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"host", "port", "corrections_dir", "device"})
+
+    model: ModelName = "auto"
+    """registered model: NAME (its champion), NAME/version, NAME@alias or a models:/ URI; or the folder of a saved one.
+    auto: the only registered fusion"""
+    host: str = "127.0.0.1"
+    """address to listen on; 0.0.0.0: every network that this machine is in, where anybody who reaches it can use it"""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 7860
+    """port to listen on"""
+    corrections_dir: PlaceOrAuto = "auto"
+    """folder of the sounds that are corrected and of their table; auto: corrections/<model name>"""
+    device: Device = "auto"
+
+    @field_validator("host")
+    @classmethod
+    def _host_named(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]+", value):
+            raise ValueError(f"{value!r} is no address of this machine; give 127.0.0.1, 0.0.0.0, or one of its own")
+        return value
+
+    @property
+    def on_this_machine_alone(self) -> bool:
+        """Whether nobody else can reach the page."""
+        return self.host == "localhost" or self.host == "::1" or self.host.startswith("127.")
+
+    def corrections_path(self, model: str) -> Path:
+        """The folder of what is corrected on the page of a model of that name."""
+        return Path("corrections", model).absolute() if self.corrections_dir == "auto" else Path(self.corrections_dir)
 
 
 class ReportConfig(Config):

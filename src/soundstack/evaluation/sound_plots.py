@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from soundstack.evaluation.fonts import Figure, class_name, shown, width_of
 from soundstack.evaluation.plots import BLUE, ORANGE, PALE, PERCENT, RED, time_unit
@@ -93,11 +96,9 @@ def timeline_figure(
         top: how many classes are shown at most: those that are best most often, then those most probable
         best: places in ``labels`` of the answers: (W,); the most probable ones if not given
     """
-    begin, end = np.asarray(starts, dtype=np.float64), np.asarray(ends, dtype=np.float64)
     shares = np.asarray(probabilities, dtype=np.float64)
-    middles = (begin + end) / 2
-    edges = np.concatenate([begin[:1], (middles[:-1] + middles[1:]) / 2, end[-1:]])
     answers = shares.argmax(axis=1) if best is None else np.asarray(best)
+    edges = _edges(starts, ends)
     wins = np.bincount(answers, minlength=len(labels))
     order = np.lexsort((-shares.mean(axis=0), -wins))[: min(top, len(_QUALITATIVE))]
     # A row of colours: the place among the shown classes, or one past them for all others.
@@ -131,6 +132,86 @@ def timeline_figure(
     axes.set(xlim=(edges[0], edges[-1]), xlabel=unit)
     figure.colorbar(image, ax=[above, axes], format=PERCENT, pad=0.01, fraction=0.03).outline.set_visible(False)
     return figure
+
+
+def labelled_spectrogram_figure(
+    levels: ArrayLike,
+    sample_rate: int,
+    seconds: float,
+    starts: ArrayLike,
+    ends: ArrayLike,
+    best: Sequence[str],
+) -> Figure:
+    """A recording's spectrogram below a strip that says what is heard when.
+
+    Args:
+        levels: in decibel, (bands, frames), lowest band first, spaced by Slaney's formula; shown down to 80 dB under
+            the loudest
+        seconds: length of the recording
+        starts, ends: of the windows, in seconds, in order: (W,); windows that overlap meet half-way
+        best: the label of each window: (W,)
+    """
+    unit, length = time_unit(seconds)
+    figure = Figure((11, 4.2))
+    strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 9])
+    edges = _edges(starts, ends) / length
+    first = [at for at, label in enumerate(best) if not at or label != best[at - 1]]  # of each run of one label
+    borders = edges[[*first, len(best)]]
+    _draw_labels(strip, borders.tolist(), [best[at] for at in first], 9.5 / (edges[-1] - edges[0]))
+    shown_levels = np.asarray(levels)
+    groups = np.linspace(0, shown_levels.shape[1], min(shown_levels.shape[1], _COLUMNS) + 1).round().astype(int)
+    shown_levels = np.maximum.reduceat(shown_levels, groups[:-1], axis=1)
+    loudest = float(shown_levels.max())
+    bands = len(shown_levels)
+    image = axes.imshow(
+        shown_levels,
+        extent=(0, seconds / length, -0.5, bands - 0.5),
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=loudest - 80,
+        vmax=loudest,
+    )
+    axes.vlines(borders[1:-1], -0.5, bands - 0.5, color="white", linewidth=1, linestyle=":")
+    axes.set_yticks(*_mel_ticks(bands, sample_rate, htk=False))
+    axes.set(xlim=(0, seconds / length), xlabel=unit, ylabel="kHz")
+    figure.colorbar(image, ax=[strip, axes], format="%.0f dB", pad=0.01, fraction=0.03).outline.set_visible(False)
+    for each in (strip, axes):
+        each.spines[:].set_visible(False)
+    return figure
+
+
+def _draw_labels(strip: Axes, borders: Sequence[float], labels: Sequence[str], inches: float) -> None:
+    """Draw stretches with their labels in them, and a legend where one does not fit; ``inches`` to a unit of x."""
+    lasts: dict[str, float] = defaultdict(float)  # the longest heard have a colour of their own
+    for label, left, right in zip(labels, borders, borders[1:], strict=False):
+        lasts[label] += right - left
+    names = sorted(lasts, key=lambda label: -lasts[label])
+    colour_of = dict(zip(names, [*_QUALITATIVE, *[PALE] * len(names)], strict=False))
+    left_out = False
+    for label, left, right in zip(labels, borders, borders[1:], strict=False):
+        strip.axvspan(left, right, color=colour_of[label], linewidth=0)
+        name = class_name(label, 24)
+        if width_of([name], 9) + 0.1 < (right - left) * inches:
+            luminance = np.array(to_rgb(colour_of[label])) ** 2.2 @ [0.2126, 0.7152, 0.0722]
+            colour = "white" if luminance < 0.18 else "black"  # whichever has the higher contrast
+            strip.text((left + right) / 2, 0.5, name, ha="center", va="center", fontsize=9, color=colour)
+        else:
+            left_out = True
+    strip.set(ylim=(0, 1), yticks=[])
+    strip.tick_params(axis="x", length=0, labelbottom=False)
+    if left_out:
+        handles = [Patch(color=colour_of[name], label=class_name(name, 24)) for name in names[: len(_QUALITATIVE)]]
+        if len(names) > len(handles):
+            handles.append(Patch(color=PALE, label="others"))
+        strip.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=5, fontsize=8, frameon=False)
+
+
+def _edges(starts: ArrayLike, ends: ArrayLike) -> NDArray[np.float64]:
+    """Where windows (W,) that overlap meet, half-way, with the first start and the last end: (W + 1,)."""
+    begin, end = np.asarray(starts, dtype=np.float64), np.asarray(ends, dtype=np.float64)
+    middles = (begin + end) / 2
+    return np.concatenate([begin[:1], (middles[:-1] + middles[1:]) / 2, end[-1:]])
 
 
 def _mel_ticks(bands: int, sample_rate: int, htk: bool) -> tuple[list[float], list[str]]:

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from soundstack.config.places import project
 from soundstack.evaluation.evaluation import SCORES, RegisteredModel
 from soundstack.evaluation.tables import SystemScores, summary_table
 from soundstack.utils.progress import duration
@@ -170,6 +171,8 @@ def after_main(outcomes: Sequence[Outcome], note: str = "") -> None:
     print(_champion_line(best), end="")
     print(
         f"\nCompare the runs:  {_ui(mlflow)}\n"
+        f"In the browser:    {mlflow} run {project()} --env-manager {manager} -e page "
+        f"-P model={best.name}/{best.version}\n"
         f"Serve the model:   {mlflow} models serve -m models:/{best.name}/{best.version} --env-manager {manager} "
         "-p 5001\n"
         'Ask it:            (printf \'{"dataframe_records":[{"audio":"\'; base64 < CLIP.wav | '
