@@ -4,8 +4,8 @@ A table has the columns ``filename,label``, and optionally ``fold``, ``split``, 
 (:data:`soundstack.audio.tables.NAMES`). File names are relative to the table's folder, and each file stands there once,
 however its name is spelt. ``fold`` is 1, 2, ... or ``test``; ``split`` is ``train``, ``val`` or ``test``
 (:mod:`soundstack.datasets.splits`); ``group`` marks clips that belong together (one recording, one speaker) and must
-never be torn apart by a split. With ``start`` and ``end`` in seconds, a clip is a stretch of its file: each stands there
-once, and those of a file are a group unless the table says otherwise. Folders are in
+never be torn apart by a split. With ``start`` and ``end`` in seconds, a clip is a stretch of its file: each stands
+there once, and those of a file are a group unless the table says otherwise. Folders are in
 :mod:`soundstack.datasets.own_rows`.
 """
 
