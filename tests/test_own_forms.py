@@ -109,6 +109,16 @@ def test_two_columns_of_one_meaning_are_refused_unless_one_has_our_own_name(fold
     )
 
 
+def test_line_ends_in_the_header_do_not_break_the_line(folder, tmp_path):
+    rows = rows_of(lambda name: [])
+    assert "found file, what is it" in refusal(write(folder, ["file", "what\nis it"], rows))
+    assert "label = 'class name'" in custom.load(write(folder, ["file", "class\nname"], rows), seed=0).understood
+    for name in ("train", "test", "two\nlines"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.wav").touch()
+    assert "classes as field, two lines" in refusal(tmp_path)
+
+
 def test_a_separator_within_quotes_or_another_cell_is_none(folder):
     rows = [[name, f"{label}, old; worn", "a;b,c"] for name, label in rows_of(lambda name: [])]
     table = custom.load(write(folder, ["filename", "label", "a note; or, more"], rows, ";"), seed=0)

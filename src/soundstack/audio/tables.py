@@ -119,7 +119,7 @@ def read_table(path: Path, about: str = "") -> Table:
     cells = cells[(cells != "").any(axis=1)]
     if cells.empty:
         raise DataError(f"{about}{path.name} is empty: a header and rows are needed.")
-    header, cells = tuple(cells.iloc[0]), cells.iloc[1:]
+    header, cells = tuple(" ".join(name.split()) for name in cells.iloc[0]), cells.iloc[1:]  # a name may hold line ends
     if any(not name and (cells[place] != "").any() for place, name in enumerate(header)):
         raise DataError(f"{about}{path.name}: a column without a name holds values; give it a name, or empty it.")
     how = _SEPARATORS.get(separator, f"separated by {separator!r}")

@@ -47,8 +47,9 @@ class PredictConfig(Config):
     """registered model: NAME (its champion), NAME/version, NAME@alias or a models:/ URI; or the folder of a saved one.
     auto: the only registered fusion"""
     input: str = "none"
-    """what to recognise: a folder (searched through), a glob in quotes, a sound file, or a CSV with a column filename
-    (relative to the CSV); or the URI of any of these in an object store, as s3://...; required"""
+    """what to recognise: a folder (searched through), a glob in quotes, a sound file, or a table (.csv, .tsv, .txt)
+    with a column filename (relative to the table); or the URI of any of these in an object store, as s3://...;
+    required"""
     output_dir: AnywhereOrAuto = "auto"
     """folder of the tables, or its URI; auto: predictions/<model name>"""
     timeline: Switch = False

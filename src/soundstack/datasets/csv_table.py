@@ -92,7 +92,8 @@ def _understood(read: Rows, clips: Sequence[Clip], said: Sequence[str]) -> str:
         said = [f"{len(stretches):,} stretches of {recordings:,} recordings{grouped}", *said]
     # Of a note, what was done; why stands in the notes.
     parts = [*read.form, *(each.partition(". ")[0].rstrip(".") for each in said), f"{held_out:,} clips held out."]
-    return f"{read.name}: {len(clips):,} clips of {classes} classes; {'; '.join(parts)}"
+    line = f"{read.name}: {len(clips):,} clips of {classes} classes; {'; '.join(parts)}"
+    return " ".join(line.split())  # names may hold line ends
 
 
 def _listed(read: Rows, folds: Sequence[str]) -> tuple[list[Clip], dict[str, str]]:

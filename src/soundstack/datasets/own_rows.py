@@ -222,4 +222,4 @@ def _lists_clips(path: Path) -> bool:
 
 
 def _few(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:4]) + (" ..." if len(names) > 4 else "")
+    return " ".join(", ".join(sorted(names)[:4]).split()) + (" ..." if len(names) > 4 else "")

@@ -63,7 +63,8 @@ def given(rows: Sequence[Mapping[str, str]], where: Sequence[str]) -> tuple[list
         folds = [str(int(fold) + 1) if fold.isdecimal() else fold for fold in folds]
         said.append(f"folds 0 to {max(numbers)} as given, called 1 to {max(numbers) + 1} here")
     elif numbers:
-        said.append(f"folds {', '.join(fold_order(map(str, numbers)))} as given")
+        which = f"folds {', '.join(fold_order(map(str, numbers)))}" if len(numbers) <= 10 else f"{len(numbers)} folds"
+        said.append(f"{which} as given")
     return folds, said
 
 

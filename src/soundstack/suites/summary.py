@@ -38,7 +38,8 @@ def after_extract(data_set: DataSet, made: Spectrograms) -> None:
         f"{data_set.fingerprint}."
     )
     for note in table.notes:
-        print(f"Note: {note}")
+        if note != table.understood:  # said already
+            print(f"Note: {note}")
     if silent := data_set.silent:
         which = f"{silent[0]} is" if len(silent) == 1 else f"{len(silent)} clips ({', '.join(silent[:3])} ...) are"
         print(f"Note: {which} digital silence.")
