@@ -16,6 +16,7 @@ from soundstack.audio.find import find
 from soundstack.audio.limits import RequestLimits
 from soundstack.datasets import csv_table
 from soundstack.datasets.clips import Clip, ClipTable
+from soundstack.evaluation import plots
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.none_of_these import none_scores, read_scores, scores_file
 from soundstack.evaluation.none_rule import NoneRule, answers_of
@@ -171,6 +172,13 @@ def test_a_rule_by_negatives_is_of_the_class_none(tmp_path: Path) -> None:
     assert {"test_none_auroc", "test_missed", "test_false_alarms"} <= metrics.keys()
     found.write(tmp_path, "x")
     assert (tmp_path / "none" / "curve.png").stat().st_size > 1000
+
+
+def test_the_curve_is_marked_where_the_threshold_is() -> None:
+    thresholds, alarms, missed = (np.array(column) for column in ([np.inf, 0.8, 0.4], [1, 0.5, 0], [0, 0.1, 1]))
+    (axes,) = plots.none_figure({"devel": (thresholds, alarms, missed)}, 0.5).axes
+    ring = axes.lines[1]
+    assert (ring.get_xdata(), ring.get_ydata()) == (pytest.approx([50]), pytest.approx([10]))
 
 
 def ruled() -> FusionRecogniser:

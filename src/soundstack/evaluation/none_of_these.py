@@ -57,7 +57,7 @@ class NoneScores:
         curves = {}
         for part, (negative, scores) in self.parts.items():
             if negative.any() and not negative.all():
-                missed, found, thresholds = roc_curve(negative, scores)
+                missed, found, thresholds = roc_curve(negative, scores, drop_intermediate=False)
                 curves[part] = (thresholds, 1 - found, missed)
         if curves:
             save_figure(plots.none_figure(curves, self.rule.threshold), folder / "none" / "curve.png")
