@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import random
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("soundstack")
+
+
+@pytest.fixture
+def in_a_terminal() -> Iterator[None]:
+    """Ctrl-C is heeded, also by what a test starts: a shell's background job, and all that it starts, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

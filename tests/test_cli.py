@@ -202,14 +202,6 @@ def test_a_users_mistake_prints_one_line_and_exits_2(capsys):
         assert shown.err.count("\n") == 1
 
 
-@pytest.fixture
-def in_a_terminal():
-    """A shell that starts these tests in the background has SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_exits_130_and_promises_nothing_before_it_began(number, capsys, in_a_terminal):
     def action(config):

@@ -230,6 +230,7 @@ def test_served_probabilities_equal_the_offline_ones(workplace: Workplace, serve
     ]
 
 
+@pytest.mark.usefixtures("in_a_terminal")
 def test_the_page_answers_as_the_scoring_server_and_one_ctrl_c_ends_it(workplace: Workplace, server: str) -> None:
     clip = recording(3.0)
     command = [sys.executable, "-m", "mlflow", "run", str(PROJECT), "--env-manager", "local", "-e", "page"]

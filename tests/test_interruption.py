@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -190,19 +190,11 @@ def test_a_killed_process_is_told_from_a_living_one_and_its_temporary_folder_is_
     assert not Path(folder).exists()
 
 
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    """Ctrl-C as in a terminal: a background job has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def ask_for_an_end() -> None:
     signal.raise_signal(signal.SIGINT)  # os.kill may reach another thread, and this one later
 
 
-def test_a_polite_kill_waits_for_what_must_be_whole(interrupts: None) -> None:
+def test_a_polite_kill_waits_for_what_must_be_whole(in_a_terminal: None) -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), put_off():
         with put_off():
@@ -214,13 +206,13 @@ def test_a_polite_kill_waits_for_what_must_be_whole(interrupts: None) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_is_not_lost_to_an_error_of_what_must_be_whole(interrupts: None) -> None:
+def test_an_interrupt_is_not_lost_to_an_error_of_what_must_be_whole(in_a_terminal: None) -> None:
     with pytest.raises(KeyboardInterrupt), put_off():
         ask_for_an_end()
         raise ValueError
 
 
-def test_who_asks_again_later_is_obeyed_at_once(interrupts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_asks_again_later_is_obeyed_at_once(in_a_terminal: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "INSIST_SECONDS", -1.0)
     done = []
     with pytest.raises(KeyboardInterrupt), put_off():
@@ -234,7 +226,7 @@ def test_who_asks_again_later_is_obeyed_at_once(interrupts: None, monkeypatch: p
 
 @pytest.mark.parametrize("call", ["log_batch", "log_artifact", "log_inputs", "get_model_version_by_alias"])
 def test_an_interrupt_does_not_tear_a_transaction(
-    store: str, interrupts: None, monkeypatch: pytest.MonkeyPatch, call: str
+    store: str, in_a_terminal: None, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """A lock that is left behind would keep the run from being ended."""
     done, work = [], getattr(MlflowClient, call)
@@ -291,7 +283,7 @@ def test_a_pruned_trial_is_killed_not_failed(store: str) -> None:
         assert (found.data.params, found.data.tags["mlflow.parentRunId"]) == ({"batch_size": "8"}, parent.id)
 
 
-def test_an_interrupt_that_was_lost_in_a_library_ends_the_work_at_the_next_run(store: str, interrupts: None) -> None:
+def test_an_interrupt_that_was_lost_in_a_library_ends_the_work_at_the_next_run(store: str, in_a_terminal: None) -> None:
     with signals.handled(), pytest.raises(KeyboardInterrupt), tracking.run("csv-main", ExtractConfig()) as main:
         with contextlib.suppress(KeyboardInterrupt):
             ask_for_an_end()
@@ -300,7 +292,7 @@ def test_an_interrupt_that_was_lost_in_a_library_ends_the_work_at_the_next_run(s
     assert MlflowClient().get_run(main.id).info.status == "KILLED"
 
 
-def test_what_another_thread_keeps_whole_holds_nothing(interrupts: None) -> None:
+def test_what_another_thread_keeps_whole_holds_nothing(in_a_terminal: None) -> None:
     begun, asked = threading.Event(), threading.Event()
 
     def write() -> bool:

@@ -537,6 +537,7 @@ def test_a_served_model_does_not_need_the_page() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("in_a_terminal")
 def test_the_command_tells_the_address_and_ends_in_one_line(store: str, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
