@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import predict
 from soundstack.audio import find as sound_files
@@ -45,6 +46,10 @@ def other_process(token: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Another process in the place of a cluster: what it is sent is pickled, and it knows nothing of this one."""
     monkeypatch.setattr(cluster, "is_installed", lambda: True)
     monkeypatch.setattr(hosts, "SLICE", 2)
+    # With several threads, the last digits of a CRNN's scores depend on what else is in a batch.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
 
         def run(self: cluster.Cluster, work: Callable[[Any], Any], jobs: Any) -> Iterator[tuple[int, Any]]:
@@ -53,6 +58,7 @@ def other_process(token: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
         monkeypatch.setattr(cluster.Cluster, "run", run)
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
