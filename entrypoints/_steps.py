@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from soundstack.datasets.open_data_set import open_data_set
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from soundstack.datasets.data_set import DataSet
     from soundstack.features.extract import Extracted, Extraction
     from soundstack.tracking.run import Run
+
+
+def tell_processors(opened: Run, names: Iterable[str], did: str) -> None:
+    """Tag a run with the processors of other hosts that took part, and say so where there were several."""
+    if processors := sorted(names):
+        opened.tags({"soundstack.processors": "; ".join(processors)})
+    if len(processors) > 1:
+        print(f"Note: processors round differently, and {' and '.join(processors)} {did}.")
 
 
 def scan_and_extract(opened: Run, config: DataConfig, begun: Extraction, what: str) -> tuple[DataSet, Extracted]:
@@ -31,9 +40,6 @@ def scan_and_extract(opened: Run, config: DataConfig, begun: Extraction, what: s
     data_set.log(opened, *filter(None, [unequal]))
     with opened.stage("extract"), bar(what, len(data_set.clips), "clips") as advance:
         features = begun.finish(data_set, advance)
-    if processors := sorted(features.report.processors):  # of other hosts
-        opened.tags({"soundstack.processors": "; ".join(processors)})
-    if len(processors) > 1:
-        print(f"Note: processors round differently, and {' and '.join(processors)} made features of one set.")
+    tell_processors(opened, features.report.processors, "made features of one set")
     opened.parts |= {"scan": begun.report.seconds, "extract": features.report.seconds}
     return data_set, features

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from soundstack.audio.find import SoundFile
     from soundstack.prediction.store import PredictionStore
     from soundstack.prediction.tables import Totals
-    from soundstack.recognisers.base import Recogniser
     from soundstack.tracking.run import Run
 
 #: Tables larger than this, together, stay in the output folder and are not copied into the tracking store.
@@ -30,6 +29,7 @@ LARGEST_ARTIFACTS = 20 * 1024 * 1024
 
 def run(config: PredictConfig) -> Totals:
     """Find the model and the files, score what is not done yet, and write the tables, as one MLflow run."""
+    from soundstack.prediction import run as prediction
     from soundstack.prediction import tables as prediction_tables
     from soundstack.prediction import timelines as prediction_timelines
     from soundstack.prediction.store import claim, model_key
@@ -55,7 +55,10 @@ def run(config: PredictConfig) -> Totals:
         opened.settings(config, {"model": model.shown, "output_dir": shown, "files": len(files)})
         started = time.perf_counter()
         with opened.stage("score"), bar("Recognising", sum(file.size for file in todo), "B") as advance:
-            _score(config, opened, recogniser, model.folder, files, parts, advance)
+            if config.cluster == "none":
+                prediction.predict(recogniser, todo, parts, jobs=config.jobs or cores(), advance=advance)
+            else:
+                _score_on_hosts(config, opened, model.folder, files, parts, advance)
         spent = time.perf_counter() - started
         with opened.stage("write"):
             totals = prediction_tables.write(output, files, parts, recogniser.labels, model.shown, recogniser.none)
@@ -115,29 +118,22 @@ def _devices(config: PredictConfig) -> tuple[torch.device, str]:
     return devices.choose("cpu"), "cuda" if config.cluster_gpus else "cpu"
 
 
-def _score(
+def _score_on_hosts(
     config: PredictConfig,
     opened: Run,
-    recogniser: Recogniser,
     model: Path,
     files: Sequence[SoundFile],
     parts: PredictionStore,
     advance: Callable[[int], object],
 ) -> None:
-    """Score what is not done yet, here or on the hosts of a cluster."""
-    from soundstack.prediction import hosts, run
+    """Score what is not done yet on the hosts of a cluster."""
+    from _steps import tell_processors
+    from soundstack.prediction import hosts
     from soundstack.utils.cluster import Cluster
 
-    if config.cluster == "none":
-        todo = [file for file in files if file not in parts]
-        run.predict(recogniser, todo, parts, jobs=config.jobs or cores(), advance=advance)
-        return
     cluster = Cluster(config.cluster, config.cluster_cpus, config.cluster_gpus)
-    processors = sorted(hosts.score(cluster, model, files, parts, config.output_uri, advance=advance))
-    if processors:
-        opened.tags({"soundstack.processors": "; ".join(processors)})
-    if len(processors) > 1:
-        print(f"Note: processors round differently, and {' and '.join(processors)} scored these files.")
+    processors = hosts.score(cluster, model, files, parts, config.output_uri, advance=advance)
+    tell_processors(opened, processors, "scored these files")
 
 
 def _keep_tables(config: PredictConfig, opened: Run, output: Path) -> None:

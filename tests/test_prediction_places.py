@@ -1,11 +1,10 @@
 """Prediction on archives elsewhere: the tables of a disk, byte by byte, from a store and from a cluster's hosts."""
 
+# ruff: noqa: F811 (fixtures of another module)
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from soundstack.prediction import hosts
 from soundstack.prediction.tables import TABLES
 from soundstack.utils import cluster, object_store
 from soundstack.utils.errors import ConfigError, DataError, StoreError
-from test_cluster import nodes, token  # noqa: F401  (fixtures)
+from test_cluster import nodes, other_process, token  # noqa: F401  (fixtures)
 from test_recognisers import crnn
-from waiting import PATIENCE
 
 Tone = Callable[..., Path]
 
@@ -41,23 +39,15 @@ def archive(tmp_path: Path, tone: Tone) -> Path:
     return place
 
 
-@pytest.fixture
-def other_process(token: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: F811
-    """Another process in the place of a cluster: what it is sent is pickled, and it knows nothing of this one."""
-    monkeypatch.setattr(cluster, "is_installed", lambda: True)
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small slices, and one thread here and in what is started from here."""
     monkeypatch.setattr(hosts, "SLICE", 2)
     # With several threads, the last digits of a CRNN's scores depend on what else is in a batch.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-
-        def run(self: cluster.Cluster, work: Callable[[Any], Any], jobs: Any) -> Iterator[tuple[int, Any]]:
-            for number, job in enumerate(jobs):
-                yield number, pool.submit(work, job).result(PATIENCE)
-
-        monkeypatch.setattr(cluster.Cluster, "run", run)
-        yield
+    yield
     torch.set_num_threads(threads)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from soundstack.evaluation.none_rule import NONE
 from soundstack.page import corrections, pictures
 from soundstack.page.answers import Listener
 from soundstack.page.gate import Gate
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import gradio as gr
 
 USER = "soundstack"
-#: What stands in the table for a sound that is none of the classes.
-NONE = "none"
 #: Calls that wait, and sessions that are remembered.
 WAITING, _SESSIONS = 16, 64
 _SHOWN_CLASSES = 8
