@@ -31,10 +31,11 @@ import networks
 import svm_path
 from soundstack.audio.decode import AudioSpec
 from soundstack.crnn.network import Crnn
-from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
+from soundstack.crnn.training import CrnnJob, TrainingSpec
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.networks.registry import NETWORKS
 from soundstack.svm.linear_svm import PathProblem, Standardiser
+from soundstack.training.fold import train_fold
 from soundstack.utils import devices
 from soundstack.utils.slices import SLICE
 
@@ -90,7 +91,7 @@ def crnn(precision: str, clips: int, device: torch.device, peak: float) -> Line:
     spec = TrainingSpec("four_blocks", 1e-3, BATCH, EPOCHS, precision=precision)
     train, held_out = torch.arange(clips * 4 // 5), torch.arange(clips * 4 // 5, clips)
     ends: list[float] = []
-    job = FoldJob(inputs, targets, train, held_out, spec, CLASSES, "1", device)
+    job = CrnnJob(inputs, targets, train, held_out, spec, CLASSES, "1", device)
     train_fold(job, lambda count: ends.append(time.perf_counter()))
     counter = FlopCounterMode(display=False)
     with counter:  # on the processor, where the GRUs are products that it sees

@@ -112,10 +112,11 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
     import torch
 
     from soundstack.config.steps import ExtractConfig
-    from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
+    from soundstack.crnn.training import CrnnJob, TrainingSpec
     from soundstack.datasets.open_data_set import open_data_set
     from soundstack.features import store as stores
     from soundstack.spectrograms.extract import extraction
+    from soundstack.training.fold import train_fold
 
     config = ExtractConfig(dataset="csv", data_dir=str(table), cache_dir=str(cache))
     found: dict[str, Any] = {}
@@ -138,7 +139,7 @@ def measure(table: Path, cache: Path, training: str) -> dict[str, Any]:
     spec = TrainingSpec("three_blocks", 0.001, 64, epochs=1)
 
     def train(inputs: Any) -> None:
-        train_fold(FoldJob(inputs, targets, *rows, spec, CLASSES, fold="1", device=torch.device("cpu")))
+        train_fold(CrnnJob(inputs, targets, *rows, spec, CLASSES, fold="1", device=torch.device("cpu")))
 
     stage("epoch, mapped", lambda: train(Path(mapped.filename)))
     if training == "both":

@@ -23,6 +23,7 @@ def run(config: CrnnConfig) -> RegisteredModel:
     from soundstack.suites import summary
     from soundstack.tracking import registry
     from soundstack.tracking import run as tracking
+    from soundstack.training import cross_validation
     from soundstack.utils import devices
     from soundstack.utils.files import save_figure
     from soundstack.utils.progress import bar
@@ -35,7 +36,7 @@ def run(config: CrnnConfig) -> RegisteredModel:
                 spec = crnn_tuning.tune(data_set, spectrograms, config, device, opened)
             else:
                 spec = crnn.training_spec(config)
-            parts = crnn.parts_of(data_set, nested=config.nested)
+            parts = cross_validation.parts_of(data_set, nested=config.nested)
             with bar("training", spec.epochs * len(parts), "epochs") as advance:
                 models = crnn.train_folds(data_set, spectrograms, spec, config, device, parts=parts, progress=advance)
         with opened.stage("evaluate"):
@@ -47,7 +48,7 @@ def run(config: CrnnConfig) -> RegisteredModel:
         )
         with opened.stage("track"):
             opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})
-            for step, values in crnn.curves(folds):
+            for step, values in cross_validation.curves(folds):
                 opened.metrics(values, step)
             figure = plots.learning_curves_figure([fold.history for fold in folds.values()])
             save_figure(figure, opened.folder / "curves" / "learning_curves.png")

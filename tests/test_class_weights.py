@@ -26,7 +26,7 @@ import crnn as crnn_step
 from soundstack.config.steps import MODEL_STEPS, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig
 from soundstack.config.suite import Row
 from soundstack.crnn import system as crnn
-from soundstack.crnn.training import _Fold, train_fold
+from soundstack.crnn.training import CrnnJob, _Fold
 from soundstack.fusion import system as stacking
 from soundstack.suites import runner, summary
 from soundstack.suites.runner import Outcome
@@ -35,10 +35,11 @@ from soundstack.svm import newton
 from soundstack.svm.cost_search import SearchSpec, nested_decisions, search_cost
 from soundstack.svm.linear_svm import PathProblem, Standardiser, SvmPath
 from soundstack.svm.newton import TOLERANCE, NewtonPath
+from soundstack.training.fold import train_fold
 from soundstack.utils.class_weights import balanced
 from test_nested import member
 from test_svm import PATH, standardised
-from test_training import CLASSES, HELD_OUT, SPEC, TRAIN, FoldJob, assert_equal, differ, one_thread, problem, train
+from test_training import CLASSES, HELD_OUT, SPEC, TRAIN, assert_equal, differ, one_thread, problem, train
 
 __all__ = ["one_thread"]  # a fixture that all tests here use
 Array = NDArray[Any]
@@ -292,7 +293,7 @@ def rare(keep: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def train_rows(inputs: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, class_weight: str) -> Any:
     spec = replace(SPEC, class_weight=class_weight)
-    return train_fold(FoldJob(inputs, targets, rows, HELD_OUT, spec, CLASSES, "2", torch.device("cpu")))
+    return train_fold(CrnnJob(inputs, targets, rows, HELD_OUT, spec, CLASSES, "2", torch.device("cpu")))
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_weighted_losses(monkeypatch: pytest.MonkeyPatch) -> None:

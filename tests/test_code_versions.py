@@ -23,6 +23,7 @@ from soundstack.networks.registry import NETWORKS
 from soundstack.recognisers.base import MODULES
 from soundstack.spectrograms import extract as spectrograms
 from soundstack.tracking import reuse
+from soundstack.training import cross_validation
 from soundstack.utils import code_versions
 from soundstack.utils.code_versions import code_version
 
@@ -184,7 +185,7 @@ def test_another_device_precision_seed_or_form_of_the_network_has_other_features
 
 def test_another_code_of_the_spectrograms_makes_folds_anew(tmp_path, tiny_csv, monkeypatch):
     folders = []
-    monkeypatch.setattr(crnn, "train_fold", lambda job, progress: folders.append(job.checkpoint.parent))
+    monkeypatch.setattr(cross_validation, "train_fold", lambda job, progress: folders.append(job.checkpoint.parent))
     config = CrnnConfig(dataset="csv", data_dir=str(tiny_csv(tmp_path / "data")), cache_dir=str(tmp_path / "cache"))
     data_set = open_data_set(config)
 

@@ -11,6 +11,7 @@ import torch
 from soundstack.config.steps import CrnnConfig
 from soundstack.crnn import search as crnn_tuning
 from soundstack.crnn import system as crnn
+from soundstack.training import cross_validation
 
 
 class Run:
@@ -58,7 +59,7 @@ def tune(monkeypatch, tmp_path):
         return best, pd.read_csv(tmp_path / "tuning" / "trials.csv"), opened, main
 
     monkeypatch.setattr(crnn, "train_folds", train_folds)
-    monkeypatch.setattr(crnn, "held_out_macro_f1", macro_f1)
+    monkeypatch.setattr(cross_validation, "held_out_macro_f1", macro_f1)
     return run
 
 
@@ -99,10 +100,10 @@ def test_the_trials_of_a_batch_know_of_those_before_it_alone(tune, monkeypatch):
     _, plain, opened, _ = tune(16, parallel_trials=4)
     assert [run.name for run, _ in opened] == [f"demo-crnn-trial-{number}" for number in range(16)]
     assert set(plain.state) == {"COMPLETE", "PRUNED"}
-    macro_f1 = crnn.held_out_macro_f1
+    macro_f1 = cross_validation.held_out_macro_f1
     changed = plain.params_learning_rate[8]  # the first of the third batch
     monkeypatch.setattr(
-        crnn,
+        cross_validation,
         "held_out_macro_f1",
         lambda data_set, fold, spec: 1.0 if spec.learning_rate == changed else macro_f1(data_set, fold, spec),
     )

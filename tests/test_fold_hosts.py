@@ -22,13 +22,14 @@ import torch
 
 from soundstack.config.steps import CrnnConfig, MainConfig
 from soundstack.config.suite import Row
-from soundstack.crnn import checkpoints, fold_hosts, search
+from soundstack.crnn import fold_hosts, search
 from soundstack.crnn import system as crnn
-from soundstack.crnn.training import FoldJob, FoldModel, train_fold
 from soundstack.datasets.data_set import DataSet
 from soundstack.datasets.open_data_set import open_data_set
 from soundstack.spectrograms.extract import Spectrograms, extraction
 from soundstack.suites.runner import row_settings
+from soundstack.training import checkpoints, cross_validation
+from soundstack.training.fold import FoldJob, FoldModel, train_fold
 from soundstack.utils import cluster
 from soundstack.utils.errors import StoreError
 from test_cluster import nodes, other_process, token  # noqa: F401  (fixtures)
@@ -68,7 +69,7 @@ def opened(config: CrnnConfig) -> tuple[DataSet, Spectrograms]:
 
 def train(config: CrnnConfig, **given: Any) -> dict[str, FoldModel]:
     data_set, spectrograms = opened(config)
-    parts = crnn.parts_of(data_set, nested=False)
+    parts = cross_validation.parts_of(data_set, nested=False)
     return crnn.train_folds(data_set, spectrograms, crnn.training_spec(config), config, CPU, parts=parts, **given)
 
 
@@ -245,9 +246,9 @@ def tune(tmp_path: Path, tiny_csv: Callable[..., Path], token: None, monkeypatch
         return max(0.0, 1 - abs(torch.tensor(model.spec.learning_rate).log10().item() + 3.1)) - 0.01 * int(fold)
 
     monkeypatch.setattr(FoldJob, "finished", lambda job: made.get(job.checkpoint))
-    monkeypatch.setattr(crnn, "train_fold", train)
+    monkeypatch.setattr(cross_validation, "train_fold", train)
     monkeypatch.setattr(fold_hosts, "train_sent", lambda sent: train(sent.job))
-    monkeypatch.setattr(crnn, "held_out_macro_f1", macro_f1)
+    monkeypatch.setattr(cross_validation, "held_out_macro_f1", macro_f1)
     data_set, spectrograms = opened(local(table))
 
     def run(order: str = "", parallel_trials: int = 2) -> tuple[Any, pd.DataFrame, list[Any], list[int]]:

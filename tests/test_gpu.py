@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
+from soundstack.crnn.training import CrnnJob, TrainingSpec
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.networks.registry import NETWORKS
 from soundstack.svm.linear_svm import PathProblem
+from soundstack.training.fold import train_fold
 from soundstack.utils import devices
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here that torch can use")
@@ -47,7 +48,7 @@ def test_a_fold_learns_and_a_second_run_learns_the_same(precision, mapped, gpu, 
     if mapped:
         given = tmp_path / "inputs.npy"
         np.save(given, inputs.numpy())
-    job = FoldJob(given, targets, torch.arange(24), torch.arange(24, 32), spec, 2, "1", gpu)
+    job = CrnnJob(given, targets, torch.arange(24), torch.arange(24, 32), spec, 2, "1", gpu)
     first, second = train_fold(job), train_fold(job)
     np.testing.assert_array_equal(first.scores, second.scores)
     assert first.history["train_loss"][-1] < first.history["train_loss"][0] / 2

@@ -24,11 +24,11 @@ from mlflow.tracking import MlflowClient
 
 import crnn as crnn_step
 from soundstack.config.steps import CrnnConfig, ExtractConfig
-from soundstack.crnn import system as crnn
 from soundstack.suites import runner
 from soundstack.tracking import champion, presence, registered_models, registry, reuse
 from soundstack.tracking import run as tracking
 from soundstack.tracking import store as tracking_store
+from soundstack.training import cross_validation
 from soundstack.utils import signals
 from soundstack.utils.errors import StoreError
 from soundstack.utils.project import PROJECT
@@ -64,7 +64,11 @@ def test_a_search_that_is_interrupted_tries_and_finds_what_an_uninterrupted_one_
     store: str, tmp_path: Path, tiny_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = tiny_csv(tmp_path / "data", folds=3)
-    train_fold, trained, interruptions = crnn.train_fold, [], [7]  # in the third trial, after its first fold
+    train_fold, trained, interruptions = (
+        cross_validation.train_fold,
+        [],
+        [7],
+    )  # in the third trial, after its first fold
 
     def counted(*given: Any) -> Any:
         if len(trained) in interruptions:
@@ -74,7 +78,7 @@ def test_a_search_that_is_interrupted_tries_and_finds_what_an_uninterrupted_one_
         trained.extend([] if model.reused else [model])
         return model
 
-    monkeypatch.setattr(crnn, "train_fold", counted)
+    monkeypatch.setattr(cross_validation, "train_fold", counted)
     with pytest.raises(KeyboardInterrupt):
         tuned(table, tmp_path / "cut")
     resumed = tuned(table, tmp_path / "cut")
@@ -386,7 +390,7 @@ def test_the_sockets_of_workers_lie_outside_the_runs_temporary_folder_and_end_wi
         "import sys; sys.path.insert(0, 'src')\n"
         "from multiprocessing import util\n"
         "from multiprocessing.connection import Listener\n"
-        "from soundstack.tracking import run as tracking; from soundstack.crnn import fold_workers as workers\n"
+        "from soundstack.tracking import run as tracking; from soundstack.training import workers\n"
         "from soundstack.config.steps import ExtractConfig\n"
         "with tracking.run('demo-extract', ExtractConfig()):\n"
         "    workers._settle_sockets()\n"

@@ -20,7 +20,7 @@ networks
 config
 datasets svm
 features recognisers
-spectrograms fusion prediction serving
+spectrograms fusion prediction serving training
 crnn deepspectrum tracking
 suites report page
 """

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 import crnn as crnn_step
 from soundstack.config.steps import CrnnConfig, FuseConfig
-from soundstack.crnn import system as crnn
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.metrics import mean_scores
 from soundstack.evaluation.score_table import ScoreTable
@@ -24,6 +23,7 @@ from soundstack.fusion.system import Member
 from soundstack.svm.cost_search import SearchSpec, nested_decisions, search_cost
 from soundstack.svm.linear_svm import PathProblem
 from soundstack.tracking.registered_models import FoundModel
+from soundstack.training import cross_validation
 from soundstack.utils.errors import ConfigError, MemberError
 
 CLIPS, CLASSES = 80, 4
@@ -92,7 +92,7 @@ def test_a_crnns_nested_scores_come_from_the_models_that_saw_neither_of_two_fold
     for number, name in enumerate(("1+2", "1+3", "2+3")):
         known = 100.0 * number + np.arange(6)
         pairs[name] = np.where(np.isin(owner, name.split("+")), known, 0)[:, None]
-    nested = crnn._nested(owner, pairs)
+    nested = cross_validation._nested(owner, pairs)
     assert set(nested) == {"1", "2", "3"}
     # Fold 1 is judged by the mean of its two models; the others' clips by the one without them and without fold 1.
     np.testing.assert_array_equal(nested["1"][:, 0], [50 + 0, 1, 100 + 2, 50 + 3, 4, 100 + 5])

@@ -12,13 +12,13 @@ import torch
 from soundstack.audio.decode import AudioSpec
 from soundstack.crnn.network import Crnn
 from soundstack.crnn.recogniser import CrnnRecogniser
-from soundstack.crnn.training import FoldModel
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.deepspectrum.recogniser import SvmRecogniser
 from soundstack.fusion.recogniser import FusionRecogniser
 from soundstack.recognisers import base as recognisers
 from soundstack.recognisers.base import Decoded, Recogniser
 from soundstack.spectrograms.log_mel import SpectrogramSpec
+from soundstack.training.fold import FoldModel
 from soundstack.utils.errors import StoreError
 from svm_making import fit_svm
 

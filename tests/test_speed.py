@@ -22,12 +22,13 @@ from torch import nn
 from counted_operations import Operations
 from soundstack.config.steps import PAPER_COSTS, ExtractConfig
 from soundstack.crnn.network import Crnn
-from soundstack.crnn.training import FoldJob, TrainingSpec, train_fold
+from soundstack.crnn.training import CrnnJob, TrainingSpec
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
 from soundstack.spectrograms.picture import DeepSpectrumPicture
 from soundstack.svm.linear_svm import CLIP, PathProblem, Standardiser
 from soundstack.svm.newton import NewtonPath
 from soundstack.tracking import run as tracking
+from soundstack.training.fold import train_fold
 from test_svm import features
 from toolkit_figure import draw_figure
 
@@ -107,7 +108,7 @@ def test_between_the_steps_of_an_epoch_nobody_waits_for_a_number() -> None:
         spec = TrainingSpec("four_blocks", 1e-3, batch_size, 1)
         with Operations() as operations:
             train_fold(
-                FoldJob(inputs, targets, torch.arange(24), torch.arange(24, 32), spec, 2, "1", torch.device("cpu"))
+                CrnnJob(inputs, targets, torch.arange(24), torch.arange(24, 32), spec, 2, "1", torch.device("cpu"))
             )
         assert operations.counts["_fused_adam_"] == 24 // batch_size
         return operations.counts["_local_scalar_dense"]

@@ -16,8 +16,9 @@ from sqlalchemy import NullPool, create_engine, text
 from postgresql import PASSWORD
 from soundstack.config import cli
 from soundstack.config.steps import CrnnConfig, MainConfig
-from soundstack.crnn import search, studies
+from soundstack.crnn import search
 from soundstack.crnn import system as crnn
+from soundstack.training import studies
 from soundstack.utils.errors import ConfigError, StoreError
 from test_crnn_tuning import COLUMNS, tune  # noqa: F401  (a fixture)
 from waiting import PATIENCE, until
@@ -97,7 +98,7 @@ def test_a_batch_that_was_told_in_part_ends_as_a_whole_one(kept_tune, address, t
 HOLD = """
 import sys; sys.path.insert(0, sys.argv[1])
 import optuna
-from soundstack.crnn import studies
+from soundstack.training import studies
 with studies.kept(sys.argv[2], "study") as kept:
     for number in range(len(kept.trials), 3):
         kept.add(optuna.trial.create_trial(value=number))

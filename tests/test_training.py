@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from soundstack.crnn import checkpoints, training
+from soundstack.crnn import training
 from soundstack.crnn.network import LAYOUTS, Crnn
-from soundstack.crnn.training import FoldJob, TrainingSpec, derived_seed, input_scaling, train_fold
+from soundstack.crnn.training import CrnnJob, TrainingSpec, input_scaling
+from soundstack.training import checkpoints
+from soundstack.training.fold import derived_seed, train_fold
 from soundstack.utils.errors import StoreError
 from waiting import PATIENCE
 
@@ -44,7 +46,7 @@ def problem(seed=0):
 
 
 def train(inputs, targets, spec=SPEC, fold="2", checkpoint=None, **options):
-    return train_fold(FoldJob(inputs, targets, TRAIN, HELD_OUT, spec, CLASSES, fold, CPU, checkpoint), **options)
+    return train_fold(CrnnJob(inputs, targets, TRAIN, HELD_OUT, spec, CLASSES, fold, CPU, checkpoint), **options)
 
 
 def assert_equal(one, other):
@@ -396,11 +398,11 @@ def test_rows_of_a_batch_do_not_influence_each_other_at_prediction():
 
 def test_folds_side_by_side_equal_folds_one_after_the_other(tmp_path):
     """Two processes with one thread each, against this process with one thread."""
-    from soundstack.crnn.fold_workers import train_side_by_side
+    from soundstack.training.workers import train_side_by_side
 
     inputs, targets = torch.randn(24, 12, 128), torch.arange(24) % 3
     jobs = [
-        FoldJob(
+        CrnnJob(
             inputs,
             targets,
             train=torch.from_numpy(np.flatnonzero(np.arange(24) % 2 != row)),
@@ -433,12 +435,12 @@ def test_folds_side_by_side_equal_folds_one_after_the_other(tmp_path):
 
 
 def test_a_pruned_search_stops_the_other_workers(tmp_path):
-    from soundstack.crnn.fold_workers import train_side_by_side
+    from soundstack.training.workers import train_side_by_side
 
     def job(fold, epochs):
         rows = torch.arange(16)
         spec = TrainingSpec("four_blocks", 1e-3, 8, epochs)
-        return FoldJob(torch.randn(16, 12, 128), rows % 2, rows[:8], rows[8:], spec, classes=2, fold=fold, device=CPU)
+        return CrnnJob(torch.randn(16, 12, 128), rows % 2, rows[:8], rows[8:], spec, classes=2, fold=fold, device=CPU)
 
     class Pruned(Exception):
         pass
@@ -454,13 +456,13 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path):
     """The parent is killed while both train for hours."""
     script = """
 import os, sys, torch
-from soundstack.crnn import training; from soundstack.crnn import fold_workers as workers
+from soundstack.crnn import training; from soundstack.training import workers
 
 def jobs():
     spec, cpu = training.TrainingSpec("four_blocks", 1e-3, 8, 10**9), torch.device("cpu")
     inputs, rows = torch.randn(16, 12, 128), torch.arange(16)
     for fold in "12":
-        yield training.FoldJob(inputs, rows % 2, rows[:8], rows[8:], spec, 2, fold, cpu)
+        yield training.CrnnJob(inputs, rows % 2, rows[:8], rows[8:], spec, 2, fold, cpu)
 
 if __name__ == "__main__":
     workers.train_side_by_side(list(jobs()), lambda count: print("under way", flush=True) if count else None, print)

@@ -1,7 +1,7 @@
 """Folds on the hosts of a cluster: a task trains one, from the spectrograms in the store, and answers with its model.
 
 A host takes the spectrograms over into a mirror of its own, keeps what it has learnt where all hosts see it
-(:mod:`~soundstack.crnn.checkpoints`), and goes on from what is there: what a host that dies had in hand, another one
+(:mod:`soundstack.training.checkpoints`), and goes on from what is there: what a host that dies had in hand, another
 continues. A task trains with as many threads as it has cores, since on a processor their number changes last bits.
 """
 
@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from soundstack.crnn.training import FoldJob, FoldModel, Progress, train_fold
 from soundstack.features.store import FeatureStore
+from soundstack.training.fold import FoldJob, FoldModel, Progress, train_fold
 from soundstack.utils import devices
 from soundstack.utils.cluster import Cluster
 from soundstack.utils.errors import StoreError

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.crnn.network import Crnn
-from soundstack.crnn.training import FoldModel, predict
+from soundstack.crnn.training import predict
 from soundstack.evaluation.score_table import Kind
 from soundstack.recognisers.base import Scores, SingleRecogniser, System
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
+from soundstack.training.fold import FoldModel
 from soundstack.utils.markdown import escape
 
 

@@ -5,37 +5,30 @@ epoch's model is used: no checkpoint is chosen on the held-out fold. Inputs are 
 class_weight=balanced the loss of an example, also as ``train_loss``, is multiplied by the weight of its class among the
 training rows, whose mean is 1; the held-out loss stays as it is.
 
-Every epoch draws its shuffling and dropout from a seed of its own, (seed, fold, epoch). A fold that was killed
-continues after its last finished epoch and ends where an uninterrupted one would have ended, to the last bit. Kept is
-one file a fold, ``<cache>/training/<fingerprint>/fold-<fold>.pt`` (:mod:`~soundstack.crnn.checkpoints`): the state
-after the last epoch, and for a finished fold its weights, history and held-out scores.
+Every epoch draws its shuffling and dropout from a seed of its own, (seed, fold, epoch); see
+:mod:`soundstack.training.fold`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundstack.crnn import checkpoints
-from soundstack.crnn.checkpoints import Checkpoint
 from soundstack.crnn.network import Crnn
+from soundstack.training.fold import FoldJob, derived_seed
 from soundstack.utils.class_weights import balanced
 from soundstack.utils.devices import moved
 
 DECAY = 0.002
 #: Examples that are scored at a time, and read at a time to find their mean.
 _PREDICTED, _PART = 256, 4096
-#: Called with the number of epochs done since the last call.
-Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -56,91 +49,20 @@ class TrainingSpec:
         return asdict(self)
 
 
-@dataclass
-class FoldModel:
-    """A trained fold: its input scaling, its weights, its history by epoch and its scores on the held-out fold."""
+class CrnnJob(FoldJob):
+    """A fold of the CRNN; its inputs are log-mel spectrograms (N, T, F), float32."""
 
-    mean: Tensor
-    deviation: Tensor
-    weights: dict[str, Tensor]
-    history: dict[str, list[float]] = field(default_factory=dict)
-    scores: NDArray[np.float64] | None = None
-    reused: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class FoldJob:
-    """All that the training of one fold takes in.
-
-    Attributes:
-        inputs: Log-mel spectrograms (N, T, F), float32, as they are in the cache; or the ``.npy`` file that holds them,
-            where they are too many for the memory: its rows are then read batch by batch.
-        targets: Class indices (N,).
-        train: Row numbers of the training folds.
-        held_out: Row numbers of the held-out fold; they are scored, never learnt from.
-        fold: Name of the held-out fold; part of every seed.
-        checkpoint: File or URI to continue from and to write to; ``None`` keeps nothing.
-    """
-
-    inputs: Tensor | Path
-    targets: Tensor
-    train: Tensor
-    held_out: Tensor
     spec: TrainingSpec
-    classes: int
-    fold: str
-    device: torch.device
-    checkpoint: Checkpoint = None
 
-    def finished(self) -> FoldModel | None:
-        """The trained fold, if the checkpoint has it."""
-        saved = checkpoints.load(self.checkpoint)
-        if "scores" not in saved:
-            return None
-        return FoldModel(**saved | {"scores": saved["scores"].numpy(), "reused": True})
-
-
-def train_fold(job: FoldJob, progress: Progress = lambda count: None) -> FoldModel:
-    """Train on the training folds' rows and score the held-out fold's, or reuse what its checkpoint has.
-
-    Returns:
-        The trained fold with held-out probabilities (len(held_out), classes).
-
-    Raises:
-        StoreError: The checkpoint cannot be written, or its store not be asked.
-    """
-    done = job.finished()
-    if done is None:
-        with checkpoints.held(job.checkpoint, f"fold {job.fold}"):
-            done = job.finished()  # another process may have finished it meanwhile
-            if done is None:
-                return _train(job, progress)
-    progress(job.spec.epochs)
-    return done
-
-
-def _train(job: FoldJob, progress: Progress) -> FoldModel:
-    """Train from the last finished epoch on, or from the start."""
-    fold, is_due = _Fold(job, checkpoints.load(job.checkpoint)), checkpoints.pace(job.checkpoint)
-    if fold.epochs:
-        progress(fold.epochs)
-    while fold.epochs < job.spec.epochs:
-        fold.learn()
-        if fold.epochs < job.spec.epochs and is_due():  # some 25 ms, where an epoch of a real data set takes seconds
-            checkpoints.save(job.checkpoint, fold.state())
-        progress(1)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in fold.model.state_dict().items()}
-    scaling: dict[str, Any] = {"mean": fold.mean, "deviation": fold.deviation}
-    done = scaling | {"weights": weights, "history": fold.history, "scores": fold.score().double()}
-    checkpoints.save(job.checkpoint, done)
-    return FoldModel(**done | {"scores": done["scores"].numpy()})
+    def begin(self, saved: dict[str, Any]) -> _Fold:
+        """See :class:`FoldJob`."""
+        return _Fold(self, saved)
 
 
 class _Fold:
     """A fold under way: the examples, and what an epoch changes (network, optimiser, history)."""
 
-    def __init__(self, job: FoldJob, saved: dict[str, Any]) -> None:
-        """Begin, or go on from what :meth:`state` told."""
+    def __init__(self, job: CrnnJob, saved: dict[str, Any]) -> None:
         self._job, spec = job, job.spec
         mapped = isinstance(job.inputs, Path)
         values = torch.from_numpy(np.load(job.inputs, mmap_mode="c")) if isinstance(job.inputs, Path) else job.inputs
@@ -165,10 +87,21 @@ class _Fold:
         """Number of finished epochs."""
         return len(self.history.get("train_loss", ()))
 
+    @property
+    def done(self) -> bool:
+        """Whether no epoch is left."""
+        return self.epochs >= self._job.spec.epochs
+
     def state(self) -> dict[str, Any]:
         """All that the next epochs depend on."""
         weights, optimiser = self.model.state_dict(), self._optimiser.state_dict()
         return {"weights": weights, "optimiser": optimiser, "history": self.history}
+
+    def result(self) -> dict[str, Any]:
+        """See :class:`soundstack.training.fold.Fold`."""
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        scaling = {"mean": self.mean, "deviation": self.deviation}
+        return scaling | {"weights": weights, "history": self.history, "scores": self.score().double()}
 
     def learn(self) -> None:
         """One epoch: learn from the training rows in a new order, and score the held-out ones."""
@@ -238,8 +171,3 @@ def input_scaling(inputs: Tensor, rows: Tensor, standardise: str) -> tuple[Tenso
     mean = sum((inputs[part].double().sum(dim=axes) for part in parts), torch.zeros(())) / count
     squares = sum(((inputs[part].double() - mean).square().sum(dim=axes) for part in parts), torch.zeros(()))
     return mean.float(), (squares / count).sqrt().float().clamp(min=1e-6)
-
-
-def derived_seed(*parts: object) -> int:
-    """Return a 63-bit seed that depends on all parts, so that no two uses share a stream."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

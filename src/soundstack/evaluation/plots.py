@@ -243,21 +243,23 @@ def time_budget_figure(stages: Mapping[str, float], parts: Mapping[str, Mapping[
     return figure
 
 
-def trials_figure(learning_rates: ArrayLike, batch_sizes: ArrayLike, macro_f1: ArrayLike) -> Figure:
-    """Finished trials of the CRNN's tuning, (trials,): devel macro-F1 over the learning rate, a colour a batch size."""
-    rates, sizes, scores = (np.asarray(values, dtype=np.float64) for values in (learning_rates, batch_sizes, macro_f1))
-    figure = Figure((6.5, 4.0))
-    axes = figure.subplots()
-    for size, colour in zip(np.unique(sizes), (BLUE, ORANGE, RED, GREY), strict=False):
-        chosen = sizes == size
-        axes.scatter(rates[chosen], 100 * scores[chosen], s=36, color=colour, label=f"batch {size:.0f}")
-    if len(scores):
-        best = int(scores.argmax())
-        axes.scatter(rates[best], 100 * scores[best], s=150, facecolors="none", edgecolors="black", label="best")
-        axes.legend(frameon=False)
-    axes.set_xscale("log")
-    _tidy(axes, "Trials", xlabel="learning rate")
-    axes.set_ylabel("devel macro-F1 [%]")
+def trials_figure(parameters: Mapping[str, ArrayLike], macro_f1: ArrayLike) -> Figure:
+    """Finished trials of a search: devel macro-F1 (trials,) over each parameter by name (trials,), the best marked."""
+    scores = np.asarray(macro_f1, dtype=np.float64)
+    figure = Figure((3.4 * len(parameters), 3.6))
+    panels = figure.subplots(1, len(parameters), squeeze=False)[0]
+    for number, (name, values) in enumerate(parameters.items()):
+        axes, values = panels[number], np.asarray(values, dtype=np.float64)
+        axes.scatter(values, 100 * scores, s=36, color=BLUE)
+        if len(scores):
+            best = int(scores.argmax())
+            axes.scatter(values[best], 100 * scores[best], s=150, facecolors="none", edgecolors="black", label="best")
+        if name == "learning_rate":
+            axes.set_xscale("log")
+        _tidy(axes, "" if number else "Trials", xlabel=name.replace("_", " "))
+        if not number:
+            axes.set_ylabel("devel macro-F1 [%]")
+            axes.legend(frameon=False)
     return figure
 
 

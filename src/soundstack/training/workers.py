@@ -1,6 +1,6 @@
 """Train folds side by side: one process a fold with its share of the cores.
 
-A CRNN of this size keeps one core busy but not two: its operations are too small to split. Folds are independent, so
+A network of this size keeps one core busy but not two: its operations are too small to split. Folds are independent, so
 they run in processes of their own (spawned, not forked: torch's threads do not survive a fork). A worker ends with its
 parent, however that one ends.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from soundstack.crnn.training import FoldJob, FoldModel, Progress, train_fold
+from soundstack.training.fold import FoldJob, FoldModel, Progress, train_fold
 from soundstack.utils.devices import keep_pages
 from soundstack.utils.errors import WorkerError
 from soundstack.utils.project import cores
