@@ -109,6 +109,15 @@ ClassWeight = Annotated[
         "n / (K n_class), for sets whose classes differ much in size"
     ),
 ]
+Augment = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=2,
+        description="strength of augmentation in training (time shift, masks on spectrograms, mixup; in fine-tuning "
+        "gain and noise, too); 0: none, as in the paper",
+    ),
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="fixes every random choice of the run")]
 Threads = Annotated[int, Field(ge=0, le=1024, description="decoding threads; 0: all cores")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: CUDA where there is a usable GPU")]

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from soundstack.config import suite as suites
 from soundstack.config.base import (
+    Augment,
     Auto,
     Bound,
     CacheDir,
@@ -29,7 +30,6 @@ from soundstack.config.base import (
     NoneRate,
     OwnName,
     ParallelTrials,
-    Seconds,
     Seed,
     ServedLimits,
     Studies,
@@ -40,8 +40,8 @@ from soundstack.config.base import (
     local_cache,
     run_name,
 )
-from soundstack.networks.registry import NETWORKS, SCHEMES, folder_of, network_spec, slug
-from soundstack.utils.errors import ConfigError
+from soundstack.config.finetune import FinetuneConfig
+from soundstack.config.network import NetworkConfig, Systems
 
 #: The paper's ten values of the SVM's complexity (section 3.3): 1e-9 ... 1, one a decade.
 PAPER_COSTS: tuple[float, ...] = tuple(10.0**power for power in range(-9, 1))
@@ -54,26 +54,6 @@ def _untuned(nested: bool, info: ValidationInfo) -> bool:
             "other data, or leave one of the two out"
         )
     return nested
-
-
-def listed(value: str, otherwise: str) -> list[str]:
-    """The words of a list with commas; the error says ``otherwise`` where there are none."""
-    if names := [name.strip() for name in value.split(",") if name.strip()]:
-        return names
-    raise ValueError(otherwise)
-
-
-def _network(value: str) -> str:
-    """The name of a network, with the folder in it spelt in one way, checked without loading what loads it."""
-    if (folder := folder_of(value)) is not None:
-        value = f"{value.partition(':')[0]}:{Path(absolute(str(folder))).resolve()}"
-    try:
-        network_spec(value)
-    except ConfigError as error:
-        raise ValueError(str(error).removeprefix("network: ").rstrip(".")) from None
-    if (folder := folder_of(value)) is not None and not folder.is_dir():
-        raise ValueError(f"{folder} is no folder")
-    return value
 
 
 #: Whether devel scores come from nested cross-validation, too; stands after ``trials``.
@@ -118,6 +98,7 @@ class CrnnConfig(SpectrogramConfig):
     precision: Literal["float32", "bfloat16"] = "float32"
     """arithmetic of training steps; bfloat16: faster on GPUs and on processors with AMX or AVX512-BF16, many times
     slower on others"""
+    augment: Augment = 0.0
     class_weight: ClassWeight = "none"
     trials: Annotated[int, Field(ge=1, le=1000)] = 1
     """1: train once; more: Optuna tunes learning rate and batch size, one run a trial"""
@@ -164,7 +145,7 @@ PRESETS: dict[str, CrnnPreset] = {
 }
 
 
-class DeepSpectrumConfig(DataConfig):
+class DeepSpectrumConfig(NetworkConfig):
     """Extract deep features with a pre-trained or random CNN and train a linear SVM on them (paper section 3.3).
 
     Example: mlflow run . -e deepspectrum -P network=densenet121 -P pretraining=none
@@ -173,21 +154,6 @@ class DeepSpectrumConfig(DataConfig):
     irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir"}
     made_by: ClassVar[str] = "deepspectrum.system"
 
-    network: Annotated[str, AfterValidator(_network)] = Field(
-        "efficientnet_lite0",
-        description=f"one of: {', '.join(NETWORKS)}; or any other: timm:NAME, an image network of timm; "
-        "hf:ORG/NAME[@REVISION], an audio encoder of the Hugging Face hub; timm:/FOLDER or hf:/FOLDER, one of yours",
-    )
-    pretraining: Literal["auto", "imagenet", "audioset", "birdsong", "pretrained", "none"] = "auto"
-    """what the network was trained on; pretrained: the published weights of timm:... and hf:..., whatever that was;
-    none: random weights from the seed"""
-    layer: Annotated[int, Field(ge=-1000, le=1000)] | Auto = "auto"
-    """hidden layer of an hf:... network whose mean over time is the features: 0 is before the first one, -1 the last;
-    auto: what leaves the encoder"""
-    colour_map: Literal["magma", "viridis", "cividis", "hot", "gray"] = "magma"
-    """colours of the DEEP SPECTRUM picture"""
-    window: Seconds | Auto = "auto"
-    """FFT window of the picture in seconds; auto: the toolkit's (next power of two >= 25 ms)"""
     feature_bound: Bound = 10.0
     """standardised features are clipped to +- this; none: the paper's plain standardisation"""
     test_model: Literal["refit", "folds"] = "refit"
@@ -197,13 +163,6 @@ class DeepSpectrumConfig(DataConfig):
     cost_path: CostPath = "all"
     nested: Switch = False
     """yes: also devel scores by nested cross-validation: for each fold, C is chosen on the others alone"""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """arithmetic of the network; bfloat16: coarser features in half the time; auto: bfloat16 on processors that have it
-    (AVX512-BF16, AMX), float32 on others and on GPUs"""
-    shortcuts: Switch = True
-    """yes: OpenVINO runs the network on a CPU, equal to rounding and several times faster; no: torch, layer by layer as
-    published"""
-    weights_dir: WeightsDir = "auto"
     served_limits: ServedLimits = "default"
     suffix: Suffix = "none"
     """registered as <dataset>-<network>-<pretraining>-<suffix>"""
@@ -217,35 +176,6 @@ class DeepSpectrumConfig(DataConfig):
     def is_random(self) -> bool:
         """Whether another seed may give another result: by random weights, sampled values of C, or other folds."""
         return self.chosen_pretraining == "none" or self.trials > 0 or super().is_random
-
-    @field_validator("pretraining")
-    @classmethod
-    def _offered(cls, value: str, info: ValidationInfo) -> str:
-        network = info.data.get("network", "")
-        if value != "auto" and network and value not in (offered := network_spec(network).pretrainings):
-            raise ValueError(f"{network} has no {value!r} weights; allowed: {', '.join(offered)}")
-        return value
-
-    @field_validator("layer")
-    @classmethod
-    def _has_layers(cls, value: int | str, info: ValidationInfo) -> int | str:
-        network = info.data.get("network", "")
-        if value != "auto" and network and not network_spec(network).has_layers:
-            raise ValueError(f"{network} gives the features of one layer alone; leave layer out")
-        return value
-
-    @field_validator("precision")
-    @classmethod
-    def _computes_so(cls, value: str, info: ValidationInfo) -> str:
-        network = info.data.get("network", "")
-        if value == "bfloat16" and network and not network_spec(network).bfloat16:
-            raise ValueError(f"{network} computes in float32 alone; leave precision out")
-        return value
-
-    @property
-    def chosen_pretraining(self) -> str:
-        """The pretraining with ``auto`` resolved to the network's first (its published weights)."""
-        return network_spec(self.network).pretrainings[0] if self.pretraining == "auto" else self.pretraining
 
 
 class FuseConfig(Config):
@@ -316,9 +246,9 @@ class MainConfig(DataConfig):
 
     suite: str = "quick"
     """quick, best, table1, table2, table3, full, offline_best, or the path of your own YAML file"""
-    systems: str = "auto"
-    """comma-separated systems instead of a suite: crnn, or <network>-<pretraining>, as in
-    timm:convnext_tiny.fb_in22k-pretrained; auto: the suite's"""
+    systems: Systems = "auto"
+    """comma-separated systems instead of a suite: crnn, <network>-<pretraining>, as in
+    timm:convnext_tiny.fb_in22k-pretrained, or finetune-<network>-<pretraining>; auto: the suite's"""
     epochs: Epochs | Auto = "auto"
     """passes of the CRNN over its training folds; auto: the paper's"""
     class_weight: ClassWeight = "none"
@@ -343,24 +273,6 @@ class MainConfig(DataConfig):
         suites.load(place)
         return place
 
-    @field_validator("systems")
-    @classmethod
-    def _systems_known(cls, value: str) -> str:
-        if value == "auto":
-            return value
-        names = listed(value, "name at least one system, e.g. crnn,efficientnet_lite0-imagenet")
-        known = ["crnn", *(f"{network}-{each}" for network, spec in NETWORKS.items() for each in spec.pretrainings)]
-        forms = [f"{scheme.form}-pretrained" for scheme in SCHEMES.values()]
-        for number, name in enumerate(names):
-            network, _, pretraining = name.rpartition("-")
-            if network.partition(":")[0] in SCHEMES and pretraining in ("pretrained", "none"):
-                names[number] = f"{_network(network)}-{pretraining}"
-            elif name not in known:
-                raise ValueError(f"{name!r} is not a system; allowed: {', '.join(known + forms)}")
-        if len(set(names)) < len(names):
-            raise ValueError("a system is named twice")
-        return ",".join(names)
-
     @property
     def continues(self) -> bool:
         """See :class:`Config`."""
@@ -372,8 +284,8 @@ class MainConfig(DataConfig):
         return suites.load(self.suite) if self.systems == "auto" else suites.of_systems(self.systems.split(","))
 
 
-ModelConfig = CrnnConfig | DeepSpectrumConfig | FuseConfig
+ModelConfig = CrnnConfig | DeepSpectrumConfig | FinetuneConfig | FuseConfig
 #: The entry points that register a model, by name.
 MODEL_STEPS: Mapping[str, type[ModelConfig]] = {
-    each.step(): each for each in (CrnnConfig, DeepSpectrumConfig, FuseConfig)
+    each.step(): each for each in (CrnnConfig, DeepSpectrumConfig, FinetuneConfig, FuseConfig)
 }

@@ -20,14 +20,17 @@ import fnmatch
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from soundstack.config.network import FINETUNE
 from soundstack.networks.registry import slug
 from soundstack.utils.errors import ConfigError
 
+#: The entry points that a row may name.
+STEPS = ("crnn", "deepspectrum", "finetune")
 NAMES = ("quick", "best", "table1", "table2", "table3", "full", "offline_best")
 
 
@@ -43,26 +46,28 @@ class _Part(BaseModel):
 
 
 class Row(_Part):
-    """One model: the parameters of ``crnn`` or of ``deepspectrum``."""
+    """One model: the parameters of ``crnn``, ``deepspectrum`` or ``finetune``."""
 
     crnn: dict[str, Any] | None = None
     deepspectrum: dict[str, Any] | None = None
+    finetune: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_step(self) -> Self:
-        if (self.crnn is None) == (self.deepspectrum is None):
-            raise ValueError("a row names either crnn or deepspectrum")
+        if sum(getattr(self, step) is not None for step in STEPS) != 1:
+            raise ValueError("a row names one of " + ", ".join(STEPS))
         return self
 
     @property
-    def step(self) -> Literal["crnn", "deepspectrum"]:
+    def step(self) -> str:
         """The entry point."""
-        return "deepspectrum" if self.crnn is None else "crnn"
+        return next(step for step in STEPS if getattr(self, step) is not None)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The entry point's parameters."""
-        return self.crnn or self.deepspectrum or {}
+        given: dict[str, Any] = getattr(self, self.step)
+        return given
 
 
 class Fusion(_Part):
@@ -111,10 +116,15 @@ def load(name: str) -> Suite:
 
 
 def of_systems(systems: Sequence[str]) -> Suite:
-    """The suite of listed systems, ``crnn`` or ``<network>-<pretraining>``, and the fusion of them all."""
-    rows = []
-    for system in systems:
-        network, _, pretraining = system.rpartition("-")
-        chosen = {"network": network, "pretraining": pretraining}
-        rows.append(Row(crnn={}) if system == "crnn" else Row(deepspectrum=chosen))
-    return Suite(rows=tuple(rows), fusions=(Fusion(members="*"),) if len(rows) > 1 else ())
+    """The suite of listed systems (:data:`soundstack.config.network.Systems`), and the fusion of them all."""
+    rows = tuple(Row(**{step: parameters}) for step, parameters in map(system_step, systems))
+    return Suite(rows=rows, fusions=(Fusion(members="*"),) if len(rows) > 1 else ())
+
+
+def system_step(system: str) -> tuple[str, dict[str, Any]]:
+    """The entry point that trains a listed system, and its parameters."""
+    if system == "crnn":
+        return "crnn", {}
+    network, _, pretraining = system.removeprefix(FINETUNE).rpartition("-")
+    step = "finetune" if system.startswith(FINETUNE) else "deepspectrum"
+    return step, {"network": network, "pretraining": pretraining}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from soundstack.networks.picture_network import GlobalAveragePool, PictureNetwork
 from soundstack.networks.registry import Network, network
+from soundstack.networks.stages import Step
 
 
 class _Maps(nn.Module):
@@ -60,4 +61,15 @@ class EfficientNetLite(Network):
     def features(self, whole: Any) -> PictureNetwork:
         whole._fc = nn.Identity()
         trunk = nn.Sequential(_Maps(whole), GlobalAveragePool())
-        return PictureNetwork(trunk, (127.0,) * 3, (128.0,) * 3)
+        return _Lite(trunk, (127.0,) * 3, (128.0,) * 3)
+
+
+class _Lite(PictureNetwork):
+    """The package's network is no chain of modules, but computes as one."""
+
+    def stages(self) -> list[nn.Module]:
+        """See :mod:`soundstack.networks.stages`; drop connect, which its ``forward`` has in training, is left out."""
+        net: Any = self.trunk[0].net  # type: ignore[index]
+        stem = nn.Sequential(net._conv_stem, net._bn0, net._swish)
+        head = nn.Sequential(net._conv_head, net._bn1, net._swish)
+        return [Step(self._normalised), stem, *net._blocks, head, GlobalAveragePool()]

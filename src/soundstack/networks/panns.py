@@ -5,8 +5,8 @@ clip. The headline network, Wavegram-Logmel-Cnn14, joins to the log-mel branch a
 own time-frequency picture from the raw waveform: the *wavegram* of the paper's text.
 
 Modules have the names of the published checkpoints (Zenodo record 3987831, CC BY 4.0), whose three tensors
-for the spectrogram are not needed: torchaudio's differs from theirs by at most 8e-5 dB. Dropout is left out:
-these networks are never trained here. Written from the published description and the checkpoints' keys and
+for the spectrogram are not needed: torchaudio's differs from theirs by at most 8e-5 dB. Dropout is left out.
+Written from the published description and the checkpoints' keys and
 shapes.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from soundstack.networks.registry import Network, network
+from soundstack.networks.stages import Step
 from soundstack.networks.weights import without_front_end
 
 SAMPLE_RATE = 32_000
@@ -180,16 +181,32 @@ class Panns(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Waveforms float32 (N, samples), mono, -1..1, 32 kHz -> embeddings float32 (N, 512 or 2048)."""
+        return self.embed(*self.front(waveforms))
+
+    def front(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mel spectrograms (N, T, 64) of padded waveforms, and these."""
         waveforms = self.padded(waveforms)
-        return self.embed(self.log_mel(waveforms), waveforms)
+        return self.log_mel(waveforms), waveforms
 
     def embed(self, spectrograms: Tensor, waveforms: Tensor) -> Tensor:
-        """Log-mel spectrograms (N, T, 64) of padded waveforms, and these -> embeddings (N, 512 or 2048)."""
-        x = self.bn0(spectrograms[:, None].transpose(1, 3)).transpose(1, 3)  # (N, 1, T, 64), normalised band by band
-        for number in range(1, self.blocks + 1):
+        """What :meth:`front` gives -> embeddings (N, 512 or 2048)."""
+        x = self._first(spectrograms, waveforms)
+        for number in range(2, self.blocks + 1):
             x = self.get_submodule(f"conv_block{number}")(x)  # (N, C, T / 2 ** number, 64 / 2 ** number)
-            if number == 1 and self.wavegram:
-                x = torch.cat([x, self._wavegram(waveforms)], dim=1)  # (N, 128, T / 2, 32)
+        return self._last(x)
+
+    def stages(self) -> list[nn.Module]:
+        """See :mod:`soundstack.networks.stages`."""
+        blocks = [self.get_submodule(f"conv_block{number}") for number in range(2, self.blocks + 1)]
+        return [Step(self._first), *blocks, Step(self._last, self.fc1)]
+
+    def _first(self, spectrograms: Tensor, waveforms: Tensor) -> Tensor:
+        x = self.bn0(spectrograms[:, None].transpose(1, 3)).transpose(1, 3)  # (N, 1, T, 64), normalised band by band
+        x = self.get_submodule("conv_block1")(x)
+        # With a wavegram (N, 128, T / 2, 32).
+        return torch.cat([x, self._wavegram(waveforms)], dim=1) if self.wavegram else x
+
+    def _last(self, x: Tensor) -> Tensor:
         x = x.float().mean(dim=3)  # over frequency: (N, C, T')
         x = x.amax(dim=2) + x.mean(dim=2)  # over time: (N, C)
         return F.relu(self.fc1(x)).float()

@@ -13,6 +13,7 @@ import torchvision.models
 from torch import Tensor, nn
 
 from soundstack.networks.registry import PICTURE_SIZE, Network
+from soundstack.networks.stages import Step, flat
 
 _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _IMAGENET_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -47,19 +48,29 @@ class PictureNetwork(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures uint8 (N, 3, size, size) -> features float32 (N, dim)."""
+        return self.embed(*self.front(pictures))
+
+    def front(self, pictures: Tensor) -> tuple[Tensor]:
+        """The pictures (N, 3, size, size), looked at."""
         if pictures.dtype != torch.uint8 or pictures.shape[1:] != (3, self.size, self.size):
             raise ValueError(
                 f"Pictures must be uint8 (N, 3, {self.size}, {self.size}), not {pictures.dtype} "
                 f"{tuple(pictures.shape)}."
             )
-        return self.embed(pictures)
+        return (pictures,)
 
     def embed(self, pictures: Tensor) -> Tensor:
         """What :meth:`forward` does with pictures that it has looked at."""
-        x = pictures.to(torch.float32, memory_format=torch.channels_last)
-        x = (x - self.mean) / self.deviation  # (N, 3, size, size)
-        features: Tensor = self.trunk(x)  # (N, dim)
+        features: Tensor = self.trunk(self._normalised(pictures))  # (N, dim)
         return features.float()
+
+    def stages(self) -> list[nn.Module]:
+        """See :mod:`soundstack.networks.stages`."""
+        return [Step(self._normalised), *flat(self.trunk)]
+
+    def _normalised(self, pictures: Tensor) -> Tensor:
+        x = pictures.to(torch.float32, memory_format=torch.channels_last)
+        return (x - self.mean) / self.deviation  # (N, 3, size, size)
 
 
 class GlobalAveragePool(nn.Module):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
+
+from torch import nn
 
 from soundstack.networks.picture_network import PictureNetwork, TorchvisionNetwork
 from soundstack.networks.registry import network
@@ -23,5 +26,8 @@ class Vgg(TorchvisionNetwork):
     """Convolutions, and three fully connected layers, of which the last one is dropped."""
 
     def features(self, whole: Any) -> PictureNetwork:
-        whole.classifier = whole.classifier[:5]  # linear, ReLU, dropout, linear, ReLU
-        return PictureNetwork(whole)
+        layers = OrderedDict(whole.named_children())
+        layers["classifier"] = layers["classifier"][:5]  # linear, ReLU, dropout, linear, ReLU
+        layers.update(flat=nn.Flatten())
+        layers.move_to_end("classifier")
+        return PictureNetwork(nn.Sequential(layers))

@@ -1,0 +1,84 @@
+"""What a user may set of fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, field_validator
+
+from soundstack.config.base import (
+    Augment,
+    Auto,
+    ClassWeight,
+    DataConfig,
+    Epochs,
+    ParallelTrials,
+    ServedLimits,
+    Studies,
+    Suffix,
+    Switch,
+    run_name,
+)
+from soundstack.config.network import FINETUNE, NetworkConfig
+from soundstack.networks.registry import network_spec, slug
+
+
+class FinetuneConfig(NetworkConfig):
+    """Train the top layers of a pre-trained network further, with a new head, on augmented clips (the future work of
+    paper section 5), score it on devel and test, and register it.
+
+    Example: mlflow run . -e finetune -P dataset=esc10 -P data_dir=path/to/ESC-50 -P trials=20
+    """
+
+    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir", "studies"}
+    made_by: ClassVar[str] = "finetune.search"
+
+    depth: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
+    """share of the network's layers, from the top, that is trained; what lies below is computed once. 0: the new head
+    alone. auto: half, of random weights all"""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """AdamW's highest rate, that of the head; after a warm-up it falls as a cosine does"""
+    rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """each layer's rate is so many times that of the layer above"""
+    epochs: Epochs = 30
+    """passes over the training folds"""
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
+    """clips a batch"""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.05
+    """AdamW's"""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """share of a target that all classes get alike"""
+    augment: Augment = 1.0
+    views: Annotated[int, Field(ge=1, le=1000)] | Auto = "auto"
+    """augmented copies of each clip that are made ahead, of which an epoch takes one; auto: 12, fewer of many clips"""
+    patience: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """0: train all epochs; more: keep a fifth of the training clips back, by group, and stop after so many epochs
+    without a lower loss on them, with the best epoch's weights"""
+    gradient_checkpoints: Switch = False
+    """yes: compute activations twice instead of keeping them, where memory is short"""
+    class_weight: ClassWeight = "none"
+    trials: Annotated[int, Field(ge=1, le=1000)] = 1
+    """1: train once; more: Optuna tunes learning rate, depth and strength of augmentation, one run a trial"""
+    parallel_trials: ParallelTrials = 1
+    studies: Studies = "auto"
+    served_limits: ServedLimits = "default"
+    suffix: Suffix = "none"
+    """registered as <dataset>-finetune-<network>-<pretraining>-<suffix>"""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the run and of the registered model."""
+        system = f"{FINETUNE}{slug(self.network)}"
+        return run_name(self.data_name, system, self.chosen_pretraining, suffix=self.suffix)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed may give another result: always, by its batches and its augmentation."""
+        return True
+
+    @field_validator("network")
+    @classmethod
+    def _can_be_trained(cls, value: str) -> str:
+        if not network_spec(value).random:
+            raise ValueError(f"{value} cannot be trained further: its published file computes, and does not learn")
+        return value
