@@ -12,7 +12,7 @@ from soundstack.config.tools import ReportConfig
 
 def run(config: ReportConfig) -> None:
     """Choose the runs, compare them, and write the report to the run ``report`` and to ``output_dir``."""
-    from soundstack.report import assemble, collect, comparisons, render
+    from soundstack.report import assemble, beyond, collect, comparisons, render
     from soundstack.tracking import reader as tracking_reader
     from soundstack.tracking import run as tracking
     from soundstack.utils import provenance
@@ -22,8 +22,15 @@ def run(config: ReportConfig) -> None:
         with opened.stage("read"):
             results = collect.choose(tracking_reader.finished_model_runs(), config.datasets)
             systems = comparisons.chosen(results, config.rows)
+            shown = {each.dataset for each in results}
+            few_clips, transfers = (
+                [run for run in tracking_reader.newest_comparisons(step) if run.dataset in shown]
+                for step in ("lowdata", "transfer")
+            )
         with opened.stage("compare"):
-            report = assemble.assemble(results, systems, config, made=datetime.now(UTC), commit=provenance.git_commit())
+            more = list(beyond.blocks(results, few_clips, transfers))
+            made, commit = datetime.now(UTC), provenance.git_commit()
+            report = assemble.assemble(results, systems, config, made=made, commit=commit, beyond=more)
         with opened.stage("write"):
             files = render.write(report, opened.folder)
             output = Path(config.output_dir)

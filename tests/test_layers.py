@@ -22,7 +22,7 @@ datasets svm
 features recognisers
 spectrograms fusion prediction serving training
 crnn deepspectrum tracking
-suites report page
+lowdata suites report page
 """
 #: What a command line may load before it answers.
 LIGHT = {"pydantic", "yaml"}

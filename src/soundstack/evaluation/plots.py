@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from soundstack.evaluation.fonts import Figure, class_name, shown, width_of
 from soundstack.evaluation.metrics import calibration
+from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
 from soundstack.utils.progress import duration
 
@@ -26,6 +27,8 @@ BLUE, ORANGE, RED, GREY, PALE = "#0072B2", "#E08A00", "#D55E00", "#707070", "#D9
 _PART = "#A6CDE3"
 TRAIN, DEVEL, TEST = GREY, BLUE, ORANGE
 PERCENT = PercentFormatter(decimals=0)
+#: Of lines that are told apart, in order.
+_LINES = (BLUE, RED, "#009E73", "#CC79A7", ORANGE, "#56B4E9", "black", GREY)
 _UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
@@ -260,6 +263,32 @@ def trials_figure(parameters: Mapping[str, ArrayLike], macro_f1: ArrayLike) -> F
         if not number:
             axes.set_ylabel("devel macro-F1 [%]")
             axes.legend(frameon=False)
+    return figure
+
+
+def few_clips_figure(curves: Mapping[str, Sequence[Interval]], sizes: Mapping[int, str]) -> Figure:
+    """Test accuracy over clips a class that were learnt from: a line a system, named at its end, with its interval.
+
+    Args:
+        curves: by system, its accuracy at each of the sizes
+        sizes: the numbers of clips, rising, and how each is called
+    """
+    figure = Figure((8, 4.8))
+    axes, places, lowest = figure.subplots(), list(sizes), np.inf
+    for number, (name, curve) in enumerate(sorted(curves.items(), key=lambda each: -each[1][-1].value)):
+        low, value, high = 100 * np.array([(each.low, each.value, each.high) for each in curve]).T
+        colour = _LINES[number % len(_LINES)]
+        axes.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
+        axes.plot(places, value, "o-", color=colour, linewidth=2, markersize=4)
+        lowest = min(float(value[-1]), lowest - 4.5)  # so much of the axis is a line of text high
+        look: dict[str, Any] = {"color": colour, "va": "center", "fontsize": 9, "annotation_clip": False}
+        axes.annotate(shown(name), (places[-1], lowest), (8, 0), textcoords="offset points", **look)
+    axes.set_xscale("log")
+    axes.set_xticks(places, list(sizes.values()))
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(0, 101)
+    axes.yaxis.set_major_formatter(PERCENT)
+    _tidy(axes, "Test accuracy by the clips that are learnt from", xlabel="clips a class")
     return figure
 
 

@@ -86,10 +86,20 @@ def score_intervals(table: ScoreTable, groups: Groups | None = None) -> dict[str
     Raises:
         DataError: if the table mixes devel and test clips, or ``groups`` lacks a clip.
     """
-    sample = _Sample(table, _group_names(table, groups))
-    ends = np.stack([sample.values, *sample.ends()], axis=1).tolist()
-    found = (Interval(value, low, high, sample.n_groups) for value, low, high in ends)
-    return dict(zip(("accuracy", "macro_f1"), found, strict=True))
+    return _Sample(table, _group_names(table, groups)).intervals()
+
+
+def intervals_over_draws(tables: Sequence[ScoreTable], groups: Groups | None = None) -> dict[str, Interval]:
+    """95 % intervals of mean scores over models on the same test clips, each trained on another draw of clips.
+
+    They tell of other draws and of other test clips: to the variance that `score_intervals` finds for the mean of the
+    models comes that of the scores over the draws, divided by their number; t has the degrees of freedom of the sum
+    (Satterthwaite 1946). What chance makes of a clip in one draw alone counts in both: they are rather too wide.
+
+    Raises:
+        DataError: as in `score_intervals`.
+    """
+    return _Draws(tables, _group_names(tables[0], groups)).intervals()
 
 
 def few_groups(groups: Mapping[str, float | None]) -> str:
@@ -238,6 +248,12 @@ class _Sample:
         size = self.groups_of_fold[self.fold_of_group]
         return (size / np.maximum(size - 1, 1)) @ influence**2
 
+    def intervals(self) -> dict[str, Interval]:
+        """The two scores by name."""
+        ends = np.stack([self.values, *self.ends()], axis=1).tolist()
+        found = (Interval(value, low, high, self.n_groups) for value, low, high in ends)
+        return dict(zip(("accuracy", "macro_f1"), found, strict=True))
+
     def ends(self) -> tuple[Floats, Floats]:
         """Lower and upper ends of the scores' intervals: (2,) each."""
         clips, groups = 1 / (self.clip_weights**2).sum(axis=0), 1 / (self.group_weights**2).sum(axis=0)
@@ -255,6 +271,25 @@ class _Sample:
         lows = np.where(self.values > 0, beta.ppf(tail, np.maximum(right, _TINY), wrong + 1), 0.0)
         highs = np.where(self.values < 1, beta.ppf(1 - tail, right + 1, np.maximum(wrong, _TINY)), 1.0)
         return np.minimum(lows, self.values), np.maximum(highs, self.values)
+
+
+class _Draws(_Sample):
+    """The mean of several models on one sample of test clips, as a sample of groups and of draws."""
+
+    def __init__(self, tables: Sequence[ScoreTable], groups: Sequence[str]) -> None:
+        super().__init__(tables[0], groups)
+        samples = [_Sample(table.reordered(tables[0].clips), groups) for table in tables]
+        values = np.stack([each.values for each in samples])  # (D, 2)
+        self.values, self.influence = values.mean(axis=0), np.mean([each.influence for each in samples], axis=0)
+        self.right = np.mean([each.right for each in samples], axis=0) > 0.5
+        self.between = values.var(axis=0, ddof=1) / len(tables)
+        parts = np.array([super().variance()[0], self.between[0]])
+        if total := parts.sum():
+            self.freedom = int(total**2 / (parts**2 / [max(self.freedom, 1), len(tables) - 1]).sum())
+
+    def variance(self, other: _Sample | None = None) -> Floats:
+        """See :class:`_Sample`; other draws count, too."""
+        return super().variance(other) + self.between
 
 
 def _influence(truth: Indices, predicted: Indices, n_classes: int) -> tuple[Floats, Floats]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from soundstack.datasets.clips import Clip
 from soundstack.datasets.data_set import DataSet
 from soundstack.evaluation.evaluation import Evaluation
 from soundstack.evaluation.none_rule import NONE
-from soundstack.evaluation.score_table import ScoreTable
+from soundstack.evaluation.score_table import Kind, ScoreTable
 from soundstack.recognisers.base import Recogniser, SingleRecogniser
 from soundstack.recognisers.class_distance import ClassDistance, out_of_fold
 from soundstack.utils.folds import TEST
@@ -31,17 +32,7 @@ def evaluate(
     ``nested`` has such scores (development clips, K) by fold, of models that never saw it; see :class:`Evaluation`.
     """
     devel = len(data_set.clip_table.devel)
-
-    def table(clips: Sequence[Clip], part: NDArray[np.float64]) -> ScoreTable:
-        return ScoreTable(
-            clips=tuple(clip.id for clip in clips),
-            labels=tuple(clip.label for clip in clips),
-            folds=tuple(clip.fold for clip in clips),
-            scores=part,
-            classes=data_set.clip_table.labels,
-            kind=recogniser.kind,
-        )
-
+    table = partial(score_table, classes=data_set.clip_table.labels, kind=recogniser.kind)
     return Evaluation(
         table(data_set.clips[:devel], scores[:devel]),
         table(data_set.clips[devel:], scores[devel:]),
@@ -49,6 +40,18 @@ def evaluate(
         recogniser.inverse_temperature,
         known_and_unknown((clip.id, clip.tags.get("known", "")) for clip in data_set.clips[devel:]),
         {fold: table(data_set.clips[:devel], part) for fold, part in (nested or {}).items()},
+    )
+
+
+def score_table(clips: Sequence[Clip], scores: NDArray[np.float64], classes: tuple[str, ...], kind: Kind) -> ScoreTable:
+    """The scores (N, K) of clips as a table."""
+    return ScoreTable(
+        clips=tuple(clip.id for clip in clips),
+        labels=tuple(clip.label for clip in clips),
+        folds=tuple(clip.fold for clip in clips),
+        scores=scores,
+        classes=classes,
+        kind=kind,
     )
 
 

@@ -32,11 +32,12 @@ def assemble(
     *,
     made: datetime,
     commit: str = "",
+    beyond: Sequence[Block] = (),
 ) -> Report:
     """Make the report of chosen runs.
 
     It fetches the predictions of the best fusions, and of ``systems``, by data set: those to look at class by class and
-    to test against each other.
+    to test against each other. What goes ``beyond`` the paper stands before the list of runs.
     """
     filled = {each.dataset: tables.result_tables(each) for each in results}
     table_3 = [of_data_set[-1] for of_data_set in filled.values()]
@@ -52,6 +53,7 @@ def assemble(
     compared, failed = compare(seen, config.swaps, config.seed)
     titles = {each.dataset: each.title for each in results}
     blocks += _paired_tests(results, compared, failed, config.swaps)
+    blocks += beyond
     runs = _runs_frame(results)
     blocks += [Heading(2, "Runs"), _runs_shown(results), *_runs_left_out(titles, runs)]
     version = f"soundstack {soundstack.__version__}" + (f", commit {_short_commit(commit)}" if commit else "")

@@ -20,6 +20,7 @@ from soundstack.evaluation.tables import SystemScores, summary_table
 from soundstack.utils.progress import duration
 
 if TYPE_CHECKING:
+    from soundstack.config.lowdata import LowdataConfig
     from soundstack.datasets.data_set import DataSet
     from soundstack.prediction.tables import Totals
     from soundstack.spectrograms.extract import Spectrograms
@@ -179,6 +180,19 @@ def after_main(outcomes: Sequence[Outcome], note: str = "") -> None:
         "tr -d '\\n'; printf '\"}]}') | "
         "curl -s -H 'Content-Type: application/json' --data-binary @- localhost:5001/invocations"
     )
+
+
+def after_lowdata(config: LowdataConfig, best: Mapping[int, str]) -> None:
+    """Say which system was best with how many clips a class, and how the best with the most is trained on all."""
+    for name in dict.fromkeys(best.values()):
+        sizes = [str(size) for size, of_size in best.items() if of_size == name]
+        print(f"Best with {', '.join(sizes)} clips a class: {name}")
+    mlflow, manager, _ = _commands_of_the_user()
+    given = {name: getattr(config, name) for name in ("dataset", "data_dir", "name")}
+    given = {name: value for name, value in given.items() if value != config.defaults()[name] or name == "dataset"}
+    words = " ".join(f"-P {name}={shlex.quote(str(value))}" for name, value in given.items())
+    chosen = best[max(best)]
+    print(f"\nTrain it on all:  {mlflow} run {project()} --env-manager {manager} {words} -P systems={chosen}")
 
 
 def _ui(mlflow: str) -> str:

@@ -47,7 +47,6 @@ class ModelRun:
         return fetched(what, StoreError, run_id=self.id, artifact_path=path)
 
 
-@whole
 def finished_model_runs() -> list[ModelRun]:
     """The finished runs of all experiments that scored a model on known data, newest first.
 
@@ -56,14 +55,33 @@ def finished_model_runs() -> list[ModelRun]:
     Raises:
         StoreError: The store cannot be read.
     """
+    scored = {"devel_accuracy", "devel_macro_f1"}
+    return [run for run in _finished_runs() if scored & run.metrics.keys()]
+
+
+def newest_comparisons(step: str) -> list[ModelRun]:
+    """The newest finished run of each name of a step that compares systems on known data, newest first.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    found: dict[str, ModelRun] = {}
+    for run in _finished_runs():
+        if run.tags.get("soundstack.step") == step:
+            found.setdefault(run.name, run)
+    return list(found.values())
+
+
+@whole
+def _finished_runs() -> list[ModelRun]:
+    """The finished runs with the tags ``dataset`` and ``data_fingerprint``, newest first."""
     connect()
     query = "attributes.status = 'FINISHED' and tags.data_fingerprint != ''"
     try:
         runs = mlflow.search_runs(search_all_experiments=True, filter_string=query, output_format="list")
     except MlflowException as error:
         raise StoreError(f"The tracking store cannot be read: {first_line(error)}") from None
-    scored = {"devel_accuracy", "devel_macro_f1"}
-    found = [_model_run(run) for run in runs if "dataset" in run.data.tags and scored & run.data.metrics.keys()]
+    found = [_model_run(run) for run in runs if "dataset" in run.data.tags]
     return sorted(found, key=lambda run: run.started, reverse=True)
 
 
