@@ -66,7 +66,7 @@ def _curve(system: System, data_set: DataSet, drawn: list[Draw], config: Lowdata
     with tracking.run(f"{config.data_name}-lowdata-{system.name}", config) as opened:
         with opened.stage("extract"), bar(system.name, len(data_set.clips), "clips") as advance:
             features = system.extraction().finish(data_set, advance)
-        with opened.stage("train"), bar(system.name, system.work(data_set, drawn), "steps") as advance:
+        with opened.stage("train"), bar(system.name, system.work(data_set, features, drawn), "steps") as advance:
             scores = system.scores(data_set, features, drawn, advance)
         found = curves.curve(system, data_set, drawn, scores)
         for point in found["points"]:

@@ -41,6 +41,8 @@ from soundstack.utils.folds import TEST
 from soundstack.utils.project import fingerprint
 
 Scores = NDArray[np.float64]
+#: Numbers of the examples to learn from, and of those to score.
+Rows = tuple[Tensor, Tensor]
 #: C of the SVMs: with a clip a class there is nothing to choose it by. Between 0.001 and 1 little depends on it.
 COST = 0.01
 
@@ -59,7 +61,7 @@ class System(ABC):
         """The extraction of its features."""
 
     @abstractmethod
-    def work(self, data_set: DataSet, draws: Sequence[Draw]) -> int:
+    def work(self, data_set: DataSet, features: Extracted[Any], draws: Sequence[Draw]) -> int:
         """How often progress is made."""
 
     @abstractmethod
@@ -81,8 +83,8 @@ class Frozen(System):
         """See :class:`System`."""
         return deepspectrum.extraction(self.config, self.device)
 
-    def work(self, data_set: DataSet, draws: Sequence[Draw]) -> int:
-        """See :class:`System`."""
+    def work(self, data_set: DataSet, features: Extracted[Any], draws: Sequence[Draw]) -> int:
+        """See :class:`System`: draws."""
         return len(draws)
 
     def scores(
@@ -110,58 +112,53 @@ class Trained(System):
     kind = "probability"
 
     @abstractmethod
-    def spec(self) -> Any:
+    def spec(self, features: Extracted[Any]) -> Any:
         """What fixes a training run on all clips."""
-
-    @abstractmethod
-    def job(
-        self, data_set: DataSet, features: Extracted[Any], spec: Any, train: Tensor, held_out: Tensor, **named: Any
-    ) -> FoldJob:
-        """What is trained on some rows and scored on others; the names are those of a :class:`FoldJob`."""
 
     @abstractmethod
     def key(self, data_set: DataSet, features: Extracted[Any], spec: Any) -> str:
         """Identify what training gives, but for the clips that are drawn."""
 
-    def spec_of(self, data_set: DataSet, draw: Draw) -> Any:
-        """What fixes a training run on a draw."""
-        spec = self.spec()
-        return replace(spec, epochs=passes(spec.epochs, len(draw.clips), len(data_set.clip_table.devel)))
+    @abstractmethod
+    def job(
+        self, data_set: DataSet, features: Extracted[Any], spec: Any, rows: Rows, fold: str, checkpoint: Path
+    ) -> FoldJob:
+        """What is trained on the first of the rows; the others are scored."""
 
-    def work(self, data_set: DataSet, draws: Sequence[Draw]) -> int:
+    def work(self, data_set: DataSet, features: Extracted[Any], draws: Sequence[Draw]) -> int:
         """See :class:`System`: epochs."""
-        return sum(self.spec_of(data_set, draw).epochs for draw in draws)
+        return sum(job.spec.epochs for job in self.jobs(data_set, features, draws))
 
     def scores(
         self, data_set: DataSet, features: Extracted[Any], draws: Sequence[Draw], progress: Progress
     ) -> list[Scores]:
         """See :class:`System`."""
-        jobs = {_name(draw): self._job(data_set, features, draw) for draw in draws}
+        jobs = {job.fold: job for job in self.jobs(data_set, features, draws)}
 
         def keep_scores(name: str, model: FoldModel) -> None:
-            if model.weights:
-                scores = torch.from_numpy(model.scores)
-                content = {"mean": model.mean, "deviation": model.deviation, "weights": {}, "scores": scores}
-                checkpoints.save(jobs[name].checkpoint, content)
+            if model.weights and model.scores is not None:
+                scaling = {"mean": model.mean, "deviation": model.deviation}
+                checkpoints.save(
+                    jobs[name].checkpoint, scaling | {"weights": {}, "scores": torch.from_numpy(model.scores)}
+                )
 
         longest_first = sorted(jobs.values(), key=lambda job: -len(job.train) * job.spec.epochs)
         models = train_jobs(longest_first, progress, keep_scores)
-        return [np.asarray(models[_name(draw)].scores) for draw in draws]
+        return [np.asarray(models[name].scores) for name in jobs]
 
-    def _job(self, data_set: DataSet, features: Extracted[Any], draw: Draw) -> FoldJob:
-        spec = self.spec_of(data_set, draw)
-        drawn = fingerprint([self.key(data_set, features, spec), sorted(data_set.clips[at].id for at in draw.clips)])
-        return self.job(
-            data_set,
-            features,
-            spec,
-            torch.from_numpy(draw.examples(data_set)),
-            torch.from_numpy(np.flatnonzero(data_set.example_folds == TEST)),
-            classes=len(data_set.clip_table.labels),
-            fold=_name(draw),
-            device=self.device,
-            checkpoint=self.config.cache_path / "lowdata" / drawn / f"{_name(draw)}.pt",
-        )
+    def jobs(self, data_set: DataSet, features: Extracted[Any], draws: Sequence[Draw]) -> list[FoldJob]:
+        """What is to be trained for each draw."""
+        spec, test = self.spec(features), torch.from_numpy(np.flatnonzero(data_set.example_folds == TEST))
+        found = []
+        for draw in draws:
+            epochs = passes(spec.epochs, len(draw.clips), len(data_set.clip_table.devel))
+            of_draw = replace(spec, epochs=epochs)
+            clips = sorted(data_set.clips[place].id for place in draw.clips)
+            key, name = self.key(data_set, features, of_draw), f"{draw.size}-{draw.number}"
+            place = self.config.cache_path / "lowdata" / fingerprint([key, clips]) / f"{name}.pt"
+            rows = torch.from_numpy(draw.examples(data_set)), test
+            found.append(self.job(data_set, features, of_draw, rows, name, place))
+        return found
 
 
 class Crnn(Trained):
@@ -171,21 +168,29 @@ class Crnn(Trained):
         """See :class:`System`."""
         return spectrograms.extraction(self.config)
 
-    def spec(self) -> Any:
+    def spec(self, features: Extracted[Any]) -> Any:
         """See :class:`Trained`."""
         return crnn.training_spec(self.config)
-
-    def job(
-        self, data_set: DataSet, features: Extracted[Any], spec: Any, train: Tensor, held_out: Tensor, **named: Any
-    ) -> FoldJob:
-        """See :class:`Trained`."""
-        mapped = getattr(features.values, "filename", None)  # too many for the memory
-        inputs = Path(mapped) if mapped else torch.from_numpy(features.values)
-        return CrnnJob(inputs, torch.from_numpy(data_set.example_targets), train, held_out, spec, **named)
 
     def key(self, data_set: DataSet, features: Extracted[Any], spec: Any) -> str:
         """See :class:`Trained`."""
         return crnn.training_key(data_set, features, spec, self.config, self.device)
+
+    def job(
+        self, data_set: DataSet, features: Extracted[Any], spec: Any, rows: Rows, fold: str, checkpoint: Path
+    ) -> FoldJob:
+        """See :class:`Trained`."""
+        mapped = getattr(features.values, "filename", None)  # too many for the memory
+        return CrnnJob(
+            Path(mapped) if mapped else torch.from_numpy(features.values),
+            torch.from_numpy(data_set.example_targets),
+            *rows,
+            spec=spec,
+            classes=len(data_set.clip_table.labels),
+            fold=fold,
+            device=self.device,
+            checkpoint=checkpoint,
+        )
 
 
 _KINDS: dict[type, Callable[..., System]] = {CrnnConfig: Crnn, DeepSpectrumConfig: Frozen}
@@ -217,7 +222,3 @@ def passes(epochs: int, clips: int, every: int) -> int:
     often, in a third of the time.
     """
     return math.ceil(epochs * math.sqrt(every / clips))
-
-
-def _name(draw: Draw) -> str:
-    return f"{draw.size}-{draw.number}"
