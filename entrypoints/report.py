@@ -22,13 +22,9 @@ def run(config: ReportConfig) -> None:
         with opened.stage("read"):
             results = collect.choose(tracking_reader.finished_model_runs(), config.datasets)
             systems = comparisons.chosen(results, config.rows)
-            shown = {each.dataset for each in results}
-            few_clips, transfers = (
-                [run for run in tracking_reader.newest_comparisons(step) if run.dataset in shown]
-                for step in ("lowdata", "transfer")
-            )
+            compared = tracking_reader.newest_comparisons(beyond.STEPS, config.datasets)
         with opened.stage("compare"):
-            more = list(beyond.blocks(results, few_clips, transfers))
+            more = list(beyond.blocks(results, compared))
             made, commit = datetime.now(UTC), provenance.git_commit()
             report = assemble.assemble(results, systems, config, made=made, commit=commit, beyond=more)
         with opened.stage("write"):

@@ -168,8 +168,8 @@ def test_the_command_scores_all_systems_on_the_same_draws(
     for each in content["systems"]:
         for point in each["points"]:
             found = point["accuracy"]
-            assert found["low"] < found["high"] and found["low"] <= found["mean"] <= found["high"]
-            assert found["mean"] == pytest.approx(np.mean([draw["accuracy"] for draw in point["draws"]]))
+            assert found["low"] < found["high"] and found["low"] <= found["value"] <= found["high"]
+            assert found["value"] == pytest.approx(np.mean([draw["accuracy"] for draw in point["draws"]]))
     assert curves.as_csv(content).count("\n") == 1 + 2 * 3 * 2
     printed = capsys.readouterr().out
     assert text_table(beyond.few_clips_table(content)) in printed

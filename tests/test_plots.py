@@ -103,6 +103,11 @@ def preview_of(n: int, clips: int = 4, rate: int = 44_100, htk: bool = False) ->
     return sound_plots.spectrogram_grid_figure(examples(n, clips), rate, 5.0, htk=htk)
 
 
+def few_clips(n: int, sizes: int = 6) -> Figure:
+    curves = {row.name: [Interval(v, v - 0.1, v + 0.1) for v in rng.uniform(0.6, 0.62, sizes)] for row in rows(n)}
+    return plots.few_clips_figure(curves, {2**size: str(2**size) for size in range(sizes)})
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     **{f"confusion of {n}": partial(confusion_of, n) for n in (2, 3, 9, 15, 21)},
     "confusion with a long title": lambda: confusion_of(2, "a-rather-long-name " * 4),
@@ -116,6 +121,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "summary": lambda: plots.summary_figure(rows(10)),
     "summary of one": lambda: plots.summary_figure(rows(1)),
     "reliability": lambda: plots.reliability_figure(rng.dirichlet(np.ones(3), 50), rng.integers(0, 3, 50)),
+    "few clips": lambda: few_clips(6),
+    "few clips, one size": lambda: few_clips(2, 1),
     "time budget": lambda: plots.time_budget_figure({"decode": 40.0, "crnn": 5000.0, "svm": 0.01}),
 }
 
@@ -284,6 +291,16 @@ def test_the_reliability_figure_states_the_calibration_error() -> None:
     heights = [bar.get_height() for bar in bars(figure.axes[0])]
     assert heights[8] == pytest.approx(50.0)
     assert sum(heights) == pytest.approx(50.0)
+
+
+def test_the_systems_of_few_clips_are_named_beside_each_other_and_in_their_order() -> None:
+    curves = {name: [Interval(v, v - 0.1, v + 0.1)] * 2 for name, v in (("a", 0.5), ("b", 0.51), ("c", 0.9))}
+    figure = plots.few_clips_figure(curves, {1: "1", 20: "all"})
+    draw(figure)
+    boxes = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    assert list(boxes) == ["c", "b", "a"]
+    assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes.values()))
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["1", "all"]
 
 
 def test_the_time_budget_states_times_shares_and_a_fitting_unit() -> None:

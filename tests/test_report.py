@@ -25,21 +25,67 @@ from mlflow.tracking import MlflowClient
 
 import report as entry_point
 from soundstack.config import cli
+from soundstack.config.lowdata import LowdataConfig
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, FuseConfig
 from soundstack.config.tools import ReportConfig
 from soundstack.evaluation.score_table import ScoreTable
 from soundstack.evaluation.statistics import holm, score_intervals
-from soundstack.report import collect, comparisons, paper, render, rows, tables
+from soundstack.report import beyond, collect, comparisons, paper, render, rows, tables
 from soundstack.report.comparisons import per_class_figure
 from soundstack.report.document import Bullets, Cell, Column, Commands, Heading, Report, Table
 from soundstack.tracking import reader as tracking_reader
 from soundstack.tracking import run as tracking
 from soundstack.tracking.reader import ModelRun
 from soundstack.utils.errors import ConfigError, MemberError, StoreError
+from soundstack.utils.files import write_json
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 WHOLE_ESC50 = {"clips_devel": 1600, "clips_test": 400}
 WHOLE_DCASE2018 = {"clips_devel": 72_984, "clips_test": 72_972}
+
+
+def scored(value: float, **more: object) -> dict[str, object]:
+    """A score as the JSON of a comparison has it."""
+    return {"value": value, "low": value - 0.1, "high": value + 0.1} | more
+
+
+FEW_CLIPS = {
+    "dataset": "esc10",
+    "sizes": [
+        {"clips": 1, "name": "1", "in_all": 3, "smaller_classes": []},
+        {"clips": 8, "name": "8", "in_all": 20, "smaller_classes": ["rain"]},
+    ],
+    "draws": 5,
+    "test_clips": 12,
+    "systems": [
+        {
+            "name": name,
+            "points": [
+                {"clips": clips, "accuracy": scored(value)} for clips, value in zip((1, 8), values, strict=True)
+            ],
+        }
+        for name, values in (("cnn", (0.4, 0.8)), ("svm", (0.6, 0.7)))
+    ],
+    "notes": [],
+}
+TRANSFER = {
+    "source": {"name": "esc10", "where": "all"},
+    "target": {"name": "far", "where": "half"},
+    "systems": {
+        "source_only": {
+            "accuracy": scored(0.5, closed=None),
+            "macro_f1": scored(0.45, closed=None),
+            "a_distance": [1.0, 2.0],
+        },
+        "dann": {
+            "accuracy": scored(0.7, closed=scored(0.6)),
+            "macro_f1": scored(0.65, closed=None),
+            "a_distance": [0.5],
+        },
+    },
+    "said": ["DANN helps."],
+    "notes": [],
+}
 
 
 # runs made by hand, as the entry points log them ------------------------------------------------------------------
@@ -253,6 +299,11 @@ def reported(empty_store: Path, refused: str) -> Reported:
     client = MlflowClient()
     with tracking.run("esc10-extract", CrnnConfig()) as run:  # knows its data, but scores no model
         run.tags({"dataset": "esc10", "data_fingerprint": "extracted"})
+    for step, found in (("lowdata", FEW_CLIPS), ("transfer", TRANSFER), ("transfer", None)):
+        with tracking.run(f"esc10-{step}{'' if found else '-broken'}", LowdataConfig()) as run:
+            run.tags({"soundstack.step": step, "dataset": "esc10", "data_fingerprint": "compared"})
+            if found:
+                write_json(run.folder / f"{step}.json", found)
     renamed = log_run("bold-stork-7", esc10, hours=3, tags={"dataset": "esc10", "registered_model": "esc10-fusion/4"})
     ids["renamed"] = renamed
     output, printed = empty_store / "reports", io.StringIO()
@@ -263,6 +314,32 @@ def reported(empty_store: Path, refused: str) -> Reported:
     assert len(finished) == 1
     ids["report"] = finished[0].info.run_id
     return Reported(output, printed.getvalue(), ids)
+
+
+def test_comparisons_of_systems_follow_the_paper_s_tables(reported: Reported) -> None:
+    text = re.sub(r"\\(.)", r"\1", reported.text("report.md"))
+    beyond_paper = text[text.index("## Beyond the paper") : text.index("## Runs")]
+    assert "Test accuracy by clips a class, ESC-10 (%)" in beyond_paper
+    assert "| cnn | 40.0 [30.0, 50.0] | **80.0** [70.0, 90.0] |" in beyond_paper
+    assert "| svm | **60.0** [50.0, 70.0] | 70.0 [60.0, 80.0] |" in beyond_paper
+    assert "Classes with fewer clips, of which all are taken: rain." in beyond_paper
+    assert "figures/few-clips-esc10.png" in beyond_paper
+    assert "From esc10 to far half" in beyond_paper
+    assert "| source only | 50.0 [40.0, 60.0] | 45.0 [35.0, 55.0] | – | 1.50 |" in beyond_paper
+    assert "DANN helps." in beyond_paper
+    assert re.search(r"Left out: esc10-transfer-broken .*transfer\.json", beyond_paper)
+
+
+def test_fine_tuned_networks_stand_beside_frozen_ones() -> None:
+    runs = [
+        model_run(f"esc10-{name}", metrics={"test_accuracy": value}) for name, value in (("a-none", 0.4), ("crnn", 0.1))
+    ]
+    assert not list(beyond.blocks(chosen(*runs), []))
+    tuned = [model_run(f"esc10-finetune-{name}", metrics={"test_accuracy": 0.9}) for name in ("a-none", "b-none")]
+    _, table = beyond.blocks(chosen(*runs, *tuned), [])
+    assert isinstance(table, Table)
+    of_name = {line[0].text: [cell.text for cell in line[1:]] for line in table.sections["ESC-10"]}
+    assert of_name == {"a-none": ["50.0", "50.0", "40.0", "90.0"], "b-none": ["not run", "50.0", "not run", "90.0"]}
 
 
 def test_notes_on_the_data_are_told_and_of_many_the_first(reported: Reported) -> None:
@@ -727,7 +804,7 @@ def test_the_html_opens_nothing_but_itself(reported: Reported) -> None:
     page = reported.text("report.html")
     resources = Resources()
     resources.feed(page)
-    assert len(resources.loaded) == 6  # confusion and F1 by class of ESC-50, ESC-10 and DCASE 2018
+    assert len(resources.loaded) == 7  # confusion and F1 by class of ESC-50, ESC-10 and DCASE 2018, and few clips
     assert all(source.startswith("data:image/png;base64,") for source in resources.loaded)
     assert not resources.tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
     style = page.split("<style>")[1].split("</style>")[0]
@@ -748,7 +825,7 @@ def test_the_files_lie_in_the_folder_and_with_the_run(reported: Reported) -> Non
     assert run.data.params["resolved_datasets"] == "dcase2018,esc50,esc10"
     assert run.data.params["resolved_rows_esc50"] == "efficientnet_lite0-imagenet,crnn,fusion-crnn_deepspectrum"
     links = re.findall(r"!\[.*?\]\((\S+)\)", reported.text("report.md"))
-    assert len(links) == 6
+    assert len(links) == 7
     assert all((reported.folder / link).is_file() for link in links)
 
 

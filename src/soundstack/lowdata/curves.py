@@ -37,7 +37,7 @@ def curve(system: System, data_set: DataSet, draws: Sequence[Draw], scores: Sequ
             interval = found[measure]
             deviation = float(np.std([each[measure] for each in by_draw], ddof=1))
             point[measure] = {
-                "mean": interval.value, "low": interval.low, "high": interval.high, "deviation": deviation,
+                "value": interval.value, "low": interval.low, "high": interval.high, "deviation": deviation,
             }  # fmt: skip
         points.append(point)
     return {"name": system.name, "settings": system.config.model_dump(mode="json"), "points": points}
@@ -45,7 +45,7 @@ def curve(system: System, data_set: DataSet, draws: Sequence[Draw], scores: Sequ
 
 def metrics(point: dict[str, Any]) -> dict[str, float]:
     """A point of a curve as metrics of a run, whose step is its number of clips."""
-    ends = (("", "mean"), ("_ci_low", "low"), ("_ci_high", "high"), ("_deviation", "deviation"))
+    ends = (("", "value"), ("_ci_low", "low"), ("_ci_high", "high"), ("_deviation", "deviation"))
     return {f"lowdata/test_{name}{suffix}": point[name][end] for name in _MEASURES for suffix, end in ends}
 
 

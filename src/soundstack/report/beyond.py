@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from soundstack.config.network import FINETUNE
@@ -17,24 +18,22 @@ from soundstack.report.tables import interval, percent
 from soundstack.tracking.reader import ModelRun
 from soundstack.utils.errors import StoreError
 
+#: What a step wrote as JSON.
 Content = Mapping[str, Any]
+_NONE = Cell("–", muted=True)
 
 
-def blocks(
-    results: Sequence[DataSetResults], few_clips: Sequence[ModelRun], transfers: Sequence[ModelRun]
-) -> Iterator[Block]:
-    """The section: of data sets with fine-tuned models, and of the newest runs of ``lowdata`` and ``transfer``."""
+def blocks(results: Sequence[DataSetResults], compared: Sequence[ModelRun]) -> Iterator[Block]:
+    """The section: fine-tuned models beside frozen ones, and the runs of :data:`STEPS`; empty where there are none."""
     found = [*_fine_tuned(results)]
-    for run, artifact, shown in [
-        *((run, "lowdata.json", _few_clips) for run in few_clips),
-        *((run, "transfer.json", _transfer) for run in transfers),
-    ]:
+    for run in sorted(compared, key=lambda run: list(STEPS).index(run.tags["soundstack.step"])):
+        step = run.tags["soundstack.step"]
         try:
-            content = json.loads(run.artifact(artifact).read_text(encoding="utf-8"))
+            content = json.loads(run.artifact(f"{step}.json").read_text(encoding="utf-8"))
         except (StoreError, ValueError) as error:
-            found.append(Bullets("Missing", [f"{run.name} is left out: {error}"]))
+            found.append(Bullets("Missing", [f"Left out: {error}"]))
         else:
-            found += shown(content)
+            found += STEPS[step](content)
     if found:
         yield Heading(2, "Beyond the paper")
         yield from found
@@ -75,7 +74,7 @@ def best_by_size(content: Content) -> dict[int, str]:
     best: dict[int, tuple[float, str]] = {}
     for each in content["systems"]:
         for point in each["points"]:
-            found = point["accuracy"]["mean"], each["name"]
+            found = point["accuracy"]["value"], each["name"]
             best[point["clips"]] = max(best.get(point["clips"], found), found, key=lambda pair: pair[0])
     return {clips: name for clips, (_, name) in best.items()}
 
@@ -91,24 +90,29 @@ def _few_clips(content: Content) -> Iterator[Block]:
 
 
 def _transfer(content: Content) -> Iterator[Block]:
-    source, target, distance = content["source"], content["target"], content["a_distance"]
+    source, target = (_domain(content[side]) for side in ("source", "target"))
     lines: list[Line] = []
-    for each in content["systems"]:
-        closed = each["gap_closed"]
-        gap = Cell("–", muted=True) if closed is None else _cell(closed)
-        lines.append(("", [each["name"], _cell(each["accuracy"]), _cell(each["macro_f1"]), gap]))
+    for name, of_system in content["systems"].items():
+        accuracy, macro_f1 = of_system["accuracy"], of_system["macro_f1"]
+        closed = _cell(accuracy["closed"]) if accuracy["closed"] else _NONE
+        apart = of_system["a_distance"]
+        distance = f"{statistics.fmean(apart):.2f}" if apart else _NONE
+        lines.append(("", [name.replace("_", " "), _cell(accuracy), _cell(macro_f1), closed, distance]))
     yield Heading(3, f"From {source} to {target}")
     yield Table(
-        key=f"transfer-{source}-{target}",
+        key=f"transfer-{content['source']['name']}-{content['target']['name']}",
         title=f"Test scores on {target} of systems that learnt from {source} (%)",
-        columns=[*text_columns("System"), *(Column(title) for title in ("Accuracy", "Macro-F1", "Gap closed"))],
-        lines=lines,
-        notes=[
-            f"A-distance between the domains: {distance['before']:.2f} before, {distance['after']:.2f} after. In "
-            "brackets: 95 % interval.",
-            *filter(None, [content["note"]]),
+        columns=[
+            *text_columns("System"),
+            *(Column(title) for title in ("Accuracy", "Macro-F1", "Gap closed", "A-distance")),
         ],
+        lines=lines,
+        notes=["In brackets: 95 % interval.", *content["said"], *content["notes"]],
     )
+
+
+#: The steps whose newest runs are shown, each with what makes blocks of its ``<step>.json``.
+STEPS: Mapping[str, Callable[[Content], Iterator[Block]]] = {"lowdata": _few_clips, "transfer": _transfer}
 
 
 def _fine_tuned(results: Sequence[DataSetResults]) -> Iterator[Block]:
@@ -140,13 +144,18 @@ def _title(content: Content) -> str:
     return TITLES.get(content["dataset"], content["dataset"])
 
 
+def _domain(domain: Content) -> str:
+    """A domain as a reader calls it: its name, and which part of it."""
+    return " ".join(str(domain[key]) for key in ("name", "where") if domain.get(key) not in (None, "", "all"))
+
+
 def _score_cell(score: Score | None) -> Cell:
     return Cell(percent(score.value), interval(score)) if score else Cell("not run", muted=True)
 
 
 def _interval(score: Content) -> Interval:
-    return Interval(score["mean"], score["low"], score["high"])
+    return Interval(score["value"], score["low"], score["high"])
 
 
 def _cell(score: Content, best: bool = False) -> Cell:
-    return Cell(percent(score["mean"]), interval(Score(score["mean"], score["low"], score["high"])), best=best)
+    return Cell(percent(score["value"]), interval(Score(score["value"], score["low"], score["high"])), best=best)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,15 +59,15 @@ def finished_model_runs() -> list[ModelRun]:
     return [run for run in _finished_runs() if scored & run.metrics.keys()]
 
 
-def newest_comparisons(step: str) -> list[ModelRun]:
-    """The newest finished run of each name of a step that compares systems on known data, newest first.
+def newest_comparisons(steps: Collection[str], datasets: str) -> list[ModelRun]:
+    """The newest finished run of each name of the steps, which compare systems, on data sets, comma-separated or all.
 
     Raises:
         StoreError: The store cannot be read.
     """
     found: dict[str, ModelRun] = {}
     for run in _finished_runs():
-        if run.tags.get("soundstack.step") == step:
+        if run.tags.get("soundstack.step") in steps and (datasets == "all" or run.dataset in datasets.split(",")):
             found.setdefault(run.name, run)
     return list(found.values())
 
