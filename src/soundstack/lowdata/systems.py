@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from soundstack.config.base import DataConfig
+from soundstack.config.finetune import FinetuneConfig
 from soundstack.config.lowdata import LowdataConfig
 from soundstack.config.steps import MODEL_STEPS, CrnnConfig, DeepSpectrumConfig
 from soundstack.config.suite import system_step
@@ -29,6 +30,8 @@ from soundstack.datasets.data_set import DataSet
 from soundstack.deepspectrum import extract as deepspectrum
 from soundstack.evaluation.score_table import Kind
 from soundstack.features.extract import Extracted, Extraction
+from soundstack.finetune import extract as views
+from soundstack.finetune import system as finetune
 from soundstack.lowdata.draws import Draw
 from soundstack.networks import weights
 from soundstack.networks.registry import network_spec
@@ -193,7 +196,29 @@ class Crnn(Trained):
         )
 
 
-_KINDS: dict[type, Callable[..., System]] = {CrnnConfig: Crnn, DeepSpectrumConfig: Frozen}
+class Finetuned(Trained):
+    """A pre-trained network whose upper layers are trained further."""
+
+    def extraction(self) -> Extraction[Any]:
+        """See :class:`System`."""
+        return views.extraction(self.config, self.device)
+
+    def spec(self, features: Extracted[Any]) -> Any:
+        """See :class:`Trained`."""
+        return finetune.training_spec(self.config, features.recipe.spec)
+
+    def key(self, data_set: DataSet, features: Extracted[Any], spec: Any) -> str:
+        """See :class:`Trained`."""
+        return finetune.training_key(data_set, features, spec, self.device)
+
+    def job(
+        self, data_set: DataSet, features: Extracted[Any], spec: Any, rows: Rows, fold: str, checkpoint: Path
+    ) -> FoldJob:
+        """See :class:`Trained`."""
+        return finetune.fold_job(data_set, features, spec, self.device, rows, fold, checkpoint)
+
+
+_KINDS: dict[type, Callable[..., System]] = {CrnnConfig: Crnn, DeepSpectrumConfig: Frozen, FinetuneConfig: Finetuned}
 
 
 def system(name: str, config: LowdataConfig, device: torch.device) -> System:
