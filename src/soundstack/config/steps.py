@@ -42,6 +42,7 @@ from soundstack.config.base import (
 )
 from soundstack.config.finetune import FinetuneConfig
 from soundstack.config.network import NetworkConfig, Systems
+from soundstack.networks.registry import slug
 
 #: The paper's ten values of the SVM's complexity (section 3.3): 1e-9 ... 1, one a decade.
 PAPER_COSTS: tuple[float, ...] = tuple(10.0**power for power in range(-9, 1))

@@ -27,7 +27,7 @@ from soundstack.config.base import (
     kept_here,
     require_seen,
 )
-from soundstack.config.steps import listed
+from soundstack.config.network import listed
 from soundstack.utils import object_store
 
 
