@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from soundstack.datasets.open_data_set import open_data_set
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from soundstack.datasets.data_set import DataSet
     from soundstack.features.extract import Extracted, Extraction
     from soundstack.tracking.run import Run
+    from soundstack.training.fold import FoldModel
 
 
 def tell_processors(opened: Run, names: Iterable[str], did: str) -> None:
@@ -43,3 +44,16 @@ def scan_and_extract(opened: Run, config: DataConfig, begun: Extraction, what: s
     tell_processors(opened, features.report.processors, "made features of one set")
     opened.parts |= {"scan": begun.report.seconds, "extract": features.report.seconds}
     return data_set, features
+
+
+def log_folds(opened: Run, folds: Mapping[str, FoldModel]) -> None:
+    """Log the learning curves of cross-validated networks."""
+    from soundstack.evaluation import plots
+    from soundstack.training.cross_validation import curves
+    from soundstack.utils.files import save_figure
+
+    opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})
+    for step, values in curves(folds):
+        opened.metrics(values, step)
+    figure = plots.learning_curves_figure([fold.history for fold in folds.values()])
+    save_figure(figure, opened.folder / "curves" / "learning_curves.png")

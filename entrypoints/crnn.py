@@ -14,18 +14,16 @@ if TYPE_CHECKING:
 
 def run(config: CrnnConfig) -> RegisteredModel:
     """Train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
-    from _steps import scan_and_extract
+    from _steps import log_folds, scan_and_extract
     from soundstack.audio.limits import RequestLimits
     from soundstack.crnn import search as crnn_tuning
     from soundstack.crnn import system as crnn
-    from soundstack.evaluation import plots
     from soundstack.spectrograms.extract import extraction
     from soundstack.suites import summary
     from soundstack.tracking import registry
     from soundstack.tracking import run as tracking
     from soundstack.training import cross_validation
     from soundstack.utils import devices
-    from soundstack.utils.files import save_figure
     from soundstack.utils.progress import bar
 
     device = devices.choose(config.device)
@@ -41,17 +39,12 @@ def run(config: CrnnConfig) -> RegisteredModel:
                 models = crnn.train_folds(data_set, spectrograms, spec, config, device, parts=parts, progress=advance)
         with opened.stage("evaluate"):
             trained = crnn.finish(data_set, spectrograms, spec, models, device, config.none_rate)
-            folds = trained.folds
-        trained_on = crnn.training_device(config, device)
+        trained_on = devices.working(config.cluster, config.cluster_gpus, device)
         opened.settings(
             config, spec.to_json() | {"spectrogram": spectrograms.recipe.spec.to_json(), "device": trained_on.type}
         )
         with opened.stage("track"):
-            opened.metrics({"folds_reused": sum(fold.reused for fold in folds.values())})
-            for step, values in cross_validation.curves(folds):
-                opened.metrics(values, step)
-            figure = plots.learning_curves_figure([fold.history for fold in folds.values()])
-            save_figure(figure, opened.folder / "curves" / "learning_curves.png")
+            log_folds(opened, trained.folds)
             opened.evaluation(trained.evaluation)
             tags, limits = data_set.tags | {"family": "crnn"}, RequestLimits.parse(config.served_limits)
             registered = registry.register(opened, config, trained.recogniser, trained.evaluation, tags, limits)

@@ -13,6 +13,7 @@ def run(config: MainConfig) -> None:
     import crnn
     import deepspectrum
     import extract
+    import finetune
     import fuse
     from soundstack.suites import summary
     from soundstack.suites.runner import Steps, run_suite
@@ -24,7 +25,7 @@ def run(config: MainConfig) -> None:
         with opened.stage("extract"):
             data_set = extract.run(ExtractConfig(**shared))
         opened.tags({"dataset": config.data_name})  # no fingerprint: that marks the runs of models
-        steps: Steps = {"crnn": crnn.run, "deepspectrum": deepspectrum.run, "fuse": fuse.run}
+        steps: Steps = {each.__name__: each.run for each in (crnn, deepspectrum, finetune, fuse)}
         outcomes = run_suite(config, steps, data_set.fingerprint)
         for outcome in outcomes:
             opened.stages[outcome.name] = opened.stages.get(outcome.name, 0.0) + outcome.seconds

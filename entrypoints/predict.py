@@ -112,10 +112,8 @@ def _devices(config: PredictConfig) -> tuple[torch.device, str]:
     """The device of this machine, and the kind of that which scores: of a cluster, the hosts'."""
     from soundstack.utils import devices
 
-    if config.cluster == "none":
-        device = devices.choose(config.device)
-        return device, device.type
-    return devices.choose("cpu"), "cuda" if config.cluster_gpus else "cpu"
+    here = devices.choose(config.device if config.cluster == "none" else "cpu")
+    return here, devices.working(config.cluster, config.cluster_gpus, here).type
 
 
 def _score_on_hosts(

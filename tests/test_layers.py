@@ -22,6 +22,7 @@ datasets svm
 features recognisers
 spectrograms fusion prediction serving training
 crnn deepspectrum tracking
+finetune
 lowdata suites report page
 """
 #: What a command line may load before it answers.

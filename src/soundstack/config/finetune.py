@@ -36,11 +36,11 @@ class FinetuneConfig(NetworkConfig):
     depth: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
     """share of the network's layers, from the top, that is trained; what lies below is computed once. 0: the new head
     alone. auto: half, of random weights all"""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    """AdamW's highest rate, that of the head; after a warm-up it falls as a cosine does"""
-    rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-4
+    """AdamW's rate of the highest layer (the new head's is five times that); after a warm-up it falls as a cosine"""
+    rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     """each layer's rate is so many times that of the layer above"""
-    epochs: Epochs = 30
+    epochs: Epochs = 12
     """passes over the training folds"""
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
     """clips a batch"""
@@ -49,8 +49,8 @@ class FinetuneConfig(NetworkConfig):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """share of a target that all classes get alike"""
     augment: Augment = 1.0
-    views: Annotated[int, Field(ge=1, le=1000)] | Auto = "auto"
-    """augmented copies of each clip that are made ahead, of which an epoch takes one; auto: 12, fewer of many clips"""
+    views: Annotated[int, Field(ge=1, le=1000)] = 12
+    """augmented copies of each clip that are made ahead, of which an epoch takes one; of thousands of clips fewer do"""
     patience: Annotated[int, Field(ge=0, le=10_000)] = 0
     """0: train all epochs; more: keep a fifth of the training clips back, by group, and stop after so many epochs
     without a lower loss on them, with the best epoch's weights"""
@@ -70,6 +70,13 @@ class FinetuneConfig(NetworkConfig):
         """Name of the run and of the registered model."""
         system = f"{FINETUNE}{slug(self.network)}"
         return run_name(self.data_name, system, self.chosen_pretraining, suffix=self.suffix)
+
+    @property
+    def chosen_depth(self) -> float:
+        """The depth with ``auto`` resolved."""
+        if self.depth == "auto":
+            return 1.0 if self.chosen_pretraining == "none" else 0.5
+        return self.depth
 
     @property
     def is_random(self) -> bool:

@@ -19,6 +19,7 @@ from soundstack.spectrograms.extract import Spectrograms
 from soundstack.training.checkpoints import Checkpoint
 from soundstack.training.cross_validation import assess, rows_of, train_jobs
 from soundstack.training.fold import FoldModel, Progress
+from soundstack.utils import devices
 from soundstack.utils.cluster import Cluster
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.project import fingerprint
@@ -43,16 +44,10 @@ def training_spec(config: CrnnConfig) -> TrainingSpec:
         epochs=preset.epochs if config.epochs == "auto" else config.epochs,
         standardise=config.standardise,
         precision=config.precision,
+        augment=config.augment,
         class_weight=config.class_weight,
         seed=config.seed,
     )
-
-
-def training_device(config: CrnnConfig, here: torch.device) -> torch.device:
-    """Where folds are trained: on a cluster by the GPUs that its tasks take, whatever this machine has."""
-    if config.cluster == "none":
-        return here
-    return torch.device("cuda" if config.cluster_gpus else "cpu")
 
 
 def training_key(
@@ -62,7 +57,7 @@ def training_key(
 
     On a cluster, whose hosts and later ones share it, the threads of a task count, too: they change last bits.
     """
-    device = training_device(config, device)
+    device = devices.working(config.cluster, config.cluster_gpus, device)
     made_of = {"spectrograms": spectrograms.recipe.store.folder.name, "data": data_set.fingerprint}
     made_by = {"training": spec.to_json(), "device": device.type, "code": code_version(CrnnJob.__module__)}
     threads = {"threads": config.cluster_cpus} if config.cluster != "none" and device.type == "cpu" else {}
@@ -141,7 +136,7 @@ def _jobs(
             spec=spec,
             classes=len(data_set.clip_table.labels),
             fold=part,
-            device=training_device(config, device),
+            device=devices.working(config.cluster, config.cluster_gpus, device),
             checkpoint=checkpoint(part),
         )
         for part in parts

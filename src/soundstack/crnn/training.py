@@ -3,7 +3,8 @@
 Adam (0.9, 0.999, eps 1e-7) on the cross-entropy; Keras's decay: the rate of update u is lr / (1 + 0.002 u). The last
 epoch's model is used: no checkpoint is chosen on the held-out fold. Inputs are standardised by the training folds. With
 class_weight=balanced the loss of an example, also as ``train_loss``, is multiplied by the weight of its class among the
-training rows, whose mean is 1; the held-out loss stays as it is.
+training rows, whose mean is 1; the held-out loss stays as it is. With ``augment`` the paper is left: training rows are
+altered and mixed (:mod:`soundstack.training.augment`), those that are scored never.
 
 Every epoch draws its shuffling and dropout from a seed of its own, (seed, fold, epoch); see
 :mod:`soundstack.training.fold`.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from soundstack.crnn.network import Crnn
+from soundstack.training.augment import altered, mixed
 from soundstack.training.fold import FoldJob, derived_seed
 from soundstack.utils.class_weights import balanced
 from soundstack.utils.devices import moved
@@ -41,6 +43,7 @@ class TrainingSpec:
     epochs: int
     standardise: str = "scalar"
     precision: str = "float32"
+    augment: float = 0.0
     class_weight: str = "none"
     seed: int = 0
 
@@ -115,8 +118,12 @@ class _Fold:
         correct = torch.zeros((), dtype=torch.int64, device=job.device)
         for update, (inputs, truth) in enumerate(self._batches(order, spec.batch_size), start=updates):
             optimiser.param_groups[0]["lr"] = spec.learning_rate / (1 + DECAY * update)
+            target = truth
+            if spec.augment:
+                shares = nn.functional.one_hot(truth, job.classes).float()
+                inputs, target = mixed(altered(inputs, spec.augment), shares, spec.augment)
             logits = self.model(inputs)  # (B, K)
-            loss = self._loss(logits, truth)
+            loss = self._loss(logits, target)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -133,12 +140,12 @@ class _Fold:
         for name, value in values.items():
             self.history.setdefault(name, []).append(value)
 
-    def _loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         if self._class_weights is None:
-            return nn.functional.cross_entropy(logits, truth)
+            return nn.functional.cross_entropy(logits, target)
         # Not torch's weighted mean: it divides by the weights in the batch, and one without small classes would weigh
         # as much as one with them.
-        return nn.functional.cross_entropy(logits, truth, self._class_weights, reduction="sum") / len(truth)
+        return nn.functional.cross_entropy(logits, target, self._class_weights, reduction="sum") / len(target)
 
     def score(self) -> Tensor:
         """Class probabilities (N, K) of the held-out rows, on the CPU."""

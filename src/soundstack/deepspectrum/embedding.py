@@ -74,14 +74,15 @@ class Embedder:
     """Waveforms (B, samples) at the spec's rate to features (B, dim), float32.
 
     ``network`` is the network as built or restored, the one that is saved; features may come from a faster form of it.
+    ``picture`` draws what image networks are fed; others have none.
     """
 
     def __init__(self, spec: EmbeddingSpec, network: nn.Module, device: torch.device) -> None:
         self.spec = spec
         self.device = device
-        self._picture: DeepSpectrumPicture | None = None
+        self.picture: DeepSpectrumPicture | None = None
         if (fed := spec.described).input == "picture":
-            self._picture = DeepSpectrumPicture(
+            self.picture = DeepSpectrumPicture(
                 spec.audio.sample_rate, spec.colour_map, spec.window, fed.picture_size, fed.interpolation
             )
         # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
@@ -110,7 +111,7 @@ class Embedder:
 
     def inputs(self, waves: Samples) -> NDArray[Any]:
         """Return what the network is fed: pictures uint8 (B, 3, size, size), or the waveforms (B, samples)."""
-        return self._picture.batch(waves) if self._picture else waves
+        return self.picture.batch(waves) if self.picture else waves
 
     def features(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return features (B, dim) of the network's inputs (B, ...)."""

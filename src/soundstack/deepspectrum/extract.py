@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.config.steps import DeepSpectrumConfig
+from soundstack.config.network import NetworkConfig
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec, by_openvino
 from soundstack.features.extract import Extracted, Extraction
 from soundstack.features.hosts import Hosts
@@ -29,7 +31,7 @@ from soundstack.utils.slices import in_slices
 
 
 def embedding_spec(
-    config: DeepSpectrumConfig, audio: AudioSpec, device: torch.device, settings: Settings | None = None
+    config: NetworkConfig, audio: AudioSpec, device: torch.device, settings: Settings | None = None
 ) -> EmbeddingSpec:
     """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own.
 
@@ -52,7 +54,7 @@ def embedding_spec(
     )
 
 
-def _precision(config: DeepSpectrumConfig, device: torch.device) -> str:
+def _precision(config: NetworkConfig, device: torch.device) -> str:
     openvino = by_openvino(device, config.shortcuts)
     if not network_spec(config.network).bfloat16:
         return "float32"
@@ -96,34 +98,56 @@ class EmbeddingRecipe(Recipe):
 Features = Extracted[EmbeddingRecipe]
 
 
-def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
+#: Of the audio spec of a data set: what an embedding is made by, and all that changes it.
+Planned = Callable[[AudioSpec], tuple[EmbeddingSpec, dict[str, Any]]]
+
+
+def planned(config: NetworkConfig, device: torch.device) -> Planned:
+    """Resolve a network's configuration on a device; an open network is looked up.
+
+    Raises:
+        ConfigError, WeightsError: An open network is not there or cannot be used.
+    """
+    folder = weights_folder(config)
+    network, opened = network_spec(config.network), load_open(config.network)
+    settings: Settings = {}
+    if opened is not None:
+        layer, random = None if config.layer == "auto" else config.layer, config.chosen_pretraining == "none"
+        found = opened.look_up(layer, folder, random=random)
+        settings = json.loads(json.dumps(found))  # lists, where a saved model has lists
+
+    def plan(audio: AudioSpec) -> tuple[EmbeddingSpec, dict[str, Any]]:
+        spec = embedding_spec(config, audio, device, settings)
+        return spec, {
+            "embedding": spec.to_json(),
+            "device": device.type,
+            "weights": identity(network, spec.pretraining, folder),
+            "code": code_version(Embedder.__module__, in_slices.__module__, network.module),
+        }
+
+    return plan
+
+
+def weights_folder(config: NetworkConfig) -> str | None:
+    """Where weights lie or are fetched to; ``None``: torch hub's cache."""
+    return None if config.weights_dir == "auto" else config.weights_dir
+
+
+def extraction(config: NetworkConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
     """The extraction of a data set's deep features; the network is built only where they are missing.
 
     Its methods raise :class:`WeightsError` where published weights are missing and cannot be fetched.
 
     Raises:
-        ConfigError, WeightsError: An open network is not there or cannot be used.
+        ConfigError, WeightsError: See :func:`planned`.
     """
-    weights_dir = None if config.weights_dir == "auto" else config.weights_dir
-    network, opened = network_spec(config.network), load_open(config.network)
-    settings: Settings = {}
-    if opened is not None:
-        layer, random = None if config.layer == "auto" else config.layer, config.chosen_pretraining == "none"
-        found = opened.look_up(layer, weights_dir, random=random)
-        settings = json.loads(json.dumps(found))  # lists, where a saved model has lists
-    if config.cluster != "none":  # the hosts', whatever this machine has
-        device = torch.device("cuda" if config.cluster_gpus else "cpu")
+    device = devices.working(config.cluster, config.cluster_gpus, device)
+    planning = planned(config, device)
 
     def plan(audio: AudioSpec) -> EmbeddingRecipe:
-        spec = embedding_spec(config, audio, device, settings)
-        description = {
-            "embedding": spec.to_json(),
-            "device": device.type,
-            "weights": identity(network, spec.pretraining, weights_dir),
-            "code": code_version(Embedder.__module__, in_slices.__module__, network.module),
-        }
-        kind = f"{network.slug}-{spec.pretraining}"
+        spec, description = planning(audio)
+        kind = f"{spec.described.slug}-{spec.pretraining}"
         store = FeatureStore(config.cache_path, kind, description, config.cache_uri)
-        return EmbeddingRecipe(store, spec.audio, spec, device, weights_dir)
+        return EmbeddingRecipe(store, spec.audio, spec, device, weights_folder(config))
 
     return Extraction(plan, config.workers, Hosts.of(config))

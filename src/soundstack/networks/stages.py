@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Protocol, cast
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from soundstack.utils.errors import ConfigError
 
@@ -75,12 +77,25 @@ class Split:
     Attributes:
         lower: raw input (N, ...) -> what ``upper`` takes (N, ...); ``None``: ``upper`` takes the raw input.
         upper: the rest, to features (N, dim); some of it may be held, too.
-        layers: the weights to be trained, layer by layer, from the bottom to the top.
+        layers: the modules to be trained, layer by layer, from the bottom to the top, but for depthwise kernels; all
+            other weights are held.
     """
 
     lower: nn.Module | None
     upper: nn.Module
-    layers: list[list[nn.Parameter]]
+    layers: list[list[nn.Module]]
+
+    def weights(self) -> list[list[nn.Parameter]]:
+        """The weights to be trained, layer by layer."""
+        return [
+            [weight for module in layer for weight in module.parameters() if weight.requires_grad]
+            for layer in self.layers
+        ]
+
+    def save_memory(self) -> None:
+        """Compute the activations inside a layer twice, instead of keeping them for the gradients."""
+        for module in (module for layer in self.layers for module in layer):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 def flat(*modules: nn.Module) -> Iterator[nn.Module]:
@@ -101,29 +116,28 @@ def split(net: nn.Module, depth: float) -> Split:
     if not any(True for _ in net.parameters()):
         raise ConfigError("network: its published file holds no weights that can be trained further; choose another.")
     net.requires_grad_(False)
+    lower, upper, layers = None, net, None
     if hasattr(net, "stages"):
         chained = cast(ChainedNetwork, net)
         first, *others = chained.stages()
         owners = [number for number, stage in enumerate(others) if any(True for _ in stage.parameters())]
-        if len(owners) > 1:
-            chosen = owners[len(owners) - _count(depth, len(owners)) :]
-            cut = chosen[0] if chosen else len(others) - 1
-            lower, upper = _Lower(chained.front, [first, *others[:cut]]), Chain(*others[cut:])
-            return Split(lower, upper, [_trained(others[number]) for number in chosen])
-    layers = _layers(net)
-    return Split(None, net, [_trained(*layer) for layer in layers[len(layers) - _count(depth, len(layers)) :]])
+        chosen = owners[len(owners) - _count(depth, len(owners)) :]
+        cut = 0 if len(owners) < 2 else chosen[0] if chosen else len(others) - 1
+        lower, upper = _Lower(chained.front, [first, *others[:cut]]), Chain(*others[cut:])
+        layers = [[others[number]] for number in chosen] if len(owners) > 1 else None
+    if layers is None:
+        found = _layers(upper)
+        layers = found[len(found) - _count(depth, len(found)) :]
+    for module in (module for layer in layers for module in layer):
+        module.requires_grad_(True)
+        for each in module.modules():
+            if isinstance(each, nn.Conv2d) and each.groups == each.in_channels > 1:
+                each.requires_grad_(False)  # few weights, whose gradients take two thirds of a step on a processor
+    return Split(lower, upper, layers)
 
 
 def _count(share: float, layers: int) -> int:
     return max(1, round(share * layers)) if share else 0
-
-
-def _trained(*modules: nn.Module) -> list[nn.Parameter]:
-    """The weights of a layer, which from now on have gradients."""
-    weights = [weight for module in modules for weight in module.parameters() if weight.is_floating_point()]
-    for weight in weights:
-        weight.requires_grad_(True)
-    return weights
 
 
 def _layers(net: nn.Module) -> list[list[nn.Module]]:
@@ -136,9 +150,9 @@ def _layers(net: nn.Module) -> list[list[nn.Module]]:
     leaves = [module for module in net.modules() if id(module) not in inside and module._parameters]
     order = [id(module) for module in net.modules()]
     first = order.index(id(longest))
-    below = [_Own(module) for module in leaves if order.index(id(module)) < first]
-    above = [_Own(module) for module in leaves if order.index(id(module)) > first]
-    layers: list[list[Any]] = [below, *([layer] for layer in longest), above]
+    below: list[nn.Module] = [_Own(module) for module in leaves if order.index(id(module)) < first]
+    above: list[nn.Module] = [_Own(module) for module in leaves if order.index(id(module)) > first]
+    layers: list[list[nn.Module]] = [below, *([layer] for layer in longest), above]
     return [layer for layer in layers if any(True for module in layer for _ in module.parameters())]
 
 

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from soundstack.config.base import DataConfig
 from soundstack.config.cli import explain
-from soundstack.config.steps import MODEL_STEPS, DeepSpectrumConfig, MainConfig, ModelConfig
+from soundstack.config.network import NetworkConfig
+from soundstack.config.steps import MODEL_STEPS, MainConfig, ModelConfig
 from soundstack.config.suite import Row
 from soundstack.evaluation.evaluation import RegisteredModel
 from soundstack.networks import weights
@@ -34,6 +35,7 @@ Steps = dict[str, Callable[[Any], RegisteredModel]]
 _SHARED: Mapping[str, Sequence[str]] = {
     "crnn": (*DataConfig.model_fields, "epochs", "class_weight", "trials", "parallel_trials", "studies", "nested"),
     "deepspectrum": (*DataConfig.model_fields, "class_weight", "nested", "weights_dir"),
+    "finetune": (*DataConfig.model_fields, "class_weight", "weights_dir"),
     "fuse": ("dataset", "cache_dir", "class_weight", "nested", "none_rate", "served_limits"),
 }
 
@@ -106,7 +108,7 @@ def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *,
             print(f"{name}: done already, reused (models:/{trained.name}/{trained.version}).")
         else:
             try:
-                if isinstance(settings, DeepSpectrumConfig) and settings.chosen_pretraining != "none":
+                if isinstance(settings, NetworkConfig) and settings.chosen_pretraining != "none":
                     # Before a run is opened: without weights there is nothing to track.
                     folder = None if settings.weights_dir == "auto" else settings.weights_dir
                     weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), folder)

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from soundstack.config import naming
 from soundstack.config.base import Config, DataConfig
-from soundstack.config.steps import DeepSpectrumConfig
+from soundstack.config.network import NetworkConfig
 from soundstack.evaluation.evaluation import SCORES, RegisteredModel
 from soundstack.evaluation.statistics import Interval
 from soundstack.evaluation.tables import SystemScores
@@ -36,7 +36,7 @@ def row_key(config: Config, data_fingerprint: str) -> str:
     roots, weights = [config.made_by], ""
     if isinstance(config, DataConfig):
         roots.append(naming.data_set_modules()[config.dataset])
-    if isinstance(config, DeepSpectrumConfig):
+    if isinstance(config, NetworkConfig):
         network = network_spec(config.network)
         roots.append(network.module)
         folder = None if config.weights_dir == "auto" else config.weights_dir

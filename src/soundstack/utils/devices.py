@@ -39,6 +39,13 @@ def choose(device: str) -> torch.device:
     return torch.device("cuda")
 
 
+def working(cluster: str, gpus: float, here: torch.device) -> torch.device:
+    """The device that computes: of a cluster by the GPUs that its tasks take, whatever this machine has; else this."""
+    if cluster == "none":
+        return here
+    return torch.device("cuda" if gpus else "cpu")
+
+
 def moved(values: Tensor, device: torch.device) -> Tensor:
     """Values on the device; a GPU takes them from pinned memory, while it still works on what came before."""
     if values.device.type == device.type:

@@ -1,0 +1,126 @@
+"""Fine-tuning, cross-validated on the development folds, fold models averaged on test (the paper's future work)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundstack.config.finetune import FinetuneConfig
+from soundstack.datasets.data_set import DataSet
+from soundstack.deepspectrum.embedding import EmbeddingSpec
+from soundstack.evaluation.evaluation import Evaluation
+from soundstack.finetune.extract import ExtractedViews
+from soundstack.finetune.recogniser import FinetunedRecogniser
+from soundstack.finetune.training import FinetuneJob, FinetuneSpec
+from soundstack.training.cross_validation import assess, rows_of, train_jobs
+from soundstack.training.fold import FoldModel, Progress
+from soundstack.utils.code_versions import code_version
+from soundstack.utils.errors import ConfigError
+from soundstack.utils.project import fingerprint
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A cross-validated network: the recogniser, its evaluation, and the folds with their learning curves."""
+
+    recogniser: FinetunedRecogniser
+    evaluation: Evaluation
+    folds: dict[str, FoldModel]
+
+
+def training_spec(config: FinetuneConfig, embedding: EmbeddingSpec) -> FinetuneSpec:
+    """Resolve ``auto``."""
+    same = {
+        name: getattr(config, name) for name in FinetuneSpec.__dataclass_fields__ if name not in ("embedding", "depth")
+    }
+    return FinetuneSpec(embedding=embedding, depth=config.chosen_depth, **same)
+
+
+def training_key(data_set: DataSet, views: ExtractedViews, spec: FinetuneSpec, device: torch.device) -> str:
+    """Identify what training gives: by views, data, settings, device and code."""
+    made_of = {"views": views.recipe.store.folder.name, "data": data_set.fingerprint}
+    made_by = {"training": spec.to_json(), "device": device.type, "code": code_version(FinetuneJob.__module__)}
+    return fingerprint(made_of | made_by)
+
+
+def fold_job(
+    data_set: DataSet,
+    views: ExtractedViews,
+    spec: FinetuneSpec,
+    device: torch.device,
+    rows: tuple[Tensor, Tensor],
+    fold: str,
+    checkpoint: Path | None,
+) -> FinetuneJob:
+    """What is to be trained on the first of the ``rows``; the others are scored."""
+    mapped = getattr(views.values, "filename", None)  # too many for the memory: rows are read batch by batch
+    clips = np.array([example.clip for example in data_set.examples])
+    groups = np.unique([clip.group for clip in data_set.clips], return_inverse=True)[1]
+    return FinetuneJob(
+        Path(mapped) if mapped else torch.from_numpy(views.values),
+        torch.from_numpy(data_set.example_targets),
+        *rows,
+        spec=spec,
+        classes=len(data_set.clip_table.labels),
+        fold=fold,
+        device=device,
+        checkpoint=checkpoint,
+        groups=torch.from_numpy(groups[clips]),
+        weights_dir=views.recipe.weights_dir,
+    )
+
+
+def train_folds(
+    data_set: DataSet,
+    views: ExtractedViews,
+    spec: FinetuneSpec,
+    config: FinetuneConfig,
+    device: torch.device,
+    *,
+    parts: Sequence[str] | None = None,
+    progress: Progress = lambda count: None,
+    on_fold: Callable[[str, FoldModel], object] = lambda fold, model: None,
+) -> dict[str, FoldModel]:
+    """Train a model for each of the ``parts`` (:mod:`soundstack.training.cross_validation`; the development folds).
+
+    ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
+
+    Raises:
+        ConfigError: The GPU's memory is too small.
+    """
+    below = config.cache_path / "training" / training_key(data_set, views, spec, device)
+    jobs = [
+        fold_job(data_set, views, spec, device, rows_of(data_set, part), part, below / f"fold-{part}.pt")
+        for part in parts or data_set.clip_table.folds
+    ]
+    try:
+        return train_jobs(jobs, progress, on_fold)
+    except torch.OutOfMemoryError:
+        raise ConfigError(
+            "batch_size: the GPU's memory is too small for this; give a smaller batch_size or depth, or "
+            "gradient_checkpoints=yes. Finished epochs are kept."
+        ) from None
+
+
+def finish(
+    data_set: DataSet,
+    views: ExtractedViews,
+    spec: FinetuneSpec,
+    models: dict[str, FoldModel],
+    config: FinetuneConfig,
+) -> TrainedNetwork:
+    """Assemble the recogniser of the models by part, calibrate it on out-of-fold scores, and score the test clips."""
+    folds = {part: model for part, model in models.items() if part in data_set.clip_table.folds}
+    recogniser = FinetunedRecogniser(
+        labels=data_set.clip_table.labels,
+        audio=views.recipe.audio,
+        embedder=views.recipe.embedder,
+        depth=spec.depth,
+        folds=list(folds.values()),
+    )
+    return TrainedNetwork(recogniser, assess(data_set, recogniser, models, views.values[:, 0], config.none_rate), folds)
