@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundstack.config import cli
+from soundstack.config.finetune import FinetuneConfig
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, ExtractConfig, FuseConfig, MainConfig
 from soundstack.config.tools import DownloadConfig, PageConfig, TestConfig
 from soundstack.utils import signals
@@ -20,7 +21,8 @@ from waiting import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[1]
 ENTRY_POINTS = sorted(path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py"))
-MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, PageConfig, TestConfig]
+TRAINING = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FinetuneConfig, FuseConfig, MainConfig]
+MODELS = [*TRAINING, DownloadConfig, PageConfig, TestConfig]
 
 
 def refusal(model, *arguments):

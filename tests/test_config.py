@@ -10,13 +10,15 @@ from pydantic import ValidationError
 from soak_bench.config import SoakConfig
 from soundstack.config import base as config_base
 from soundstack.config.base import Config, DataConfig
+from soundstack.config.finetune import FinetuneConfig
 from soundstack.config.steps import PAPER_COSTS, CrnnConfig, DeepSpectrumConfig, ExtractConfig, FuseConfig, MainConfig
 from soundstack.config.tools import DownloadConfig, PredictConfig, ReportConfig, TestConfig
 from soundstack.networks.registry import NETWORKS
 from soundstack.utils.errors import ConfigError
 from soundstack.utils.project import PROJECT, fingerprint
 
-MODELS = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig, DownloadConfig, TestConfig]
+TRAINING = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FinetuneConfig, FuseConfig, MainConfig]
+MODELS = [*TRAINING, DownloadConfig, TestConfig]
 
 #: Another allowed value of every parameter.
 OTHER = {
@@ -49,6 +51,14 @@ OTHER = {
     "colour_map": "viridis",
     "window": 0.32,
     "feature_bound": "none",
+    "augment": 0.5,
+    "depth": 0.25,
+    "rate_decay": 0.5,
+    "weight_decay": 0.1,
+    "label_smoothing": 0.2,
+    "views": 3,
+    "patience": 5,
+    "gradient_checkpoints": True,
     "class_weight": "balanced",
     "test_model": "folds",
     "precision": "bfloat16",
@@ -78,7 +88,7 @@ IRRELEVANT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("model", [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FuseConfig, MainConfig])
+@pytest.mark.parametrize("model", TRAINING)
 def test_the_fingerprint_ignores_what_changes_no_result_and_only_that(model):
     config = model()
     ignored = {

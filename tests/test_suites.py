@@ -84,7 +84,7 @@ def test_on_dcase2018_the_crnn_is_three_thresholds(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rows: [{crnn: {}, deepspectrum: {}}]", "rows.0: a row names either crnn or deepspectrum"),
+        ("rows: [{crnn: {}, deepspectrum: {}}]", "rows.0: a row names one of crnn, deepspectrum, finetune"),
         ("rows: []", "rows: "),
         ("colour: red\nrows: [{crnn: {}}]", "colour: Extra inputs"),
         ("rows: [", "not readable YAML"),
