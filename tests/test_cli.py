@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from soundstack.config import cli
 from soundstack.config.finetune import FinetuneConfig
+from soundstack.config.lowdata import LowdataConfig
 from soundstack.config.steps import CrnnConfig, DeepSpectrumConfig, ExtractConfig, FuseConfig, MainConfig
 from soundstack.config.tools import DownloadConfig, PageConfig, TestConfig
 from soundstack.utils import signals
@@ -22,7 +23,7 @@ from waiting import PATIENCE
 PROJECT = Path(__file__).resolve().parents[1]
 ENTRY_POINTS = sorted(path.stem for path in (PROJECT / "entrypoints").glob("[!_]*.py"))
 TRAINING = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FinetuneConfig, FuseConfig, MainConfig]
-MODELS = [*TRAINING, DownloadConfig, PageConfig, TestConfig]
+MODELS = [*TRAINING, LowdataConfig, DownloadConfig, PageConfig, TestConfig]
 
 
 def refusal(model, *arguments):

@@ -11,6 +11,7 @@ from soak_bench.config import SoakConfig
 from soundstack.config import base as config_base
 from soundstack.config.base import Config, DataConfig
 from soundstack.config.finetune import FinetuneConfig
+from soundstack.config.lowdata import LowdataConfig
 from soundstack.config.steps import PAPER_COSTS, CrnnConfig, DeepSpectrumConfig, ExtractConfig, FuseConfig, MainConfig
 from soundstack.config.tools import DownloadConfig, PredictConfig, ReportConfig, TestConfig
 from soundstack.networks.registry import NETWORKS
@@ -18,13 +19,15 @@ from soundstack.utils.errors import ConfigError
 from soundstack.utils.project import PROJECT, fingerprint
 
 TRAINING = [ExtractConfig, CrnnConfig, DeepSpectrumConfig, FinetuneConfig, FuseConfig, MainConfig]
-MODELS = [*TRAINING, DownloadConfig, TestConfig]
+MODELS = [*TRAINING, LowdataConfig, DownloadConfig, TestConfig]
 
 #: Another allowed value of every parameter.
 OTHER = {
     "dataset": "esc10",
     "data_dir": "/elsewhere",
     "channels": "first",
+    "clips": "3,all",
+    "draws": 7,
     "clip_seconds": 3.0,
     "sample_rate": 16000,
     "on_error": "skip",

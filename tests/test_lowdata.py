@@ -23,6 +23,8 @@ from soundstack.datasets.clips import Clip
 from soundstack.datasets.data_set import DataSet
 from soundstack.datasets.open_data_set import open_data_set
 from soundstack.evaluation.statistics import intervals_over_draws, score_intervals
+from soundstack.features.extract import Extracted
+from soundstack.features.make import ExtractionReport
 from soundstack.lowdata import curves, draws, systems
 from soundstack.report import beyond
 from soundstack.report.render import text_table
@@ -111,7 +113,7 @@ def test_numbers_of_clips_are_put_in_order() -> None:
 
 def scored(
     data_set: DataSet, config: LowdataConfig, name: str, change: Callable[[NDArray[Any]], None]
-) -> tuple[systems.System, list[NDArray[np.float64]], systems.Extracted[Any]]:
+) -> tuple[systems.System, list[NDArray[np.float64]], Extracted[Any]]:
     """A system's scores of the test examples where features were changed."""
     system = systems.system(name, config, torch.device("cpu"))
     features = system.extraction().finish(data_set)
@@ -147,6 +149,23 @@ def test_clips_outside_the_draw_and_test_clips_change_no_network(data_set: DataS
     inputs[others], targets[others] = -1.0, 0
     models = [train_fold(each) for each in (job, replace(job, inputs=inputs, targets=targets))]
     assert all(torch.equal(models[0].weights[name], models[1].weights[name]) for name in models[0].weights)
+
+
+@pytest.mark.parametrize("name", ["crnn", "finetune-efficientnet_lite0-none"])
+def test_networks_learn_from_what_is_drawn_and_score_the_test_clips(
+    data_set: DataSet, config: LowdataConfig, name: str
+) -> None:
+    system = systems.system(name, config, torch.device("cpu"))
+    assert isinstance(system, systems.Trained)
+    recipe = system.extraction().recipe(data_set.audio)
+    features = Extracted(np.zeros((len(data_set.examples), 1, 1), np.float32), recipe, ExtractionReport())
+    drawn = draws.draw(data_set, [1, 8], 2, seed=0)
+    jobs = system.jobs(data_set, features, drawn)
+    for job, draw in zip(jobs, drawn, strict=True):
+        assert job.train.tolist() == draw.clips.tolist()  # one example a clip
+        assert set(job.held_out.tolist()) == set(np.flatnonzero(data_set.example_folds == "test"))
+        assert job.spec.epochs == systems.passes(1, len(draw.clips), 24)
+    assert len({job.fold for job in jobs}) == len({job.checkpoint for job in jobs}) == 4
 
 
 # the whole -------------------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from soundstack.config.steps import PRESETS, CrnnConfig
 from soundstack.crnn.fold_hosts import FoldHosts
@@ -62,6 +63,29 @@ def training_key(
     made_by = {"training": spec.to_json(), "device": device.type, "code": code_version(CrnnJob.__module__)}
     threads = {"threads": config.cluster_cpus} if config.cluster != "none" and device.type == "cpu" else {}
     return fingerprint(made_of | made_by | threads)
+
+
+def fold_job(
+    data_set: DataSet,
+    spectrograms: Spectrograms,
+    spec: TrainingSpec,
+    device: torch.device,
+    rows: tuple[Tensor, Tensor],
+    fold: str,
+    checkpoint: Checkpoint,
+) -> CrnnJob:
+    """What is to be trained on the first of the ``rows``; the others are scored."""
+    mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
+    return CrnnJob(
+        Path(mapped) if mapped else torch.from_numpy(spectrograms.values),
+        torch.from_numpy(data_set.example_targets),
+        *rows,
+        spec=spec,
+        classes=len(data_set.clip_table.labels),
+        fold=fold,
+        device=device,
+        checkpoint=checkpoint,
+    )
 
 
 def train_folds(
@@ -120,27 +144,17 @@ def _jobs(
     """What is to be trained for each part; for hosts, without the inputs, which they have from the store."""
     key = training_key(data_set, spectrograms, spec, config, device)
     spread = config.cluster != "none"
-    mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
-    inputs = Path(mapped) if mapped else torch.empty(0) if spread else torch.from_numpy(spectrograms.values)
-    targets = torch.from_numpy(data_set.example_targets)
+    working = devices.working(config.cluster, config.cluster_gpus, device)
 
     def checkpoint(part: str) -> Checkpoint:
         below = f"training/{key}/fold-{part}.pt"
         return f"{config.cache_uri}/{below}" if spread else config.cache_path / below
 
-    return [
-        CrnnJob(
-            inputs,
-            targets,
-            *rows_of(data_set, part),
-            spec=spec,
-            classes=len(data_set.clip_table.labels),
-            fold=part,
-            device=devices.working(config.cluster, config.cluster_gpus, device),
-            checkpoint=checkpoint(part),
-        )
+    jobs = [
+        fold_job(data_set, spectrograms, spec, working, rows_of(data_set, part), part, checkpoint(part))
         for part in parts
     ]
+    return [replace(job, inputs=torch.empty(0)) for job in jobs] if spread else jobs
 
 
 def finish(

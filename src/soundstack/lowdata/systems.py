@@ -25,7 +25,6 @@ from soundstack.config.lowdata import LowdataConfig
 from soundstack.config.steps import MODEL_STEPS, CrnnConfig, DeepSpectrumConfig
 from soundstack.config.suite import system_step
 from soundstack.crnn import system as crnn
-from soundstack.crnn.training import CrnnJob
 from soundstack.datasets.data_set import DataSet
 from soundstack.deepspectrum import extract as deepspectrum
 from soundstack.evaluation.score_table import Kind
@@ -183,17 +182,7 @@ class Crnn(Trained):
         self, data_set: DataSet, features: Extracted[Any], spec: Any, rows: Rows, fold: str, checkpoint: Path
     ) -> FoldJob:
         """See :class:`Trained`."""
-        mapped = getattr(features.values, "filename", None)  # too many for the memory
-        return CrnnJob(
-            Path(mapped) if mapped else torch.from_numpy(features.values),
-            torch.from_numpy(data_set.example_targets),
-            *rows,
-            spec=spec,
-            classes=len(data_set.clip_table.labels),
-            fold=fold,
-            device=self.device,
-            checkpoint=checkpoint,
-        )
+        return crnn.fold_job(data_set, features, spec, self.device, rows, fold, checkpoint)
 
 
 class Finetuned(Trained):
