@@ -54,7 +54,7 @@ def _systems(config: LowdataConfig) -> tuple[list[System], list[str]]:
             print(notes[-1])
     if not found:
         raise WeightsError("No system is left to compare: none of their weights can be had.")
-    return found, notes
+    return found, [*notes, *filter(None, (each.restriction for each in found))]
 
 
 def _curve(system: System, data_set: DataSet, drawn: list[Draw], config: LowdataConfig) -> dict[str, Any]:

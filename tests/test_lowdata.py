@@ -233,6 +233,14 @@ def test_a_system_without_weights_is_named_and_the_rest_goes_on(
         entry_point.run(config.model_copy(update={"systems": "vgg16-imagenet"}))
 
 
+def test_weights_that_are_not_free_for_all_are_told(config: LowdataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems.weights, "find_or_fetch", lambda *_: Path())
+    told = {
+        name: systems.system(name, config, torch.device("cpu")).restriction for name in ("birdnet-birdsong", "crnn")
+    }
+    assert told["crnn"] == "" and told["birdnet-birdsong"].startswith("birdnet-birdsong: for non-commercial use only")
+
+
 def test_fewer_clips_are_passed_more_often_and_learnt_from_for_a_shorter_time() -> None:
     assert systems.passes(100, 200, 200) == 100
     assert systems.passes(100, 2, 200) == 1000

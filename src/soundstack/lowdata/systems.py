@@ -58,6 +58,14 @@ class System(ABC):
     device: torch.device
     kind: ClassVar[Kind]
 
+    @property
+    def restriction(self) -> str:
+        """What its use is restricted to by the licence of published weights; empty where it is not."""
+        if getattr(self.config, "chosen_pretraining", "none") == "none":
+            return ""
+        spec = network_spec(self.config.network)
+        return f"{self.name}: for non-commercial use only ({spec.licence})." if spec.non_commercial else ""
+
     @abstractmethod
     def extraction(self) -> Extraction[Any]:
         """The extraction of its features."""

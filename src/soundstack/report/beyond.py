@@ -41,9 +41,9 @@ def blocks(results: Sequence[DataSetResults], compared: Sequence[ModelRun]) -> I
 
 def few_clips_table(content: Content) -> Table:
     """Test accuracy by system and clips a class, from what ``lowdata`` wrote."""
-    best, sizes = best_by_size(content), content["sizes"]
+    best, sizes = best_by_size(content) if len(content["systems"]) > 1 else {}, content["sizes"]
     lines: list[Line] = [
-        ("", [each["name"], *(_cell(p["accuracy"], each["name"] == best[p["clips"]]) for p in each["points"])])
+        ("", [each["name"], *(_cell(p["accuracy"], each["name"] == best.get(p["clips"])) for p in each["points"])])
         for each in content["systems"]
     ]
     largest = max(size["clips"] for size in sizes)
