@@ -59,7 +59,7 @@ def test_a_fold_learns_and_a_second_run_learns_the_same(precision, mapped, gpu, 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_fine_tuning_learns_and_a_second_run_learns_the_same(precision, gpu):
     embedding = EmbeddingSpec("efficientnet_lite0", "imagenet", AudioSpec(16_000, 1.0), precision=precision)
-    spec = FinetuneSpec(embedding, 0.2, 1e-3, 0.9, 8, 4, 0.01, 0.1, 1.0)
+    spec = FinetuneSpec(embedding, 0.2, 1e-3, 0.9, 8, 4, 0.01, 0.1, 0.3)
     given = LowerLayers(Embedder.build(embedding, gpu), spec.depth)(np.zeros((1, 3, 224, 224), np.uint8))
     targets = torch.arange(32) % 2
     noise = torch.randn(32, 2, *given.shape[1:], generator=torch.Generator().manual_seed(0))

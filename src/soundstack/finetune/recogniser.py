@@ -65,7 +65,7 @@ class FinetunedRecogniser(SingleRecogniser):
         fed = "pictures of spectrograms" if network.input == "picture" else "the waveform"
         text = (
             f"{escape(spec.network)} on {fed}, fine-tuned from {weights}: the upper {self.depth:.0%} of its layers and "
-            f"a new head; the mean of {len(self.folds)} fold models."
+            f"a new head; the mean of {len(self.folds)} models, each trained without one fold."
         )
         return (System(text, self.audio, spec.network, spec.pretraining, network.licence),)
 
