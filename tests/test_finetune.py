@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -26,6 +28,7 @@ from soundstack.finetune.training import FinetuneJob, FinetuneSpec, _Fold
 from soundstack.finetune.views import Views, coloured_noise
 from soundstack.networks.registry import load_open
 from soundstack.recognisers import base as recognisers
+from soundstack.serving import shipped
 from soundstack.training import checkpoints
 from soundstack.training.augment import altered, mixed
 from soundstack.training.fold import FoldModel, train_fold
@@ -227,6 +230,8 @@ def test_what_is_saved_scores_as_the_folds_do(trained, tmp_path) -> None:
     data_set, made, whole = trained
     whole.recogniser.save(tmp_path / "model")
     loaded = recognisers.load(tmp_path / "model")
+    needed = " ".join(shipped.requirements(loaded.modules))
+    assert not any(library in needed for library in ("optuna", "scikit-learn", "ray="))
     clean = made.values[:, 0]
     expected = whole.recogniser.score_features(clean)
     np.testing.assert_array_equal(loaded.score_features(clean), expected)
@@ -249,6 +254,10 @@ def test_a_run_registers_a_model_that_fuses_and_another_run_reuses_its_folds(
     run = client.get_run(version.run_id)
     assert run.data.metrics["folds_reused"] == 0
     assert run.data.params["resolved_depth"] == "0.2"
+    sound = (tmp_path / "data").rglob("*.wav")
+    served = mlflow.pyfunc.load_model(f"models:/{first.name}/{first.version}")
+    answer = served.predict(pd.DataFrame({"audio": [next(sound).read_bytes()]}))
+    assert sum(answer[column][0] for column in answer if column.startswith("p_")) == pytest.approx(1)
     again = finetune_step.run(config(tmp_path, table))
     run = client.get_run(client.get_model_version(again.name, again.version).run_id)
     assert run.data.metrics["folds_reused"] == 4

@@ -7,7 +7,7 @@ import torch
 from soundstack.audio.decode import AudioSpec
 from soundstack.crnn.training import CrnnJob, TrainingSpec
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
-from soundstack.finetune.extract import LowerLayers
+from soundstack.finetune.network import LowerLayers
 from soundstack.finetune.training import FinetuneJob, FinetuneSpec
 from soundstack.networks.registry import NETWORKS
 from soundstack.svm.linear_svm import PathProblem

@@ -15,8 +15,7 @@ from torch import Tensor
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec, by_openvino
 from soundstack.evaluation.score_table import Kind
-from soundstack.finetune.extract import LowerLayers
-from soundstack.finetune.network import of_weights, predict
+from soundstack.finetune.network import LowerLayers, of_weights, predict
 from soundstack.networks import cpu
 from soundstack.networks.build import restore
 from soundstack.networks.stages import split
