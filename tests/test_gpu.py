@@ -7,6 +7,8 @@ import torch
 from soundstack.audio.decode import AudioSpec
 from soundstack.crnn.training import CrnnJob, TrainingSpec
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
+from soundstack.finetune.network import LowerLayers
+from soundstack.finetune.training import FinetuneJob, FinetuneSpec
 from soundstack.networks.registry import NETWORKS
 from soundstack.svm.linear_svm import PathProblem
 from soundstack.training.fold import train_fold
@@ -52,6 +54,20 @@ def test_a_fold_learns_and_a_second_run_learns_the_same(precision, mapped, gpu, 
     first, second = train_fold(job), train_fold(job)
     np.testing.assert_array_equal(first.scores, second.scores)
     assert first.history["train_loss"][-1] < first.history["train_loss"][0] / 2
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_fine_tuning_learns_and_a_second_run_learns_the_same(precision, gpu):
+    embedding = EmbeddingSpec("efficientnet_lite0", "imagenet", AudioSpec(16_000, 1.0), precision=precision)
+    spec = FinetuneSpec(embedding, 0.2, 1e-3, 0.9, 8, 4, 0.01, 0.1, 0.3)
+    given = LowerLayers(Embedder.build(embedding, gpu), spec.depth)(np.zeros((1, 3, 224, 224), np.uint8))
+    targets = torch.arange(32) % 2
+    noise = torch.randn(32, 2, *given.shape[1:], generator=torch.Generator().manual_seed(0))
+    views = (noise + 2 * targets.view(-1, 1, 1, 1, 1)).half()
+    job = FinetuneJob(views, targets, torch.arange(24), torch.arange(24, 32), spec, 2, "1", gpu)
+    first, second = train_fold(job), train_fold(job)
+    np.testing.assert_array_equal(first.scores, second.scores)
+    assert (first.scores.argmax(1) == targets[24:].numpy()).all()
 
 
 @pytest.mark.parametrize(("n", "d"), [(700, 1500), (1500, 700)])

@@ -114,8 +114,8 @@ Augment = Annotated[
     Field(
         ge=0,
         le=2,
-        description="strength of augmentation in training (time shift, masks on spectrograms, mixup; in fine-tuning "
-        "gain and noise, too); 0: none, as in the paper",
+        description="strength of augmentation in training: time shift, masks on spectrograms (the CRNN: and mixup; "
+        "fine-tuning: and gain and noise); 0: none, as in the paper",
     ),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="fixes every random choice of the run")]

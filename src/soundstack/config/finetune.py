@@ -40,7 +40,7 @@ class FinetuneConfig(NetworkConfig):
     """AdamW's rate of the highest layer (the new head's is five times that); after a warm-up it falls as a cosine"""
     rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     """each layer's rate is so many times that of the layer above"""
-    epochs: Epochs = 12
+    epochs: Epochs = 10
     """passes over the training folds"""
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
     """clips a batch"""
@@ -48,7 +48,11 @@ class FinetuneConfig(NetworkConfig):
     """AdamW's"""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """share of a target that all classes get alike"""
+    members: Annotated[int, Field(ge=1, le=100)] = 3
+    """networks trained for each fold, whose probabilities are averaged: on few clips, one differs much from the next"""
     augment: Augment = 1.0
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.3
+    """parameter of the beta distribution by which two clips of a batch are mixed; 0: none are"""
     views: Annotated[int, Field(ge=1, le=1000)] = 12
     """augmented copies of each clip that are made ahead, of which an epoch takes one; of thousands of clips fewer do"""
     patience: Annotated[int, Field(ge=0, le=10_000)] = 0

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from soundstack.crnn.network import Crnn
-from soundstack.training.augment import altered, mixed
+from soundstack.training.augment import MIXUP, altered, mixed
 from soundstack.training.fold import FoldJob, derived_seed
 from soundstack.utils.class_weights import balanced
 from soundstack.utils.devices import moved
@@ -121,7 +121,7 @@ class _Fold:
             target = truth
             if spec.augment:
                 shares = nn.functional.one_hot(truth, job.classes).float()
-                inputs, target = mixed(altered(inputs, spec.augment), shares, spec.augment)
+                inputs, target = mixed(altered(inputs, spec.augment), shares, spec.augment * MIXUP)
             logits = self.model(inputs)  # (B, K)
             loss = self._loss(logits, target)
             optimiser.zero_grad(set_to_none=True)

@@ -16,20 +16,15 @@ from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.config.finetune import FinetuneConfig
-from soundstack.deepspectrum.embedding import Embedder, by_openvino
 from soundstack.deepspectrum.extract import EmbeddingRecipe, planned, weights_folder
 from soundstack.features.extract import Extracted, Extraction
 from soundstack.features.hosts import Hosts
 from soundstack.features.make import TwoStageTransform
 from soundstack.features.store import FeatureStore
+from soundstack.finetune.network import LowerLayers
 from soundstack.finetune.views import Views
-from soundstack.networks import cpu
-from soundstack.networks.stages import split
 from soundstack.utils import devices
 from soundstack.utils.code_versions import code_version
-from soundstack.utils.devices import moved
-
-_LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -40,26 +35,6 @@ class ViewSpec:
     count: int
     strength: float
     seed: int
-
-
-class LowerLayers:
-    """What a network is fed to what its trained layers take."""
-
-    def __init__(self, embedder: Embedder, depth: float) -> None:
-        self._embedder, spec = embedder, embedder.spec
-        lower = split(embedder.network, depth).lower
-        faster = by_openvino(embedder.device, spec.shortcuts)
-        self._forward = cpu.on_cpu(lower, spec.precision) if lower is not None and faster else lower
-        self._mixed = not faster and spec.precision == "bfloat16"
-
-    def __call__(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        """Network inputs (B, ...) -> what the trained layers take (B, ...): float16, or the inputs themselves."""
-        if self._forward is None:
-            return inputs
-        device = self._embedder.device
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self._mixed):
-            values = self._forward(moved(torch.from_numpy(np.ascontiguousarray(inputs)), device)).float()
-        return np.asarray(values.clamp(-_LARGEST, _LARGEST).cpu().numpy(), np.float16)
 
 
 @dataclass(frozen=True)

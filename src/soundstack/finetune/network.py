@@ -1,19 +1,45 @@
-"""The network that is fine-tuned: a pre-trained one's upper layers, and a new linear head on its features."""
+"""The network that is fine-tuned: what stays of a pre-trained one, its upper layers, and a new linear head."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundstack.deepspectrum.embedding import EmbeddingSpec
+from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec, by_openvino
+from soundstack.networks import cpu
 from soundstack.networks.build import build
 from soundstack.networks.stages import Split, split
+from soundstack.utils.devices import moved
 
 #: Standardised features are clipped to +- this, as for the SVMs; share of them that training leaves out.
 BOUND, DROPOUT = 10.0, 0.2
 _PREDICTED = 64
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class LowerLayers:
+    """What a network is fed to what its trained layers take."""
+
+    def __init__(self, embedder: Embedder, depth: float) -> None:
+        self._embedder, spec = embedder, embedder.spec
+        lower = split(embedder.network, depth).lower
+        faster = by_openvino(embedder.device, spec.shortcuts)
+        self._forward = cpu.on_cpu(lower, spec.precision) if lower is not None and faster else lower
+        self._mixed = not faster and spec.precision == "bfloat16"
+
+    def __call__(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """Network inputs (B, ...) -> what the trained layers take (B, ...): float16, or the inputs themselves."""
+        if self._forward is None:
+            return inputs
+        device = self._embedder.device
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self._mixed):
+            values = self._forward(moved(torch.from_numpy(np.ascontiguousarray(inputs)), device)).float()
+        return np.asarray(values.clamp(-_LARGEST, _LARGEST).cpu().numpy(), np.float16)
 
 
 class FinetunedNetwork(nn.Module):

@@ -15,8 +15,7 @@ from torch import Tensor
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec, by_openvino
 from soundstack.evaluation.score_table import Kind
-from soundstack.finetune.extract import LowerLayers
-from soundstack.finetune.network import of_weights, predict
+from soundstack.finetune.network import LowerLayers, of_weights, predict
 from soundstack.networks import cpu
 from soundstack.networks.build import restore
 from soundstack.networks.stages import split
@@ -65,7 +64,7 @@ class FinetunedRecogniser(SingleRecogniser):
         fed = "pictures of spectrograms" if network.input == "picture" else "the waveform"
         text = (
             f"{escape(spec.network)} on {fed}, fine-tuned from {weights}: the upper {self.depth:.0%} of its layers and "
-            f"a new head; the mean of {len(self.folds)} fold models."
+            f"a new head; the mean of {len(self.folds)} models, each trained without one fold."
         )
         return (System(text, self.audio, spec.network, spec.pretraining, network.licence),)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,9 @@ from soundstack.training.fold import FoldModel, Progress
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.errors import ConfigError
 from soundstack.utils.project import fingerprint
+
+#: The models of a part of the folds (:mod:`soundstack.training.cross_validation`), whose probabilities are averaged.
+Members = list[FoldModel]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def fold_job(
     fold: str,
     checkpoint: Path | None,
 ) -> FinetuneJob:
-    """What is to be trained on the first of the ``rows``; the others are scored."""
+    """What is to be trained on the first of the ``rows``; the others are scored. ``fold`` is part of every seed."""
     mapped = getattr(views.values, "filename", None)  # too many for the memory: rows are read batch by batch
     clips = np.array([example.clip for example in data_set.examples])
     groups = np.unique([clip.group for clip in data_set.clips], return_inverse=True)[1]
@@ -85,42 +88,68 @@ def train_folds(
     parts: Sequence[str] | None = None,
     progress: Progress = lambda count: None,
     on_fold: Callable[[str, FoldModel], object] = lambda fold, model: None,
-) -> dict[str, FoldModel]:
-    """Train a model for each of the ``parts`` (:mod:`soundstack.training.cross_validation`; the development folds).
+) -> dict[str, Members]:
+    """Train models for each of the ``parts`` (:mod:`soundstack.training.cross_validation`; the development folds).
 
-    ``on_fold`` may raise to stop early (pruning). Finished folds and epochs are kept in the cache.
+    ``on_fold`` is given the mean of a part's models; it may raise to stop early (pruning). Finished folds and epochs
+    are kept in the cache.
 
     Raises:
         ConfigError: The GPU's memory is too small.
     """
     below = config.cache_path / "training" / training_key(data_set, views, spec, device)
+    part_of = {
+        f"{part}-{number}": part for part in parts or data_set.clip_table.folds for number in range(config.members)
+    }
     jobs = [
-        fold_job(data_set, views, spec, device, rows_of(data_set, part), part, below / f"fold-{part}.pt")
-        for part in parts or data_set.clip_table.folds
+        fold_job(data_set, views, spec, device, rows_of(data_set, part), name, below / f"fold-{name}.pt")
+        for name, part in part_of.items()
     ]
+    trained: dict[str, Members] = {}
+
+    def on_job(name: str, model: FoldModel) -> None:
+        members = trained.setdefault(part_of[name], [])
+        members.append(model)
+        if len(members) == config.members:
+            on_fold(part_of[name], mean_of(members))
+
     try:
-        return train_jobs(jobs, progress, on_fold)
+        train_jobs(jobs, progress, on_job)
     except torch.OutOfMemoryError:
         raise ConfigError(
             "batch_size: the GPU's memory is too small for this; give a smaller batch_size or depth, or "
             "gradient_checkpoints=yes. Finished epochs are kept."
         ) from None
+    return trained
+
+
+def mean_of(members: Members) -> FoldModel:
+    """Scores and history of the models of a part as those of one; its weights are the first one's."""
+    scores = [member.scores for member in members if member.scores is not None]
+    histories = [member.history for member in members]
+    history = {
+        name: [float(np.mean(values)) for values in zip(*(each[name] for each in histories), strict=False)]
+        for name in histories[0]
+    }
+    reused = all(member.reused for member in members)
+    return replace(members[0], scores=np.mean(scores, axis=0), history=history, reused=reused)
 
 
 def finish(
     data_set: DataSet,
     views: ExtractedViews,
     spec: FinetuneSpec,
-    models: dict[str, FoldModel],
+    models: dict[str, Members],
     config: FinetuneConfig,
 ) -> TrainedNetwork:
     """Assemble the recogniser of the models by part, calibrate it on out-of-fold scores, and score the test clips."""
-    folds = {part: model for part, model in models.items() if part in data_set.clip_table.folds}
+    means = {part: mean_of(members) for part, members in models.items()}
     recogniser = FinetunedRecogniser(
         labels=data_set.clip_table.labels,
         audio=views.recipe.audio,
         embedder=views.recipe.embedder,
         depth=spec.depth,
-        folds=list(folds.values()),
+        folds=[model for fold in data_set.clip_table.folds for model in models[fold]],
     )
-    return TrainedNetwork(recogniser, assess(data_set, recogniser, models, views.values[:, 0], config.none_rate), folds)
+    evaluation = assess(data_set, recogniser, means, views.values[:, 0], config.none_rate)
+    return TrainedNetwork(recogniser, evaluation, {fold: means[fold] for fold in data_set.clip_table.folds})

@@ -52,7 +52,7 @@ class FinetuneSpec:
     epochs: int
     weight_decay: float
     label_smoothing: float
-    augment: float
+    mixup: float
     patience: int = 0
     gradient_checkpoints: bool = False
     class_weight: str = "none"
@@ -145,7 +145,7 @@ class _Fold:
             for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
                 group["lr"] = rate * _share_of_rate(step, spec.epochs * steps)
             truth = job.targets[rows].to(job.device)
-            inputs, targets = mixed(self._of_epoch(rows), one_hot(truth, job.classes).float(), spec.augment)
+            inputs, targets = mixed(self._of_epoch(rows), one_hot(truth, job.classes).float(), spec.mixup)
             with torch.autocast(job.device.type, torch.bfloat16, enabled=self._mixes):
                 logits = self.model(inputs)
             loss = self._loss(logits.float(), targets)

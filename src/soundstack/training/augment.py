@@ -1,7 +1,4 @@
-"""Augmentation of what a network is trained on: never across the rows of a training set, never of what is scored.
-
-``strength`` scales all of it; at 0 nothing changes.
-"""
+"""Augmentation of what a network is trained on: within the rows of a batch, never of what is scored."""
 
 from __future__ import annotations
 
@@ -9,8 +6,9 @@ import torch
 import torchaudio.functional
 from torch import Tensor
 
-#: At strength 1: the widest mask, as a share of the bands and of the frames, and the parameter of mixup's beta.
-_BANDS, _FRAMES, _MIXED = 0.2, 0.2, 0.3
+#: The usual parameter of mixup's beta distribution; the widest masks at strength 1, as shares of bands and frames.
+MIXUP = 0.3
+_BANDS, _FRAMES = 0.2, 0.2
 
 
 def altered(spectrograms: Tensor, strength: float) -> Tensor:
@@ -18,8 +16,6 @@ def altered(spectrograms: Tensor, strength: float) -> Tensor:
 
     What is masked becomes the spectrogram's mean (SpecAugment). Draws from torch's generator.
     """
-    if not strength:
-        return spectrograms
     count, frames, bands = spectrograms.shape
     shifts = torch.randint(frames, (count, 1), device=spectrograms.device)
     rows = (torch.arange(frames, device=spectrograms.device) + shifts) % frames  # (B, T)
@@ -30,16 +26,16 @@ def altered(spectrograms: Tensor, strength: float) -> Tensor:
     return x[:, 0] + mean
 
 
-def mixed(inputs: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+def mixed(inputs: Tensor, targets: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """Rows (B, ...) of a batch and their targets (B, K), each with a share of another row (mixup).
 
-    A row keeps at least half of itself. Draws from torch's generator.
+    The share is drawn from a beta distribution of both parameters ``beta``; 0 mixes nothing. A row keeps at least half
+    of itself. Draws from torch's generator.
     """
-    if not strength:
+    if not beta:
         return inputs, targets
-    share = torch.distributions.Beta(strength * _MIXED, strength * _MIXED).sample((len(inputs),))
-    share = torch.maximum(share, 1 - share).to(inputs.device)
+    kept = torch.distributions.Beta(beta, beta).sample((len(inputs),))
+    kept = torch.maximum(kept, 1 - kept).to(inputs.device)
     other = torch.randperm(len(inputs), device=inputs.device)
-    of_inputs = share.view(-1, *[1] * (inputs.ndim - 1)).to(inputs.dtype)
-    share = share[:, None].to(targets.dtype)
-    return of_inputs * inputs + (1 - of_inputs) * inputs[other], share * targets + (1 - share) * targets[other]
+    of_inputs, of_targets = kept.view(-1, *[1] * (inputs.ndim - 1)), kept[:, None]
+    return torch.lerp(inputs[other], inputs, of_inputs), torch.lerp(targets[other], targets, of_targets)
