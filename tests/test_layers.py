@@ -22,7 +22,7 @@ datasets svm
 features recognisers
 spectrograms fusion prediction serving
 crnn deepspectrum tracking
-suites report page
+suites report page transfer
 """
 #: What a command line may load before it answers.
 LIGHT = {"pydantic", "yaml"}

@@ -164,14 +164,10 @@ PRESETS: dict[str, CrnnPreset] = {
 }
 
 
-class DeepSpectrumConfig(DataConfig):
-    """Extract deep features with a pre-trained or random CNN and train a linear SVM on them (paper section 3.3).
+class NetworkConfig(DataConfig):
+    """Parameters of the features of a pre-trained or random network (paper section 3.3)."""
 
-    Example: mlflow run . -e deepspectrum -P network=densenet121 -P pretraining=none
-    """
-
-    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir"}
-    made_by: ClassVar[str] = "deepspectrum.system"
+    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"weights_dir"}
 
     network: Annotated[str, AfterValidator(_network)] = Field(
         "efficientnet_lite0",
@@ -188,15 +184,6 @@ class DeepSpectrumConfig(DataConfig):
     """colours of the DEEP SPECTRUM picture"""
     window: Seconds | Auto = "auto"
     """FFT window of the picture in seconds; auto: the toolkit's (next power of two >= 25 ms)"""
-    feature_bound: Bound = 10.0
-    """standardised features are clipped to +- this; none: the paper's plain standardisation"""
-    test_model: Literal["refit", "folds"] = "refit"
-    """test scores from an SVM refitted on all devel clips, or the mean of the fold SVMs"""
-    class_weight: ClassWeight = "none"
-    trials: CostTrials = 0
-    cost_path: CostPath = "all"
-    nested: Switch = False
-    """yes: also devel scores by nested cross-validation: for each fold, C is chosen on the others alone"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """arithmetic of the network; bfloat16: coarser features in half the time; auto: bfloat16 on processors that have it
     (AVX512-BF16, AMX), float32 on others and on GPUs"""
@@ -204,19 +191,6 @@ class DeepSpectrumConfig(DataConfig):
     """yes: OpenVINO runs the network on a CPU, equal to rounding and several times faster; no: torch, layer by layer as
     published"""
     weights_dir: WeightsDir = "auto"
-    served_limits: ServedLimits = "default"
-    suffix: Suffix = "none"
-    """registered as <dataset>-<network>-<pretraining>-<suffix>"""
-
-    @property
-    def model_name(self) -> str:
-        """Name of the run and of the registered model."""
-        return run_name(self.data_name, slug(self.network), self.chosen_pretraining, suffix=self.suffix)
-
-    @property
-    def is_random(self) -> bool:
-        """Whether another seed may give another result: by random weights, sampled values of C, or other folds."""
-        return self.chosen_pretraining == "none" or self.trials > 0 or super().is_random
 
     @field_validator("pretraining")
     @classmethod
@@ -246,6 +220,39 @@ class DeepSpectrumConfig(DataConfig):
     def chosen_pretraining(self) -> str:
         """The pretraining with ``auto`` resolved to the network's first (its published weights)."""
         return network_spec(self.network).pretrainings[0] if self.pretraining == "auto" else self.pretraining
+
+
+class DeepSpectrumConfig(NetworkConfig):
+    """Extract deep features with a pre-trained or random CNN and train a linear SVM on them (paper section 3.3).
+
+    Example: mlflow run . -e deepspectrum -P network=densenet121 -P pretraining=none
+    """
+
+    irrelevant: ClassVar[frozenset[str]] = NetworkConfig.irrelevant | {"suffix"}
+    made_by: ClassVar[str] = "deepspectrum.system"
+
+    feature_bound: Bound = 10.0
+    """standardised features are clipped to +- this; none: the paper's plain standardisation"""
+    test_model: Literal["refit", "folds"] = "refit"
+    """test scores from an SVM refitted on all devel clips, or the mean of the fold SVMs"""
+    class_weight: ClassWeight = "none"
+    trials: CostTrials = 0
+    cost_path: CostPath = "all"
+    nested: Switch = False
+    """yes: also devel scores by nested cross-validation: for each fold, C is chosen on the others alone"""
+    served_limits: ServedLimits = "default"
+    suffix: Suffix = "none"
+    """registered as <dataset>-<network>-<pretraining>-<suffix>"""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the run and of the registered model."""
+        return run_name(self.data_name, slug(self.network), self.chosen_pretraining, suffix=self.suffix)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed may give another result: by random weights, sampled values of C, or other folds."""
+        return self.chosen_pretraining == "none" or self.trials > 0 or super().is_random
 
 
 class FuseConfig(Config):

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 
 from soundstack.audio.decode import AudioSpec
-from soundstack.config.steps import DeepSpectrumConfig
+from soundstack.config.steps import NetworkConfig
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec, by_openvino
 from soundstack.features.extract import Extracted, Extraction
 from soundstack.features.hosts import Hosts
@@ -29,7 +29,7 @@ from soundstack.utils.slices import in_slices
 
 
 def embedding_spec(
-    config: DeepSpectrumConfig, audio: AudioSpec, device: torch.device, settings: Settings | None = None
+    config: NetworkConfig, audio: AudioSpec, device: torch.device, settings: Settings | None = None
 ) -> EmbeddingSpec:
     """Resolve the configuration: pictures are drawn at the data's rate, audio networks fed at their own.
 
@@ -52,7 +52,7 @@ def embedding_spec(
     )
 
 
-def _precision(config: DeepSpectrumConfig, device: torch.device) -> str:
+def _precision(config: NetworkConfig, device: torch.device) -> str:
     openvino = by_openvino(device, config.shortcuts)
     if not network_spec(config.network).bfloat16:
         return "float32"
@@ -96,7 +96,7 @@ class EmbeddingRecipe(Recipe):
 Features = Extracted[EmbeddingRecipe]
 
 
-def extraction(config: DeepSpectrumConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
+def extraction(config: NetworkConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
     """The extraction of a data set's deep features; the network is built only where they are missing.
 
     Its methods raise :class:`WeightsError` where published weights are missing and cannot be fetched.
