@@ -54,7 +54,7 @@ class TransferConfig(NetworkConfig):
     """repetitions, counted up from seed: of DANN's training, and of the re-recording's halves, room and microphone"""
     adversary: Annotated[float, Field(gt=0, le=10)] = 1.0
     """final weight of DANN's reversed gradient"""
-    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 1500
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     """training steps of DANN"""
 
     @property

@@ -125,7 +125,7 @@ class Comparison:
         lines = [f"Gap: {_points(gap)} of accuracy between the source alone and labels of the target."]
         for system, of_measure in self.gains.items():
             gain, share = of_measure["accuracy"]
-            if share is None:
+            if share is None or system.startswith(START):
                 continue
             word = "helps" if gain.low > 0 else "harms" if gain.high < 0 else "is not certain to help"
             half = ", at least half" if share.value >= 0.5 else ""

@@ -20,21 +20,24 @@ from soundstack.crnn.training import derived_seed
 
 Floats = NDArray[np.floating[Any]]
 BOTTLENECK, BATCH = 256, 64
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-3
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, DROPOUT = 0.01, 0.9, 1e-2, 0.5
 
 
 class DannSpec(NamedTuple):
     """What fixes a training, next to the data; an ``adversary`` of 0 leaves the target out: a plain network."""
 
     adversary: float = 1.0
-    steps: int = 1500
+    steps: int = 500
     seed: int = 0
 
 
 class Trained(NamedTuple):
-    """Log-probabilities (T, K) of the scored clips, and bottleneck features of source and target (N, B), (M, B)."""
+    """Log-probabilities (T, K) of the scored clips, answers (M,) on the target, and bottleneck features of source and
+    target (N, B), (M, B).
+    """
 
     scores: NDArray[np.float64]
+    answers: NDArray[np.intp]
     source: NDArray[np.float32]
     target: NDArray[np.float32]
 
@@ -69,7 +72,7 @@ class Dann(nn.Module):
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
-        self.bottleneck = nn.Sequential(nn.Linear(dim, BOTTLENECK), nn.ReLU())
+        self.bottleneck = nn.Sequential(nn.Linear(dim, BOTTLENECK), nn.ReLU(), nn.Dropout(DROPOUT))
         self.classifier = nn.Linear(BOTTLENECK, classes)
         self.discriminator = nn.Sequential(nn.Linear(BOTTLENECK, BOTTLENECK), nn.ReLU(), nn.Linear(BOTTLENECK, 1))
 
@@ -108,7 +111,9 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
+    model.eval()
     with torch.inference_mode():
-        found, there = (model.bottleneck(x).cpu().numpy() for x in (values, others))
-        scores = model.classifier(model.bottleneck(judged)).log_softmax(dim=1).double().cpu().numpy()
-    return Trained(scores, found, there)
+        found, there, asked = (model.bottleneck(x) for x in (values, others, judged))
+        answers = model.classifier(there).argmax(dim=1).cpu().numpy()
+        scores = model.classifier(asked).log_softmax(dim=1).double().cpu().numpy()
+    return Trained(scores, answers, found.cpu().numpy(), there.cpu().numpy())

@@ -71,8 +71,11 @@ class Pair:
 
     def task(self, spec: DannSpec, device: torch.device) -> Task:
         """What an adaptation may see of it: no label of the target."""
-        truth, classes = self.source.truth(self.classes), len(self.classes)
-        return Task(self.source.x, truth, self.source.folds, self.target.x, self.test.x, classes, device, spec)
+        source, target = self.source, self.target
+        return Task(
+            source.x, source.truth(self.classes), source.folds, target.x, target.folds, self.test.x, len(self.classes),
+            device, spec,
+        )  # fmt: skip
 
 
 def load(config: NetworkConfig, device: torch.device, audio: AudioSpec | None = None) -> tuple[DataSet, Domain]:

@@ -8,33 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 
 from soundstack.svm.cost_search import SearchSpec, problem_of, search_cost
 from soundstack.svm.linear_svm import Standardiser
 from soundstack.transfer import dann
-from soundstack.transfer.dann import DannSpec
+from soundstack.transfer.dann import DannSpec, Trained
 
 Floats = NDArray[np.floating[Any]]
 #: Dimensions of the aligned subspaces, where there are as many clips.
 SUBSPACE = 50
+#: How often self-training takes its own answers for labels.
+ROUNDS = 4
+#: Standardised inputs of the network are clipped to +- this.
+CLIP = 3.0
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """All that an adaptation sees: a labelled source, an unlabelled target, and the clips to score, as features.
 
-    ``source`` is (N, D) with class indices ``truth`` and ``folds`` (N,), ``target`` (M, D), ``scored`` (T, D).
+    ``source`` is (N, D) with class indices ``truth`` and ``folds`` (N,), ``target`` (M, D) with ``target_folds`` (M,),
+    ``scored`` (T, D).
     """
 
     source: Floats
     truth: NDArray[np.intp]
     folds: NDArray[np.str_]
     target: Floats
+    target_folds: NDArray[np.str_]
     scored: Floats
     classes: int
     device: torch.device
@@ -94,7 +102,8 @@ def source_only(task: Task) -> Adapted:
 
 def source_only_network(task: Task) -> Adapted:
     """DANN's network without its adversary, on inputs standardised by the source."""
-    return _network(task, 0.0, *_by_source(task))
+    trained = _network(task, 0.0, *_by_source(task))
+    return Adapted(trained.scores, trained.source, trained.target)
 
 
 def statistics(task: Task) -> Adapted:
@@ -117,14 +126,56 @@ def subspace(task: Task) -> Adapted:
     return _svm(task, *_adapter(SubspaceAlignmentAdapter(dimensions, random_state=0), *_by_domain(task)))
 
 
+def self_training(task: Task) -> Adapted:
+    """A linear SVM that learns its own answers on the target beside the source, again and again."""
+    source, target, scored = (_directions(x) for x in _by_domain(task))
+    found = _decisions(task, source, task.truth, task.folds, target).argmax(axis=1)
+    for _ in range(ROUNDS):
+        answers = _taught(task, source, target, np.concatenate([target, scored]), found)
+        found = answers[: len(target)].argmax(axis=1)
+    return Adapted(answers[len(target) :], source, target)
+
+
+def clusters(task: Task) -> Adapted:
+    """k-means on the target, begun at the class means of the source; scores are negative distances."""
+    source, target, scored = (_directions(x) for x in _by_domain(task))
+    means = np.stack([source[task.truth == label].mean(axis=0) for label in range(task.classes)])
+    found = KMeans(task.classes, init=means, n_init=1).fit(target)
+    return Adapted(-found.transform(scored), source, target)
+
+
 def domain_adversarial(task: Task) -> Adapted:
     """DANN, on inputs of which either domain is standardised by its own statistics."""
+    trained = _adversarial(task)
+    return Adapted(trained.scores, trained.source, trained.target)
+
+
+def dann_taught(task: Task) -> Adapted:
+    """A linear SVM that learns DANN's answers on the target beside the source."""
+    source, target, scored = (_directions(x) for x in _by_domain(task))
+    found = _adversarial(task).answers
+    return Adapted(_taught(task, source, target, scored, found), source, target)
+
+
+def _directions(x: Floats) -> Floats:
+    """Features (N, D) of length 1."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _taught(task: Task, source: Floats, target: Floats, scored: Floats, found: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Decision values (T, K) of the SVM of the source, and of the target with classes (M,) that were found for it."""
+    x, y = np.concatenate([source, target]), np.concatenate([task.truth, found])
+    return _decisions(task, x, y, np.concatenate([task.folds, task.target_folds]), scored)
+
+
+@lru_cache(maxsize=1)
+def _adversarial(task: Task) -> Trained:
     return _network(task, task.spec.adversary, *_by_domain(task))
 
 
-def _network(task: Task, adversary: float, source: Floats, target: Floats, scored: Floats) -> Adapted:
-    trained = dann.train(source, task.truth, target, scored, task.spec._replace(adversary=adversary), task.device)
-    return Adapted(trained.scores, trained.source, trained.target)
+def _network(task: Task, adversary: float, *inputs: Floats) -> Trained:
+    source, target, scored = (x.clip(-CLIP, CLIP) for x in inputs)
+    return dann.train(source, task.truth, target, scored, task.spec._replace(adversary=adversary), task.device)
 
 
 #: By name, in the order of the table; :func:`target_supervised` comes last.
@@ -134,7 +185,10 @@ SYSTEMS: dict[str, Callable[[Task], Adapted]] = {
     "statistics": statistics,
     "coral": coral,
     "subspace": subspace,
+    "self_training": self_training,
+    "clusters": clusters,
     "dann": domain_adversarial,
+    "dann_taught": dann_taught,
 }
 BOUND = "target_supervised"
 
