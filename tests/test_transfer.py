@@ -219,8 +219,9 @@ def test_the_share_of_the_gap_is_that_of_the_scores() -> None:
     assert 0.5 < share.low < 0.75 < share.high < 1
     assert made.gains["coral"]["accuracy"][0].high < 0
     told = "\n".join(made.said())
-    assert "dann helps: it closes 75.0" in told
-    assert "coral harms: it closes -25.0" in told
+    assert "dann helps: 37.5 [" in told
+    assert "points, 75.0 [" in told
+    assert "coral harms: -12.5 [" in told
     metrics = made.metrics()
     assert metrics["transfer/dann_accuracy"] == 35 / 40
     assert metrics["transfer/dann_accuracy_closed"] == pytest.approx(0.75)
@@ -230,7 +231,8 @@ def test_the_share_of_the_gap_is_that_of_the_scores() -> None:
 def test_without_a_certain_gap_no_share_is_told() -> None:
     made = comparison(source_only=30, dann=31, target_supervised=31)
     assert made.gains["dann"]["accuracy"][1] is None
-    assert made.said()[0].startswith("No gap is certain")
+    assert "It may be none, so no share of it is told." in made.said()
+    assert made.said()[-1].startswith("dann is not certain to help: 2.5 [")
     assert made.to_json()["dann"]["accuracy"]["closed"] is None
 
 

@@ -117,19 +117,17 @@ class Comparison:
     def said(self) -> list[str]:
         """What came of it, in sentences; also where it did not help."""
         gap = self.gains[BOUND]["accuracy"][0]
+        lines = [f"Gap: labels of the target bring {percent(gap)} points of accuracy over the source alone."]
         if gap.low <= 0:
-            return [
-                f"No gap is certain: labels of the target bring {_points(gap)} of accuracy over the source alone, so "
-                "no share of it is told."
-            ]
-        lines = [f"Gap: {_points(gap)} of accuracy between the source alone and labels of the target."]
+            lines.append("It may be none, so no share of it is told.")
         for system, of_measure in self.gains.items():
             gain, share = of_measure["accuracy"]
-            if share is None or system.startswith(START):
+            if system == BOUND or system.startswith(START):
                 continue
             word = "helps" if gain.low > 0 else "harms" if gain.high < 0 else "is not certain to help"
-            half = ", at least half" if share.value >= 0.5 else ""
-            lines.append(f"{system} {word}: it closes {percent(share)} % of the gap{half}.")
+            half = ", at least half" if share and share.value >= 0.5 else ""
+            closes = f", {percent(share)} % of the gap{half}" if share else ""
+            lines.append(f"{system} {word}: {percent(gain)} points{closes}.")
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -174,7 +172,3 @@ def _interval(draws: NDArray[np.float64]) -> Interval:
 
 def _ends(interval: Interval | None) -> dict[str, float] | None:
     return {"value": interval.value, "low": interval.low, "high": interval.high} if interval else None
-
-
-def _points(interval: Interval) -> str:
-    return f"{percent(interval)} points"

@@ -112,8 +112,8 @@ class Place:
         response = rng.standard_normal(len(time), np.float32) * 10 ** (-3 * time / np.float32(self.decay))
         response[: round(rng.uniform(0.002, 0.01) * rate)] = 0
         response *= 10 ** (-self.direct / 20) / np.linalg.norm(response)
-        response[0] = 1.0
-        return response
+        response[0] = 1.0  # the direct sound
+        return np.asarray(response, np.float32)
 
     def _through_microphone(self, sound: Samples, rate: int) -> Samples:
         octaves = np.log2(np.maximum(fft.rfftfreq(len(sound), 1 / rate), 1.0) / _LOWEST)
