@@ -125,7 +125,7 @@ class Comparison:
             if system == BOUND or system.startswith(START):
                 continue
             word = "helps" if gain.low > 0 else "harms" if gain.high < 0 else "is not certain to help"
-            half = ", at least half" if share and share.value >= 0.5 else ""
+            half = ", at least half" if share and share.value >= 0.5 - 1e-9 else ""
             closes = f", {percent(share)} % of the gap{half}" if share else ""
             lines.append(f"{system} {word}: {percent(gain)} points{closes}.")
         return lines
