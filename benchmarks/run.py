@@ -50,6 +50,7 @@ QUICK: dict[str, list[str]] = {
     "scale": ["--sizes", "100", "200"],
     "startup": ["--turns", "2"],
     "svm_path": ["--size", "small"],
+    "transfer": ["--seeds", "1"],
     "unequal": ["--draws", "3"],
 }
 

@@ -23,7 +23,7 @@ features recognisers
 spectrograms fusion prediction serving training
 crnn deepspectrum tracking
 finetune
-lowdata suites report page
+lowdata suites report page transfer
 """
 #: What a command line may load before it answers.
 LIGHT = {"pydantic", "yaml"}

@@ -10,7 +10,6 @@ from soundstack.config.base import (
     Augment,
     Auto,
     ClassWeight,
-    DataConfig,
     Epochs,
     ParallelTrials,
     ServedLimits,
@@ -30,7 +29,7 @@ class FinetuneConfig(NetworkConfig):
     Example: mlflow run . -e finetune -P dataset=esc10 -P data_dir=path/to/ESC-50 -P trials=20
     """
 
-    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir", "studies"}
+    irrelevant: ClassVar[frozenset[str]] = NetworkConfig.irrelevant | {"suffix", "studies"}
     made_by: ClassVar[str] = "finetune.search"
 
     depth: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"

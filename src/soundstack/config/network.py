@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -58,6 +58,8 @@ Systems = Annotated[str, AfterValidator(lambda value: value if value == "auto" e
 
 class NetworkConfig(DataConfig):
     """Parameters of the steps that begin with a pre-trained network (paper section 3.3)."""
+
+    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"weights_dir"}
 
     network: Annotated[str, AfterValidator(checked_network)] = Field(
         "efficientnet_lite0",

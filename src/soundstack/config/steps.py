@@ -152,7 +152,7 @@ class DeepSpectrumConfig(NetworkConfig):
     Example: mlflow run . -e deepspectrum -P network=densenet121 -P pretraining=none
     """
 
-    irrelevant: ClassVar[frozenset[str]] = DataConfig.irrelevant | {"suffix", "weights_dir"}
+    irrelevant: ClassVar[frozenset[str]] = NetworkConfig.irrelevant | {"suffix"}
     made_by: ClassVar[str] = "deepspectrum.system"
 
     feature_bound: Bound = 10.0
