@@ -325,7 +325,7 @@ def test_comparisons_of_systems_follow_the_paper_s_tables(reported: Reported) ->
     assert "Classes with fewer clips, of which all are taken: rain." in beyond_paper
     assert "figures/few-clips-esc10.png" in beyond_paper
     assert "From esc10 to far half" in beyond_paper
-    assert "| source only | 50.0 [40.0, 60.0] | 45.0 [35.0, 55.0] | – | 1.50 |" in beyond_paper
+    assert "| source_only | 50.0 [40.0, 60.0] | 45.0 [35.0, 55.0] | – | 1.50 |" in beyond_paper
     assert "DANN helps." in beyond_paper
     assert re.search(r"Left out: esc10-transfer-broken .*transfer\.json", beyond_paper)
 

@@ -97,10 +97,10 @@ def _transfer(content: Content) -> Iterator[Block]:
         closed = _cell(accuracy["closed"]) if accuracy["closed"] else _NONE
         apart = of_system["a_distance"]
         distance = f"{statistics.fmean(apart):.2f}" if apart else _NONE
-        lines.append(("", [name.replace("_", " "), _cell(accuracy), _cell(macro_f1), closed, distance]))
+        lines.append(("", [name, _cell(accuracy), _cell(macro_f1), closed, distance]))
     yield Heading(3, f"From {source} to {target}")
     yield Table(
-        key=f"transfer-{content['source']['name']}-{content['target']['name']}",
+        key=f"transfer-{source}-{target}".replace(" ", "-"),
         title=f"Test scores on {target} of systems that learnt from {source} (%)",
         columns=[
             *text_columns("System"),
