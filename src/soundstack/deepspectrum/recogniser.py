@@ -40,7 +40,8 @@ class SvmRecogniser(SingleRecogniser):
         svms = "a linear SVM" if len(self.svms) == 1 else f"the mean of {len(self.svms)} linear SVMs"
         text = (
             f"Deep features and {svms}: {escape(spec.network)} on {spec.fed}, {spec.origin}; "
-            f"{self.svms[0].coef.shape[1]} features from {escape(network.layer)} (Amiriparian et al. 2020, section 3.3)."
+            f"{self.svms[0].coef.shape[1]} features from {escape(network.layer)} "
+            "(Amiriparian et al. 2020, section 3.3)."
         )
         return (System(text, self.audio, spec.network, spec.pretraining, network.licence),)
 

@@ -60,8 +60,8 @@ class FinetunedRecogniser(SingleRecogniser):
         """The network."""
         spec = self.embedder.spec
         text = (
-            f"{escape(spec.network)} on {spec.fed}, {spec.origin}, fine-tuned: the upper {self.depth:.0%} of its layers "
-            f"and a new head; the mean of {len(self.folds)} models, each trained without one fold."
+            f"{escape(spec.network)} on {spec.fed}, {spec.origin}, fine-tuned: the upper {self.depth:.0%} of its "
+            f"layers and a new head; the mean of {len(self.folds)} models, each trained without one fold."
         )
         return (System(text, self.audio, spec.network, spec.pretraining, spec.described.licence),)
 
