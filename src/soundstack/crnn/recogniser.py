@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.crnn.network import Crnn
@@ -18,7 +17,7 @@ from soundstack.crnn.training import predict
 from soundstack.evaluation.score_table import Kind
 from soundstack.recognisers.base import Scores, SingleRecogniser, System
 from soundstack.spectrograms.log_mel import LogMel, SpectrogramSpec
-from soundstack.training.fold import FoldModel
+from soundstack.training.fold import FoldModel, packed, unpacked
 from soundstack.utils.markdown import escape
 
 
@@ -67,12 +66,7 @@ class CrnnRecogniser(SingleRecogniser):
         return total / len(self.folds)
 
     def _save(self, folder: Path) -> dict[str, Any]:
-        tensors: dict[str, Tensor] = {}
-        for number, fold in enumerate(self.folds):
-            tensors[f"{number}.mean"], tensors[f"{number}.deviation"] = fold.mean, fold.deviation
-            tensors |= {f"{number}.weights.{name}": tensor for name, tensor in fold.weights.items()}
-        tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, folder / "crnn.safetensors")
+        save_file(packed(self.folds), folder / "crnn.safetensors")
         return {
             "audio": self.audio.to_json(),
             "spectrogram": self.spectrogram.to_json(),
@@ -82,18 +76,12 @@ class CrnnRecogniser(SingleRecogniser):
 
     @classmethod
     def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> CrnnRecogniser:
-        tensors = load_file(folder / "crnn.safetensors")
-        folds = []
-        for number in range(content["folds"]):
-            prefix = f"{number}.weights."
-            weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            folds.append(FoldModel(tensors[f"{number}.mean"], tensors[f"{number}.deviation"], weights))
         return cls(
             labels=tuple(content["labels"]),
             inverse_temperature=content["sharpness"],
             audio=AudioSpec(**content["audio"]),
             spectrogram=SpectrogramSpec(**content["spectrogram"]),
             layout=content["layout"],
-            folds=folds,
+            folds=unpacked(load_file(folder / "crnn.safetensors"), content["folds"]),
             device=device,
         )

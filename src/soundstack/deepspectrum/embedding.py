@@ -21,6 +21,7 @@ from soundstack.networks.registry import NetworkSpec, Settings, network_spec
 from soundstack.spectrograms.picture import DeepSpectrumPicture
 from soundstack.utils import deadlines
 from soundstack.utils.devices import moved
+from soundstack.utils.markdown import escape
 
 BATCH = 16
 """Inputs at once."""
@@ -49,6 +50,20 @@ class EmbeddingSpec:
     def described(self) -> NetworkSpec:
         """What the network is fed and gives."""
         return network_spec(self.network, settings=self.settings)
+
+    @property
+    def fed(self) -> str:
+        """What the network is fed, in words."""
+        return "pictures of spectrograms" if self.described.input == "picture" else "the waveform"
+
+    @property
+    def origin(self) -> str:
+        """Where its weights are from, as Markdown; of an open network with its architecture and revision."""
+        if not self.described.is_open:
+            return "random weights" if self.pretraining == "none" else f"pre-trained on {self.pretraining}"
+        weights = "random weights" if self.pretraining == "none" else "pre-trained"
+        of = [self.settings.get("architecture"), f"revision {self.settings.get('revision') or 'not stated'}"]
+        return f"{', '.join(escape(str(each)) for each in of if each)}, {weights}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-able values, without those that do not matter for this network."""

@@ -37,19 +37,13 @@ class SvmRecogniser(SingleRecogniser):
     def systems(self) -> tuple[System, ...]:
         """The network and its SVMs."""
         spec, network = self.embedder.spec, self.embedder.spec.described
-        name, pretraining = spec.network, spec.pretraining
         svms = "a linear SVM" if len(self.svms) == 1 else f"the mean of {len(self.svms)} linear SVMs"
-        fed = "pictures of spectrograms" if network.input == "picture" else "the waveform"
-        weights = "random weights" if pretraining == "none" else f"pre-trained on {pretraining}"
-        if network.is_open:
-            weights = "random weights" if pretraining == "none" else "pre-trained"
-            of = [spec.settings.get("architecture"), f"revision {spec.settings.get('revision') or 'not stated'}"]
-            weights = f"{', '.join(escape(str(each)) for each in of if each)}, {weights}"
         text = (
-            f"Deep features and {svms}: {escape(name)} on {fed}, {weights}; {self.svms[0].coef.shape[1]} features from "
-            f"{escape(network.layer)} (Amiriparian et al. 2020, section 3.3)."
+            f"Deep features and {svms}: {escape(spec.network)} on {spec.fed}, {spec.origin}; "
+            f"{self.svms[0].coef.shape[1]} features from {escape(network.layer)} "
+            "(Amiriparian et al. 2020, section 3.3)."
         )
-        return (System(text, self.audio, name, pretraining, network.licence),)
+        return (System(text, self.audio, spec.network, spec.pretraining, network.licence),)
 
     def features(self, examples: Samples) -> NDArray[np.float32]:
         """Return deep features (E, dim)."""

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec, by_openvino
@@ -20,7 +19,7 @@ from soundstack.networks import cpu
 from soundstack.networks.build import restore
 from soundstack.networks.stages import split
 from soundstack.recognisers.base import Scores, SingleRecogniser, System
-from soundstack.training.fold import FoldModel
+from soundstack.training.fold import FoldModel, packed, unpacked
 from soundstack.utils.markdown import escape
 
 
@@ -59,14 +58,12 @@ class FinetunedRecogniser(SingleRecogniser):
     @property
     def systems(self) -> tuple[System, ...]:
         """The network."""
-        spec, network = self.embedder.spec, self.embedder.spec.described
-        weights = "random weights" if spec.pretraining == "none" else f"pre-trained weights ({spec.pretraining})"
-        fed = "pictures of spectrograms" if network.input == "picture" else "the waveform"
+        spec = self.embedder.spec
         text = (
-            f"{escape(spec.network)} on {fed}, fine-tuned from {weights}: the upper {self.depth:.0%} of its layers and "
-            f"a new head; the mean of {len(self.folds)} models, each trained without one fold."
+            f"{escape(spec.network)} on {spec.fed}, {spec.origin}, fine-tuned: the upper {self.depth:.0%} of its "
+            f"layers and a new head; the mean of {len(self.folds)} models, each trained without one fold."
         )
-        return (System(text, self.audio, spec.network, spec.pretraining, network.licence),)
+        return (System(text, self.audio, spec.network, spec.pretraining, spec.described.licence),)
 
     def features(self, examples: Samples) -> NDArray[Any]:
         """Return what the trained layers take (E, ...)."""
@@ -86,12 +83,7 @@ class FinetunedRecogniser(SingleRecogniser):
     def _save(self, folder: Path) -> dict[str, Any]:
         before = self.embedder.network.state_dict()
         save_file({name: value.cpu().contiguous() for name, value in before.items()}, folder / "network.safetensors")
-        tensors: dict[str, Tensor] = {}
-        for number, fold in enumerate(self.folds):
-            of_fold = {"mean": fold.mean, "deviation": fold.deviation}
-            of_fold |= {f"weights.{name}": value for name, value in fold.weights.items()}
-            tensors |= {f"{number}.{name}": value.clone().contiguous() for name, value in of_fold.items()}
-        save_file(tensors, folder / "folds.safetensors")
+        save_file(packed(self.folds), folder / "folds.safetensors")
         return {
             "audio": self.audio.to_json(),
             "embedding": self.embedder.spec.to_json(),
@@ -101,12 +93,6 @@ class FinetunedRecogniser(SingleRecogniser):
 
     @classmethod
     def _load(cls, folder: Path, content: dict[str, Any], device: torch.device) -> FinetunedRecogniser:
-        tensors = load_file(folder / "folds.safetensors")
-        folds = []
-        for number in range(content["folds"]):
-            prefix = f"{number}.weights."
-            weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            folds.append(FoldModel(tensors[f"{number}.mean"], tensors[f"{number}.deviation"], weights))
         spec = EmbeddingSpec.from_json(content["embedding"])
         return cls(
             labels=tuple(content["labels"]),
@@ -114,5 +100,5 @@ class FinetunedRecogniser(SingleRecogniser):
             audio=AudioSpec(**content["audio"]),
             embedder=Embedder.restore(spec, load_file(folder / "network.safetensors"), device),
             depth=content["depth"],
-            folds=folds,
+            folds=unpacked(load_file(folder / "folds.safetensors"), content["folds"]),
         )

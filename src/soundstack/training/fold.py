@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -137,6 +137,25 @@ def _train(job: FoldJob, progress: Progress) -> FoldModel:
     done = fold.result()
     checkpoints.save(job.checkpoint, done)
     return FoldModel(**done | {"scores": done["scores"].numpy()})
+
+
+def packed(models: Sequence[FoldModel]) -> dict[str, Tensor]:
+    """What models score with as named tensors, to be saved; :func:`unpacked` is the way back."""
+    tensors: dict[str, Tensor] = {}
+    for number, model in enumerate(models):
+        tensors |= {f"{number}.mean": model.mean, f"{number}.deviation": model.deviation}
+        tensors |= {f"{number}.weights.{name}": tensor for name, tensor in model.weights.items()}
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+
+
+def unpacked(tensors: Mapping[str, Tensor], count: int) -> list[FoldModel]:
+    """So many models of the tensors of :func:`packed`."""
+    models = []
+    for number in range(count):
+        prefix = f"{number}.weights."
+        weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        models.append(FoldModel(tensors[f"{number}.mean"], tensors[f"{number}.deviation"], weights))
+    return models
 
 
 def derived_seed(*parts: object) -> int:
