@@ -29,9 +29,10 @@ from soundstack.finetune.views import Views, coloured_noise
 from soundstack.networks.registry import load_open
 from soundstack.recognisers import base as recognisers
 from soundstack.serving import shipped
-from soundstack.training import checkpoints
+from soundstack.training import checkpoints, cross_validation
 from soundstack.training.augment import altered, mixed
 from soundstack.training.fold import FoldModel, train_fold
+from soundstack.utils.errors import ConfigError
 
 CPU, CLASSES, VIEWS = torch.device("cpu"), 3, 3
 TRAIN, HELD_OUT = torch.arange(0, 18), torch.arange(18, 24)
@@ -145,6 +146,15 @@ def test_a_fold_killed_in_the_middle_ends_as_an_uninterrupted_one(problem, spec,
     assert len(checkpoints.load(kept.checkpoint)["history"]["train_loss"]) == 1
     assert_equal(whole, train_fold(kept))
     assert train_fold(kept).reused
+
+
+def test_a_gpu_that_is_too_small_is_told_in_one_line(problem, spec, monkeypatch) -> None:
+    def full(*_: Any) -> FoldModel:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(cross_validation, "train_fold", full)
+    with pytest.raises(ConfigError, match="memory is too small"):
+        cross_validation.train_jobs([job(problem, spec)], lambda count: None, lambda fold, model: None)
 
 
 def test_class_weights_weigh_the_classes(problem, spec) -> None:

@@ -20,7 +20,6 @@ from soundstack.finetune.training import FinetuneJob, FinetuneSpec
 from soundstack.training.cross_validation import assess, rows_of, train_jobs
 from soundstack.training.fold import FoldModel, Progress
 from soundstack.utils.code_versions import code_version
-from soundstack.utils.errors import ConfigError
 from soundstack.utils.project import fingerprint
 
 #: The models of a part of the folds (:mod:`soundstack.training.cross_validation`), whose probabilities are averaged.
@@ -93,9 +92,6 @@ def train_folds(
 
     ``on_fold`` is given the mean of a part's models; it may raise to stop early (pruning). Finished folds and epochs
     are kept in the cache.
-
-    Raises:
-        ConfigError: The GPU's memory is too small.
     """
     below = config.cache_path / "training" / training_key(data_set, views, spec, device)
     part_of = {
@@ -113,13 +109,7 @@ def train_folds(
         if len(members) == config.members:
             on_fold(part_of[name], mean_of(members))
 
-    try:
-        train_jobs(jobs, progress, on_job)
-    except torch.OutOfMemoryError:
-        raise ConfigError(
-            "batch_size: the GPU's memory is too small for this; give a smaller batch_size or depth, or "
-            "gradient_checkpoints=yes. Finished epochs are kept."
-        ) from None
+    train_jobs(jobs, progress, on_job)
     return trained
 
 

@@ -25,6 +25,7 @@ from soundstack.recognisers.evaluate import evaluate, with_none
 from soundstack.svm.cost_search import nestable
 from soundstack.training.fold import FoldJob, FoldModel, Progress, train_fold
 from soundstack.training.workers import train_side_by_side
+from soundstack.utils.errors import ConfigError
 from soundstack.utils.folds import TEST
 from soundstack.utils.project import cores
 
@@ -62,14 +63,23 @@ def train_jobs(
     """Train folds on this machine: on a processor side by side, where that pays; on a GPU one after another.
 
     ``on_fold`` is called fold by fold, in order; it may raise to stop early (pruning).
+
+    Raises:
+        ConfigError: The GPU's memory is too small.
     """
     work = sum(len(job.train) * job.spec.epochs for job in jobs if not job.finished())
     if jobs[0].device.type == "cpu" and work > WORTH_WORKERS and cores() > 1:
         return train_side_by_side(jobs, progress, on_fold)
     trained: dict[str, FoldModel] = {}
-    for job in jobs:
-        trained[job.fold] = train_fold(job, progress)
-        on_fold(job.fold, trained[job.fold])
+    try:
+        for job in jobs:
+            trained[job.fold] = train_fold(job, progress)
+            on_fold(job.fold, trained[job.fold])
+    except torch.OutOfMemoryError:
+        raise ConfigError(
+            "batch_size: the GPU's memory is too small for this; give a smaller one (for fine-tuning also a smaller "
+            "depth, or gradient_checkpoints=yes). Finished epochs are kept."
+        ) from None
     return trained
 
 
