@@ -121,6 +121,12 @@ def test_stopping_early_asks_training_clips_alone_and_no_group_is_on_both_sides(
     assert all(torch.equal(value, tampered.weights[name]) for name, value in model.weights.items())
 
 
+def test_with_too_few_clips_to_keep_some_back_patience_is_refused(problem, spec) -> None:
+    few = replace(job(problem, replace(spec, patience=2)), train=TRAIN[:6])
+    with pytest.raises(ConfigError, match="patience: there are too few training clips"):
+        train_fold(few)
+
+
 def test_with_patience_the_weights_are_those_of_the_best_epoch(problem, spec) -> None:
     patient = replace(spec, epochs=30, patience=3, learning_rate=3e-2)
     model = train_fold(job(problem, patient))

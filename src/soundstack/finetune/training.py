@@ -29,6 +29,7 @@ from soundstack.networks import cpu
 from soundstack.training.augment import mixed
 from soundstack.training.fold import FoldJob, derived_seed
 from soundstack.utils.class_weights import balanced
+from soundstack.utils.errors import ConfigError
 
 #: The head's rate, as a multiple of the highest layer's.
 _HEAD_RATE = 5.0
@@ -253,6 +254,8 @@ class _Fold:
         job, rows = self._job, self._job.train.numpy()
         groups = np.arange(len(job.targets)) if job.groups is None else job.groups.numpy()
         folds = StratifiedGroupKFold(_KEPT_BACK, shuffle=True, random_state=derived_seed(job.spec.seed) % 2**32)
+        if np.bincount(job.targets[rows]).max() < _KEPT_BACK or len(set(groups[rows])) < _KEPT_BACK:
+            raise ConfigError("patience: there are too few training clips to keep some back; leave it out.")
         learnt, kept = next(folds.split(rows, job.targets[rows].numpy(), groups[rows]))
         return job.train[learnt], job.train[kept]
 
