@@ -36,7 +36,7 @@ def run(config: FinetuneConfig) -> RegisteredModel:
                 views = extraction(chosen, device).finish(data_set)
             spec = finetune.training_spec(chosen, views.recipe.spec)
             parts = cross_validation.parts_of(data_set, nested=False)
-            with bar("training", spec.epochs * config.members * len(parts), "epochs") as advance:
+            with bar("training", spec.epochs * config.ensemble * len(parts), "epochs") as advance:
                 models = finetune.train_folds(data_set, views, spec, chosen, device, parts=parts, progress=advance)
         with opened.stage("evaluate"):
             trained = finetune.finish(data_set, views, spec, models, chosen)

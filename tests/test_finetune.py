@@ -228,7 +228,7 @@ def test_mixing_stays_within_the_batch_and_keeps_at_least_half_of_a_row() -> Non
 
 def config(tmp_path: Path, table: Path, **options: Any) -> FinetuneConfig:
     given = {"dataset": "csv", "data_dir": str(table), "name": "tiny", "cache_dir": str(tmp_path / "cache")}
-    return FinetuneConfig(**given | {"epochs": 2, "views": 2, "depth": 0.2, "members": 2} | options)
+    return FinetuneConfig(**given | {"epochs": 2, "views": 2, "depth": 0.2, "ensemble": 2} | options)
 
 
 @pytest.fixture

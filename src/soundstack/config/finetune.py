@@ -47,7 +47,7 @@ class FinetuneConfig(NetworkConfig):
     """AdamW's"""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """share of a target that all classes get alike"""
-    members: Annotated[int, Field(ge=1, le=100)] = 3
+    ensemble: Annotated[int, Field(ge=1, le=100)] = 3
     """networks trained for each fold, whose probabilities are averaged: on few clips, one differs much from the next"""
     augment: Augment = 1.0
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.3

@@ -54,7 +54,7 @@ def tune(data_set: DataSet, config: FinetuneConfig, device: torch.device, run: R
 
     return Search(
         folds=data_set.clip_table.folds,
-        epochs=config.epochs * config.members,
+        epochs=config.epochs * config.ensemble,
         first={
             "learning_rate": min(max(config.learning_rate, LEARNING_RATES[0]), LEARNING_RATES[1]),
             "depth": min(DEPTHS, key=lambda depth: abs(depth - config.chosen_depth)),

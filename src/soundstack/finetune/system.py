@@ -95,7 +95,7 @@ def train_folds(
     """
     below = config.cache_path / "training" / training_key(data_set, views, spec, device)
     part_of = {
-        f"{part}-{number}": part for part in parts or data_set.clip_table.folds for number in range(config.members)
+        f"{part}-{number}": part for part in parts or data_set.clip_table.folds for number in range(config.ensemble)
     }
     jobs = [
         fold_job(data_set, views, spec, device, rows_of(data_set, part), name, below / f"fold-{name}.pt")
@@ -106,7 +106,7 @@ def train_folds(
     def on_job(name: str, model: FoldModel) -> None:
         members = trained.setdefault(part_of[name], [])
         members.append(model)
-        if len(members) == config.members:
+        if len(members) == config.ensemble:
             on_fold(part_of[name], mean_of(members))
 
     train_jobs(jobs, progress, on_job)
