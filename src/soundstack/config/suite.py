@@ -8,6 +8,7 @@ file has the same form::
       - crnn: {}
       - deepspectrum: {network: densenet121, pretraining: none}
         except: [dcase2018]                # or  only: [esc10, esc50]
+      - finetune: {network: efficientnet_lite0, epochs: 20}
     fusions:                               # stacks of this suite's rows
       - suffix: none                       # registered as <dataset>-fusion[-suffix]
         members: "crnn, *-imagenet"        # names or glob patterns, without the leading <dataset>-; of open
