@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import small_networks
 from soundstack.config.finetune import FinetuneConfig
+from soundstack.config.lowdata import LowdataConfig
 from soundstack.config.suite import system_step
 from soundstack.networks.build import build
 from soundstack.networks.registry import NETWORKS, load_open
@@ -114,6 +115,8 @@ def test_of_open_networks_the_upper_blocks_learn(kind: str, tmp_path: Path) -> N
 def test_a_network_that_is_a_file_is_refused() -> None:
     with pytest.raises(ValueError, match="birdnet cannot be trained further"):
         FinetuneConfig(network="birdnet")
+    with pytest.raises(ValueError, match=r"systems\n.*birdnet cannot be trained further"):
+        LowdataConfig(systems="crnn,finetune-birdnet-birdsong")
 
 
 def test_systems_name_the_step_that_trains_them() -> None:

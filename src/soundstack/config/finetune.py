@@ -18,8 +18,8 @@ from soundstack.config.base import (
     Switch,
     run_name,
 )
-from soundstack.config.network import FINETUNE, NetworkConfig
-from soundstack.networks.registry import network_spec, slug
+from soundstack.config.network import FINETUNE, NetworkConfig, checked_trainable
+from soundstack.networks.registry import slug
 
 
 class FinetuneConfig(NetworkConfig):
@@ -31,6 +31,8 @@ class FinetuneConfig(NetworkConfig):
 
     irrelevant: ClassVar[frozenset[str]] = NetworkConfig.irrelevant | {"suffix", "studies"}
     made_by: ClassVar[str] = "finetune.search"
+
+    _trainable = field_validator("network")(checked_trainable)
 
     depth: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
     """share of the network's layers, from the top, that is trained; what lies below is computed once. 0: the new head
@@ -85,10 +87,3 @@ class FinetuneConfig(NetworkConfig):
     def is_random(self) -> bool:
         """Whether another seed may give another result: always, by its batches and its augmentation."""
         return True
-
-    @field_validator("network")
-    @classmethod
-    def _can_be_trained(cls, value: str) -> str:
-        if not network_spec(value).random:
-            raise ValueError(f"{value} cannot be trained further: its published file computes, and does not learn")
-        return value

@@ -35,6 +35,13 @@ def checked_network(value: str) -> str:
     return value
 
 
+def checked_trainable(network: str) -> str:
+    """The name of a network, if it can be trained further."""
+    if not network_spec(network).random:
+        raise ValueError(f"{network} cannot be trained further: its published file computes, and does not learn")
+    return network
+
+
 def checked_systems(value: str) -> str:
     """A list of systems: ``crnn``, ``<network>-<pretraining>`` (frozen, with an SVM), or the latter after finetune-."""
     names = listed(value, "name at least one system, e.g. crnn,efficientnet_lite0-imagenet")
@@ -47,6 +54,8 @@ def checked_systems(value: str) -> str:
             names[number] = f"{name.removesuffix(frozen)}{checked_network(network)}-{pretraining}"
         elif frozen not in known or (frozen != name and frozen == "crnn"):
             raise ValueError(f"{name!r} is not a system; allowed: {', '.join(known + forms)}, {FINETUNE}<network>-...")
+        elif frozen != name:
+            checked_trainable(network)
     if len(set(names)) < len(names):
         raise ValueError("a system is named twice")
     return ",".join(names)
@@ -107,6 +116,11 @@ class NetworkConfig(DataConfig):
         if value == "bfloat16" and network and not network_spec(network).bfloat16:
             raise ValueError(f"{network} computes in float32 alone; leave precision out")
         return value
+
+    @property
+    def weights_folder(self) -> str | None:
+        """Where weights lie or are fetched to; ``None``: torch hub's cache."""
+        return None if self.weights_dir == "auto" else self.weights_dir
 
     @property
     def chosen_pretraining(self) -> str:
