@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from soundstack.datasets.open_data_set import open_data_set
 from soundstack.suites import summary
@@ -12,10 +12,23 @@ from soundstack.utils.progress import bar
 
 if TYPE_CHECKING:
     from soundstack.config.base import DataConfig
+    from soundstack.config.steps import ModelConfig
     from soundstack.datasets.data_set import DataSet
+    from soundstack.evaluation.evaluation import Evaluation, RegisteredModel
     from soundstack.features.extract import Extracted, Extraction
+    from soundstack.recognisers.base import Recogniser
     from soundstack.tracking.run import Run
     from soundstack.training.fold import FoldModel
+
+
+class Trained(Protocol):
+    """What training gives."""
+
+    @property
+    def recogniser(self) -> Recogniser: ...
+
+    @property
+    def evaluation(self) -> Evaluation: ...
 
 
 def tell_processors(opened: Run, names: Iterable[str], did: str) -> None:
@@ -44,6 +57,16 @@ def scan_and_extract(opened: Run, config: DataConfig, begun: Extraction, what: s
     tell_processors(opened, features.report.processors, "made features of one set")
     opened.parts |= {"scan": begun.report.seconds, "extract": features.report.seconds}
     return data_set, features
+
+
+def register(opened: Run, config: ModelConfig, data_set: DataSet, trained: Trained, family: str) -> RegisteredModel:
+    """Log how a model that was trained on a data set was judged, and register it."""
+    from soundstack.audio.limits import RequestLimits
+    from soundstack.tracking import registry
+
+    opened.evaluation(trained.evaluation)
+    tags, limits = data_set.tags | {"family": family}, RequestLimits.parse(config.served_limits)
+    return registry.register(opened, config, trained.recogniser, trained.evaluation, tags, limits)
 
 
 def log_folds(opened: Run, folds: Mapping[str, FoldModel]) -> None:

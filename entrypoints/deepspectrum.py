@@ -15,12 +15,10 @@ if TYPE_CHECKING:
 
 def run(config: DeepSpectrumConfig) -> RegisteredModel:
     """Extract features, search C, evaluate and register as one MLflow run."""
-    from _steps import scan_and_extract
-    from soundstack.audio.limits import RequestLimits
+    from _steps import register, scan_and_extract
     from soundstack.deepspectrum import system as deepspectrum
     from soundstack.deepspectrum.extract import extraction
     from soundstack.suites import summary
-    from soundstack.tracking import registry
     from soundstack.tracking import run as tracking
     from soundstack.utils import devices
 
@@ -34,10 +32,7 @@ def run(config: DeepSpectrumConfig) -> RegisteredModel:
         with opened.stage("track"):
             opened.metrics({"examples_made": features.report.made, "examples_reused": features.report.reused})
             trained.search.log(opened)
-            opened.evaluation(trained.evaluation)
-            tags = data_set.tags | {"family": network_spec(config.network).family}
-            limits = RequestLimits.parse(config.served_limits)
-            registered = registry.register(opened, config, trained.recogniser, trained.evaluation, tags, limits)
+            registered = register(opened, config, data_set, trained, network_spec(config.network).family)
     return summary.after_model(registered)
 
 

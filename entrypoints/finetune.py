@@ -14,13 +14,11 @@ if TYPE_CHECKING:
 
 def run(config: FinetuneConfig) -> RegisteredModel:
     """Make the views, train, tune where asked, evaluate and register as one MLflow run (trials are its children)."""
-    from _steps import log_folds, scan_and_extract
-    from soundstack.audio.limits import RequestLimits
+    from _steps import log_folds, register, scan_and_extract
     from soundstack.finetune import search
     from soundstack.finetune import system as finetune
     from soundstack.finetune.extract import extraction
     from soundstack.suites import summary
-    from soundstack.tracking import registry
     from soundstack.tracking import run as tracking
     from soundstack.training import cross_validation
     from soundstack.utils import devices
@@ -43,9 +41,7 @@ def run(config: FinetuneConfig) -> RegisteredModel:
         opened.settings(config, spec.to_json() | {"device": device.type})
         with opened.stage("track"):
             log_folds(opened, trained.folds)
-            opened.evaluation(trained.evaluation)
-            tags, limits = data_set.tags | {"family": "finetune"}, RequestLimits.parse(config.served_limits)
-            registered = registry.register(opened, config, trained.recogniser, trained.evaluation, tags, limits)
+            registered = register(opened, config, data_set, trained, "finetune")
     return summary.after_model(registered)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from soundstack.features.store import FeatureStore
-from soundstack.training.fold import FoldJob, FoldModel, Progress, train_fold
+from soundstack.training.fold import FoldJob, FoldModel, Progress, inputs_of, train_fold
 from soundstack.utils import devices
 from soundstack.utils.cluster import Cluster
 from soundstack.utils.errors import StoreError
@@ -113,6 +113,5 @@ def _inputs(store: FeatureStore, keys: tuple[str, ...]) -> Tensor | Path:
                 values = store.read(keys)
             except KeyError:
                 raise StoreError(f"Spectrograms are missing in {store.folder.name} of the cache; run again.") from None
-        mapped = getattr(values, "filename", None)
-        _read[name] = Path(mapped) if mapped else torch.from_numpy(values)
+        _read[name] = inputs_of(values)
     return _read[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,7 +18,7 @@ from soundstack.evaluation.evaluation import Evaluation
 from soundstack.spectrograms.extract import Spectrograms
 from soundstack.training.checkpoints import Checkpoint
 from soundstack.training.cross_validation import assess, rows_of, train_jobs
-from soundstack.training.fold import FoldModel, Progress
+from soundstack.training.fold import FoldModel, Progress, inputs_of
 from soundstack.utils import devices
 from soundstack.utils.cluster import Cluster
 from soundstack.utils.code_versions import code_version
@@ -75,9 +74,8 @@ def fold_job(
     checkpoint: Checkpoint,
 ) -> CrnnJob:
     """What is to be trained on the first of the ``rows``; the others are scored."""
-    mapped = getattr(spectrograms.values, "filename", None)  # too many for the memory: workers map the file themselves
     return CrnnJob(
-        Path(mapped) if mapped else torch.from_numpy(spectrograms.values),
+        inputs_of(spectrograms.values),
         torch.from_numpy(data_set.example_targets),
         *rows,
         spec=spec,

@@ -18,14 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from soundstack.crnn.network import Crnn
 from soundstack.training.augment import MIXUP, altered, mixed
 from soundstack.training.fold import FoldJob, derived_seed
-from soundstack.utils.class_weights import balanced
 from soundstack.utils.devices import moved
 
 DECAY = 0.002
@@ -67,14 +65,10 @@ class _Fold:
 
     def __init__(self, job: CrnnJob, saved: dict[str, Any]) -> None:
         self._job, spec = job, job.spec
-        mapped = isinstance(job.inputs, Path)
-        values = torch.from_numpy(np.load(job.inputs, mmap_mode="c")) if isinstance(job.inputs, Path) else job.inputs
+        values = job.values
         self.mean, self.deviation = input_scaling(values, job.train, spec.standardise)
-        self._class_weights: Tensor | None = None  # (K,)
-        if spec.class_weight == "balanced":
-            weights = torch.from_numpy(balanced(job.targets[job.train].numpy(), job.classes))
-            self._class_weights = weights.float().to(job.device)
-        self._values = values if mapped else values.to(job.device)  # if mapped, batch by batch
+        self._class_weights = job.class_weights(job.train)
+        self._values = values if isinstance(job.inputs, Path) else values.to(job.device)  # of a file, batch by batch
         torch.manual_seed(derived_seed(spec.seed, job.fold, "weights"))
         self.model = Crnn(spec.layout, values.shape[2], job.classes, spec.precision).to(job.device)
         self._optimiser = torch.optim.Adam(

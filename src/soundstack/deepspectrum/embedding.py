@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from soundstack.audio.decode import AudioSpec, Samples
@@ -25,6 +26,7 @@ from soundstack.utils.markdown import escape
 
 BATCH = 16
 """Inputs at once."""
+_FILE = "network.safetensors"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Embedder:
         # Channels-last is the layout that the convolution kernels want, on CPUs and on GPUs.
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._by_torch = not by_openvino(device, spec.shortcuts)
-        self._forward = self.network if self._by_torch else cpu.on_cpu(self.network, spec.precision)
+        self._forward = self.faster(self.network)
 
     @classmethod
     def build(cls, spec: EmbeddingSpec, device: torch.device, weights_dir: Path | str | None = None) -> Embedder:
@@ -114,6 +116,20 @@ class Embedder:
         """
         network = build(spec.network, spec.pretraining, seed=spec.seed, weights_dir=weights_dir, settings=spec.settings)
         return cls(spec, network, device)
+
+    def faster(self, part: nn.Module) -> nn.Module:
+        """The network or a part of it as it is run here: on a CPU by OpenVINO, in the spec's precision."""
+        return part if self._by_torch else cpu.on_cpu(part, self.spec.precision)
+
+    def save(self, folder: Path) -> None:
+        """Write the network's weights into a folder."""
+        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
+        save_file(weights, folder / _FILE)
+
+    @classmethod
+    def load(cls, spec: EmbeddingSpec, folder: Path, device: torch.device) -> Embedder:
+        """Build the network from the weights that :meth:`save` wrote; nothing is fetched."""
+        return cls.restore(spec, load_file(folder / _FILE), device)
 
     @classmethod
     def restore(cls, spec: EmbeddingSpec, weights: dict[str, Tensor], device: torch.device) -> Embedder:
@@ -130,11 +146,15 @@ class Embedder:
 
     def features(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return features (B, dim) of the network's inputs (B, ...)."""
+        return self.through(self._forward, inputs).numpy()
+
+    def through(self, part: nn.Module, inputs: NDArray[Any]) -> Tensor:
+        """Return what :meth:`faster` gave makes of inputs (N, ...), batch by batch: float32, on the CPU."""
         mixed = self._by_torch and self.spec.precision == "bfloat16"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             # On a GPU nothing waits between batches: copies go there from pinned memory, features return at the end.
             features = []
             for batch in torch.from_numpy(np.ascontiguousarray(inputs)).split(BATCH):
                 deadlines.check()
-                features.append(self._forward(moved(batch, self.device)))
-            return torch.cat(features).float().cpu().numpy()
+                features.append(part(moved(batch, self.device)))
+            return torch.cat(features).float().cpu()

@@ -108,7 +108,7 @@ def planned(config: NetworkConfig, device: torch.device) -> Planned:
     Raises:
         ConfigError, WeightsError: An open network is not there or cannot be used.
     """
-    folder = weights_folder(config)
+    folder = config.weights_folder
     network, opened = network_spec(config.network), load_open(config.network)
     settings: Settings = {}
     if opened is not None:
@@ -128,11 +128,6 @@ def planned(config: NetworkConfig, device: torch.device) -> Planned:
     return plan
 
 
-def weights_folder(config: NetworkConfig) -> str | None:
-    """Where weights lie or are fetched to; ``None``: torch hub's cache."""
-    return None if config.weights_dir == "auto" else config.weights_dir
-
-
 def extraction(config: NetworkConfig, device: torch.device) -> Extraction[EmbeddingRecipe]:
     """The extraction of a data set's deep features; the network is built only where they are missing.
 
@@ -148,6 +143,6 @@ def extraction(config: NetworkConfig, device: torch.device) -> Extraction[Embedd
         spec, description = planning(audio)
         kind = f"{spec.described.slug}-{spec.pretraining}"
         store = FeatureStore(config.cache_path, kind, description, config.cache_uri)
-        return EmbeddingRecipe(store, spec.audio, spec, device, weights_folder(config))
+        return EmbeddingRecipe(store, spec.audio, spec, device, config.weights_folder)
 
     return Extraction(plan, config.workers, Hosts.of(config))

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
@@ -54,11 +53,7 @@ class SvmRecogniser(SingleRecogniser):
         return np.mean([svm.decision(features) for svm in self.svms], axis=0)
 
     def _save(self, folder: Path) -> dict[str, Any]:
-        weights = self.embedder.network.state_dict()
-        save_file(
-            {name: value.cpu().contiguous() for name, value in weights.items()},
-            folder / "network.safetensors",
-        )
+        self.embedder.save(folder)
         save_svms(self.svms, folder / "svm.safetensors")
         return {
             "audio": self.audio.to_json(),
@@ -73,6 +68,6 @@ class SvmRecogniser(SingleRecogniser):
             labels=tuple(content["labels"]),
             inverse_temperature=content["sharpness"],
             audio=AudioSpec(**content["audio"]),
-            embedder=Embedder.restore(spec, load_file(folder / "network.safetensors"), device),
+            embedder=Embedder.load(spec, folder, device),
             svms=load_svms(folder / "svm.safetensors", content["svms"]),
         )

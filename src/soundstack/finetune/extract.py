@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from soundstack.audio.decode import AudioSpec, Samples
 from soundstack.config.finetune import FinetuneConfig
-from soundstack.deepspectrum.extract import EmbeddingRecipe, planned, weights_folder
+from soundstack.deepspectrum.extract import EmbeddingRecipe, planned
 from soundstack.features.extract import Extracted, Extraction
 from soundstack.features.hosts import Hosts
 from soundstack.features.make import TwoStageTransform
@@ -74,6 +74,6 @@ def extraction(config: FinetuneConfig, device: torch.device) -> Extraction[ViewR
         whole = description | {"views": asdict(spec), "code": [description["code"], code_version(__name__)]}
         kind = f"views-{embedding.described.slug}-{embedding.pretraining}"
         store = FeatureStore(config.cache_path, kind, whole, config.cache_uri)
-        return ViewRecipe(store, embedding.audio, embedding, device, weights_folder(config), spec)
+        return ViewRecipe(store, embedding.audio, embedding, device, config.weights_folder, spec)
 
     return Extraction(plan, config.workers, Hosts.of(config))

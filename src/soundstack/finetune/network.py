@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec, by_openvino
-from soundstack.networks import cpu
+from soundstack.deepspectrum.embedding import Embedder, EmbeddingSpec
 from soundstack.networks.build import build
 from soundstack.networks.stages import Split, split
-from soundstack.utils.devices import moved
+from soundstack.utils import deadlines
 
 #: Standardised features are clipped to +- this, as for the SVMs; share of them that training leaves out.
 BOUND, DROPOUT = 10.0, 0.2
@@ -26,20 +25,15 @@ class LowerLayers:
     """What a network is fed to what its trained layers take."""
 
     def __init__(self, embedder: Embedder, depth: float) -> None:
-        self._embedder, spec = embedder, embedder.spec
-        lower = split(embedder.network, depth).lower
-        faster = by_openvino(embedder.device, spec.shortcuts)
-        self._forward = cpu.on_cpu(lower, spec.precision) if lower is not None and faster else lower
-        self._mixed = not faster and spec.precision == "bfloat16"
+        self._embedder, lower = embedder, split(embedder.network, depth).lower
+        self._forward = embedder.faster(lower) if lower is not None else None
 
     def __call__(self, inputs: NDArray[Any]) -> NDArray[Any]:
         """Network inputs (B, ...) -> what the trained layers take (B, ...): float16, or the inputs themselves."""
         if self._forward is None:
             return inputs
-        device = self._embedder.device
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self._mixed):
-            values = self._forward(moved(torch.from_numpy(np.ascontiguousarray(inputs)), device)).float()
-        return np.asarray(values.clamp(-_LARGEST, _LARGEST).cpu().numpy(), np.float16)
+        values = self._embedder.through(self._forward, inputs)
+        return np.asarray(values.clamp(-_LARGEST, _LARGEST).numpy(), np.float16)
 
 
 class FinetunedNetwork(nn.Module):
@@ -106,6 +100,9 @@ def of_weights(
 def predict(model: nn.Module, inputs: Tensor, device: torch.device) -> Tensor:
     """Class probabilities (N, K) of what the trained layers take (N, ...), on the CPU."""
     model.eval()
+    found = []
     with torch.inference_mode():
-        parts = [model(part.to(device).float()).softmax(dim=1).cpu() for part in inputs.split(_PREDICTED)]
-    return torch.cat(parts)
+        for part in inputs.split(_PREDICTED):
+            deadlines.check()
+            found.append(model(part.to(device).float()).softmax(dim=1).cpu())
+    return torch.cat(found)

@@ -81,8 +81,7 @@ class FinetunedRecogniser(SingleRecogniser):
         return np.mean(scores, axis=0)
 
     def _save(self, folder: Path) -> dict[str, Any]:
-        before = self.embedder.network.state_dict()
-        save_file({name: value.cpu().contiguous() for name, value in before.items()}, folder / "network.safetensors")
+        self.embedder.save(folder)
         save_file(packed(self.folds), folder / "folds.safetensors")
         return {
             "audio": self.audio.to_json(),
@@ -98,7 +97,7 @@ class FinetunedRecogniser(SingleRecogniser):
             labels=tuple(content["labels"]),
             inverse_temperature=content["sharpness"],
             audio=AudioSpec(**content["audio"]),
-            embedder=Embedder.restore(spec, load_file(folder / "network.safetensors"), device),
+            embedder=Embedder.load(spec, folder, device),
             depth=content["depth"],
             folds=unpacked(load_file(folder / "folds.safetensors"), content["folds"]),
         )

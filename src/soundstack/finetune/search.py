@@ -5,6 +5,7 @@ Depth and strength take few values each, since other views must be made for ever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,9 @@ from soundstack.config.finetune import FinetuneConfig
 from soundstack.datasets.data_set import DataSet
 from soundstack.finetune import system as finetune
 from soundstack.finetune.extract import ExtractedViews, extraction
+from soundstack.finetune.training import FinetuneSpec
 from soundstack.training import cross_validation
+from soundstack.training.fold import FoldModel, Progress
 from soundstack.training.search import Search
 
 if TYPE_CHECKING:
@@ -40,17 +43,12 @@ def tune(data_set: DataSet, config: FinetuneConfig, device: torch.device, run: R
         }
         return config.model_copy(update=chosen)
 
-    def views_of(chosen: FinetuneConfig) -> ExtractedViews:
-        return extraction(chosen, device).finish(data_set)
+    def made_by(chosen: FinetuneConfig) -> tuple[ExtractedViews, FinetuneSpec]:
+        views = extraction(chosen, device).finish(data_set)
+        return views, finetune.training_spec(chosen, views.recipe.spec)
 
-    def train(chosen: FinetuneConfig, progress, on_fold) -> None:  # type: ignore[no-untyped-def]
-        views = views_of(chosen)
-        spec = finetune.training_spec(chosen, views.recipe.spec)
-        finetune.train_folds(data_set, views, spec, chosen, device, progress=progress, on_fold=on_fold)
-
-    def made_of() -> str:
-        views = views_of(config)
-        return finetune.training_key(data_set, views, finetune.training_spec(config, views.recipe.spec), device)
+    def train(chosen: FinetuneConfig, progress: Progress, on_fold: Callable[[str, FoldModel], object]) -> None:
+        finetune.train_folds(data_set, *made_by(chosen), chosen, device, progress=progress, on_fold=on_fold)
 
     return Search(
         folds=data_set.clip_table.folds,
@@ -63,5 +61,5 @@ def tune(data_set: DataSet, config: FinetuneConfig, device: torch.device, run: R
         setting=setting,
         train=train,
         judge=lambda fold, model: cross_validation.held_out_macro_f1(data_set, fold, model),
-        made_of=made_of,
+        made_of=lambda: finetune.training_key(data_set, *made_by(config), device),
     ).best(config, run)

@@ -18,7 +18,7 @@ from soundstack.finetune.extract import ExtractedViews
 from soundstack.finetune.recogniser import FinetunedRecogniser
 from soundstack.finetune.training import FinetuneJob, FinetuneSpec
 from soundstack.training.cross_validation import assess, rows_of, train_jobs
-from soundstack.training.fold import FoldModel, Progress
+from soundstack.training.fold import FoldModel, Progress, inputs_of
 from soundstack.utils.code_versions import code_version
 from soundstack.utils.project import fingerprint
 
@@ -60,11 +60,10 @@ def fold_job(
     checkpoint: Path | None,
 ) -> FinetuneJob:
     """What is to be trained on the first of the ``rows``; the others are scored. ``fold`` is part of every seed."""
-    mapped = getattr(views.values, "filename", None)  # too many for the memory: rows are read batch by batch
     clips = np.array([example.clip for example in data_set.examples])
     groups = np.unique([clip.group for clip in data_set.clips], return_inverse=True)[1]
     return FinetuneJob(
-        Path(mapped) if mapped else torch.from_numpy(views.values),
+        inputs_of(views.values),
         torch.from_numpy(data_set.example_targets),
         *rows,
         spec=spec,

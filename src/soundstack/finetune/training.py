@@ -13,8 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,7 @@ from soundstack.finetune.network import FinetunedNetwork, predict, pretrained, s
 from soundstack.networks import cpu
 from soundstack.training.augment import mixed
 from soundstack.training.fold import FoldJob, derived_seed
-from soundstack.utils.class_weights import balanced
+from soundstack.utils.devices import moved
 from soundstack.utils.errors import ConfigError
 
 #: The head's rate, as a multiple of the highest layer's.
@@ -87,9 +85,12 @@ class _Fold:
 
     def __init__(self, job: FinetuneJob, saved: dict[str, Any]) -> None:
         self._job, spec = job, job.spec
-        given = job.inputs
-        self._views = torch.from_numpy(np.load(given, mmap_mode="c")) if isinstance(given, Path) else given
+        self._views = job.values
         self._train, self._inner = self._kept_back() if spec.patience else (job.train, job.train[:0])
+        self._class_weights = job.class_weights(self._train)
+        # At which view each row begins.
+        starts = (derived_seed(spec.seed, "view", row) % self._views.shape[1] for row in range(len(job.targets)))
+        self._starts = torch.tensor(list(starts))
         cut = pretrained(spec.embedding, spec.depth, job.weights_dir)
         if spec.gradient_checkpoints:
             cut.save_memory()
@@ -182,24 +183,14 @@ class _Fold:
 
     def _of_epoch(self, rows: Tensor) -> Tensor:
         """The views (B, ...) that this epoch takes of rows; no two epochs of a row take the same until all were."""
-        count = self._views.shape[1]
-        starts = torch.tensor([derived_seed(self._job.spec.seed, "view", row) % count for row in rows.tolist()])
-        views = self._views[rows, (starts + self.epochs) % count].to(self._job.device).float()
+        of_epoch = (self._starts[rows] + self.epochs) % self._views.shape[1]
+        views = moved(self._views[rows, of_epoch], self._job.device).float()
         return views.contiguous(memory_format=torch.channels_last) if views.ndim == 4 else views
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         smoothing = self._job.spec.label_smoothing
         loss = cross_entropy(logits, targets, self._class_weights, reduction="sum", label_smoothing=smoothing)
         return loss / len(targets)
-
-    @cached_property
-    def _class_weights(self) -> Tensor | None:
-        """Weights of the classes (K,), whose mean over the training rows is 1."""
-        job = self._job
-        if job.spec.class_weight == "none":
-            return None
-        weights = balanced(job.targets[self._train].numpy(), job.classes)
-        return torch.from_numpy(weights).float().to(job.device)
 
     def _to_train(self) -> None:
         """Batch norm learns its statistics only where nothing was learnt before."""

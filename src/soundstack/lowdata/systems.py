@@ -22,6 +22,7 @@ from torch import Tensor
 from soundstack.config.base import DataConfig
 from soundstack.config.finetune import FinetuneConfig
 from soundstack.config.lowdata import LowdataConfig
+from soundstack.config.network import NetworkConfig
 from soundstack.config.steps import MODEL_STEPS, CrnnConfig, DeepSpectrumConfig
 from soundstack.config.suite import system_step
 from soundstack.crnn import system as crnn
@@ -231,9 +232,8 @@ def system(name: str, config: LowdataConfig, device: torch.device) -> System:
         if field in model.model_fields and value != "auto":
             given[field] = value
     settings = model.model_validate(given)
-    if own and own["pretraining"] != "none":
-        folder = None if config.weights_dir == "auto" else config.weights_dir
-        weights.find_or_fetch(network_spec(own["network"], own["pretraining"]), folder)
+    if isinstance(settings, NetworkConfig) and settings.chosen_pretraining != "none":
+        weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), settings.weights_folder)
     return _KINDS[model](name, settings, device)
 
 

@@ -16,8 +16,6 @@ from typing import Protocol, cast
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from soundstack.utils.errors import ConfigError
-
 
 class ChainedNetwork(Protocol):
     """A network that is a chain of stages behind a front end without weights."""
@@ -108,13 +106,7 @@ def flat(*modules: nn.Module) -> Iterator[nn.Module]:
 
 
 def split(net: nn.Module, depth: float) -> Split:
-    """Cut a network so that this share of its layers is trained, at least one; 0 trains none.
-
-    Raises:
-        ConfigError: it has no weights of torch's.
-    """
-    if not any(True for _ in net.parameters()):
-        raise ConfigError("network: its published file holds no weights that can be trained further; choose another.")
+    """Cut a network so that this share of its layers is trained, at least one; 0 trains none."""
     net.requires_grad_(False)
     lower, upper, layers = None, net, None
     if hasattr(net, "stages"):

@@ -110,8 +110,8 @@ def do(settings: ModelConfig, seed: int, steps: Steps, data_fingerprint: str, *,
             try:
                 if isinstance(settings, NetworkConfig) and settings.chosen_pretraining != "none":
                     # Before a run is opened: without weights there is nothing to track.
-                    folder = None if settings.weights_dir == "auto" else settings.weights_dir
-                    weights.find_or_fetch(network_spec(settings.network, settings.chosen_pretraining), folder)
+                    network = network_spec(settings.network, settings.chosen_pretraining)
+                    weights.find_or_fetch(network, settings.weights_folder)
                 trained = steps[settings.step()](settings)
             except (WeightsError, MemberError) as error:
                 note = str(error)

@@ -39,9 +39,8 @@ def row_key(config: Config, data_fingerprint: str) -> str:
     if isinstance(config, NetworkConfig):
         network = network_spec(config.network)
         roots.append(network.module)
-        folder = None if config.weights_dir == "auto" else config.weights_dir
         with suppress(WeightsError):  # not there yet: then no row was made of them
-            weights = identity(network, config.chosen_pretraining, folder, allow_download=False)
+            weights = identity(network, config.chosen_pretraining, config.weights_folder, allow_download=False)
     code = code_version(*roots) if config.made_by else code_version()
     return fingerprint([name, config.fingerprint(), data_fingerprint, code, weights])
 

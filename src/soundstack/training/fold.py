@@ -22,6 +22,7 @@ from torch import Tensor
 
 from soundstack.training import checkpoints
 from soundstack.training.checkpoints import Checkpoint
+from soundstack.utils.class_weights import balanced
 
 #: Called with the number of epochs done since the last call.
 Progress = Callable[[int], object]
@@ -91,6 +92,19 @@ class FoldJob(ABC):
     device: torch.device
     checkpoint: Checkpoint = None
 
+    @property
+    def values(self) -> Tensor:
+        """The inputs (N, ...); those of a file stay there until they are used."""
+        inputs = self.inputs
+        return torch.from_numpy(np.load(inputs, mmap_mode="c")) if isinstance(inputs, Path) else inputs
+
+    def class_weights(self, rows: Tensor) -> Tensor | None:
+        """Weights of the classes (K,), whose mean over the rows that are learnt from is 1; ``None``: all are alike."""
+        if self.spec.class_weight == "none":
+            return None
+        weights = balanced(self.targets[rows].numpy(), self.classes)
+        return torch.from_numpy(weights).float().to(self.device)
+
     @abstractmethod
     def begin(self, saved: dict[str, Any]) -> Fold:
         """Begin, or go on from what :meth:`Fold.state` told."""
@@ -101,6 +115,12 @@ class FoldJob(ABC):
         if "scores" not in saved:
             return None
         return FoldModel(**saved | {"scores": saved["scores"].numpy(), "reused": True})
+
+
+def inputs_of(values: NDArray[Any]) -> Tensor | Path:
+    """Values (N, ...) as a job takes them: those in a mapped file by that file, which workers map themselves."""
+    mapped = getattr(values, "filename", None)
+    return Path(mapped) if mapped else torch.from_numpy(values)
 
 
 def train_fold(job: FoldJob, progress: Progress = lambda count: None) -> FoldModel:
